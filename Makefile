@@ -1,0 +1,47 @@
+# The interpreter that .venv is made from: `make test PYTHON=python3.12`
+PYTHON ?= python3
+# Passed on to the demo or to pytest: `make demo ARGS="--data wine"`, `make test ARGS="-k guide"`
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types
+
+help:
+	@echo 'make demo   train the demo; options in ARGS="--data wine"'
+	@echo 'make test   run the tests; options in ARGS="-k guide"'
+	@echo 'make lint   check style and formatting'
+	@echo 'make types  check types'
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m pyro_perm $(ARGS)
+
+# One thread a worker: two workers with a thread pool each fight for the cores.
+test: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+$(VENV)/.created:
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'Installing pyro_perm[demo] into $(VENV); the first time takes a few minutes ...'
+	@$(PIP_INSTALL) -e '.[demo]'
+	@touch $@
+
+# The dev extra includes the demo's.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'Installing pyro_perm[dev] into $(VENV); the first time takes a few minutes ...'
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.demo $@
