@@ -1,0 +1,167 @@
+r"""Belief propagation for the permanent, in the linear and in the logarithmic domain.
+
+Both domains run the same sweeps (see :mod:`pyro_perm.permanent.bethe`) and differ in how
+they divide and how they sum over all entries but one. That sum is where precision is lost:
+where a pair is all but certain, :math:`\sum_{k \ne j} x_{ik} = \sum_k x_{ik} - x_{ij}`
+cancels to a share :math:`1 - P_{ij}` of the total. The linear domain subtracts, and keeps
+that share above rounding: as the free energy is stationary, an error of 1e-16 of the total is
+one of 1e-16 of the result. The logarithmic domain sums anew without the largest entry, and
+serves where exponentials underflow.
+
+Where two permutations tie, messages can alternate between two states for ever; the mean of
+the logarithms of both, taken now and then, ends this at no cost elsewhere.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SWEEPS_PER_CHECK = 4
+_SWEEPS_PER_MEAN = 16
+_LARGEST_LOG_ODDS = 1e6
+_EPS = torch.finfo(torch.double).eps
+_LOG_UNDERFLOW = math.log(torch.finfo(torch.double).tiny)
+
+
+class Beliefs(NamedTuple):
+    """Where the messages of a batch of B matrices came to rest; shapes (B,) and (B, n, n)."""
+
+    log_permanent: Tensor
+    marginals: Tensor
+    num_iterations: Tensor
+    residual: Tensor
+    faithful: Tensor
+
+
+class _Domain(NamedTuple):
+    total: Callable[[Tensor, int], Tensor]
+    leave_one_out: Callable[[Tensor, int, Tensor], None]
+    divide: Callable[..., Tensor]
+    mean: Callable[[Tensor, Tensor], Tensor]
+    log: Callable[[Tensor], Tensor]
+    exp: Callable[[Tensor], Tensor]
+
+
+def propagate(log_matrix: Tensor, max_iterations: int, tolerance: float) -> Beliefs:
+    """Run belief propagation to convergence, in the linear domain wherever it is faithful.
+
+    :param log_matrix: float64 log weights, shape (B, n, n).
+    :param max_iterations: largest number of sweeps, at least one.
+    :param tolerance: residual at which to stop.
+    """
+    log_rows = _finite(log_matrix.amax(-1, keepdim=True))
+    log_columns = _finite((log_matrix - log_rows).amax(-2, keepdim=True))
+    scaled = log_matrix - log_rows - log_columns
+    beliefs = _sweep(_LINEAR, scaled.exp(), max_iterations, tolerance)
+    if not bool(beliefs.faithful.all()):
+        index = (~beliefs.faithful).nonzero().squeeze(-1)
+        again = _propagate_logarithmic(scaled[index], max_iterations, tolerance)
+        beliefs = Beliefs(
+            *(old.index_copy(0, index, new) for old, new in zip(beliefs, again, strict=True))
+        )
+    log_scale = log_rows.sum((-2, -1)) + log_columns.sum((-2, -1))
+    return beliefs._replace(log_permanent=beliefs.log_permanent + log_scale)
+
+
+def _propagate_logarithmic(scaled: Tensor, max_iterations: int, tolerance: float) -> Beliefs:
+    """Logarithmic sweeps, recognizing the matrices without a permitted permutation."""
+    forbidden = scaled == -torch.inf
+    empty = forbidden.all(-1).any(-1) | forbidden.all(-2).any(-1)
+    weights = scaled.masked_fill(empty[:, None, None], 0.0)
+    beliefs = _sweep(_LOGARITHMIC, weights, max_iterations, tolerance)
+    # The free energy then falls without bound, below the weight of any permutation.
+    least_weight = weights.masked_fill(forbidden, 0.0).amin(-1).sum(-1)
+    impossible = empty | (beliefs.log_permanent < least_weight - 1.0)
+    return beliefs._replace(
+        log_permanent=beliefs.log_permanent.masked_fill(impossible, -torch.inf),
+        marginals=beliefs.marginals.masked_fill(impossible[:, None, None], 0.0),
+        residual=beliefs.residual.masked_fill(impossible, 0.0),
+    )
+
+
+def _finite(log_scale: Tensor) -> Tensor:
+    return log_scale.clamp_min(torch.finfo(log_scale.dtype).min)
+
+
+def _sweep(domain: _Domain, weights: Tensor, max_iterations: int, tolerance: float) -> Beliefs:
+    to_rows = weights.clone()
+    to_columns, earlier = torch.empty_like(weights), torch.empty_like(weights)
+    for iteration in range(1, max_iterations + 1):
+        _pass_messages(domain, weights, to_rows, -1, to_columns)
+        if iteration % _SWEEPS_PER_CHECK == 0 or iteration == max_iterations:
+            marginals = _normalize(domain, to_rows, -1)
+            residual = (marginals - _normalize(domain, to_columns, -2)).abs_().amax((-2, -1))
+            if iteration == max_iterations or not bool((residual > tolerance).any()):
+                break
+        to_rows, earlier = earlier, to_rows
+        _pass_messages(domain, weights, to_columns, -2, to_rows)
+        if iteration % _SWEEPS_PER_MEAN == 0:
+            to_rows = domain.mean(earlier, to_rows)
+    row_totals, column_totals = domain.total(to_rows, -1), domain.total(to_columns, -2)
+    log_rows, log_columns = domain.log(row_totals), domain.log(column_totals)
+    complements = to_columns
+    domain.leave_one_out(to_rows, -1, complements)
+    domain.divide(complements, row_totals, out=complements)
+    log_complements = domain.log(complements)
+    return Beliefs(
+        log_permanent=(log_rows + log_columns.mT).sum((-2, -1)) + log_complements.sum((-2, -1)),
+        marginals=marginals,
+        num_iterations=torch.full_like(residual, iteration, dtype=torch.long),
+        residual=residual,
+        # An entry lost to underflow would have the marginal A_ij over both totals.
+        faithful=log_rows.amin((-2, -1)) + log_columns.amin((-2, -1))
+        > _LOG_UNDERFLOW - math.log(_EPS),
+    )
+
+
+def _pass_messages(
+    domain: _Domain, weights: Tensor, incoming: Tensor, dim: int, outgoing: Tensor
+) -> None:
+    domain.leave_one_out(incoming, dim, outgoing)
+    domain.divide(weights, outgoing, out=outgoing)
+
+
+def _normalize(domain: _Domain, messages: Tensor, dim: int) -> Tensor:
+    return domain.exp(domain.divide(messages, domain.total(messages, dim)))
+
+
+def _sum(x: Tensor, dim: int) -> Tensor:
+    return x.sum(dim, keepdim=True)
+
+
+def _leave_one_out(x: Tensor, dim: int, out: Tensor) -> None:
+    torch.sub(_sum(x, dim) * (1 + _EPS), x, out=out)
+
+
+def _log_sum(x: Tensor, dim: int) -> Tensor:
+    return x.logsumexp(dim, keepdim=True)
+
+
+def _log_leave_one_out(x: Tensor, dim: int, out: Tensor) -> None:
+    largest, index = x.max(dim, keepdim=True)
+    rest = _log_sum(x.scatter(dim, index, -torch.inf), dim)
+    total = torch.logaddexp(largest, rest)
+    torch.add(total, torch.log1p(-torch.exp(x - total)), out=out)
+    # The only entry of a row or column leaves nothing: large finite odds keep messages finite.
+    out.scatter_(dim, index, rest.maximum(total - _LARGEST_LOG_ODDS))
+
+
+def _geometric_mean(x: Tensor, y: Tensor) -> Tensor:
+    return x.sqrt() * y.sqrt()
+
+
+def _arithmetic_mean(x: Tensor, y: Tensor) -> Tensor:
+    return (x + y) / 2
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+_LINEAR = _Domain(_sum, _leave_one_out, torch.div, _geometric_mean, torch.log, _identity)
+_LOGARITHMIC = _Domain(
+    _log_sum, _log_leave_one_out, torch.sub, _arithmetic_mean, _identity, torch.exp
+)

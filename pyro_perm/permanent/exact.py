@@ -1,0 +1,136 @@
+r"""The permanent by recursion over subsets of columns.
+
+Let :math:`F(S)` sum the weights of all ways to give the first :math:`|S|` rows the
+columns of :math:`S`. Then :math:`F(\emptyset) = 1`,
+
+.. math:: F(S) = \sum_{j \in S} F(S \setminus j) \, e^{L_{|S|, j}},
+          \qquad \operatorname{perm}(e^L) = F(\{1, \dots, n\}),
+
+which takes :math:`n 2^{n-1}` products in place of :math:`n!`. With :math:`B(S)` the same
+sum for the remaining rows and columns, a permutation drawn with probability proportional
+to its weight maps row i to column j with probability
+
+.. math:: P_{ij} = \sum_{|S| = i,\, j \in S} F(S \setminus j) \, e^{L_{ij}} \, B(S)
+          \,/\, \operatorname{perm}(e^L),
+
+and :math:`\partial \log \operatorname{perm}(e^L) / \partial L_{ij} = P_{ij}`. All sums are
+taken as logarithms in float64, so that no scaling of the entries can over- or underflow.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pyro_perm.permanent._shapes import check_square
+
+MAX_SIZE = 20
+
+
+def log_permanent(log_matrix: Tensor) -> Tensor:
+    """Log-permanent of ``exp(log_matrix)``, exact, in nats.
+
+    Computed in float64 and differentiable once, the gradient being
+    :func:`permutation_marginals`.
+
+    :param log_matrix: log weights, shape (..., n, n) with n <= 20; ``-inf`` forbids a pair.
+    :returns: shape (...); ``-inf``, with a gradient of zero, where no permutation is permitted.
+    :raises ValueError: if the matrices are not square, or larger than 20 by 20.
+    """
+    result: Tensor = _log_permanent(log_matrix)
+    return result
+
+
+def permutation_marginals(log_matrix: Tensor) -> Tensor:
+    """Probability that a permutation drawn proportionally to its weight maps i to j.
+
+    :param log_matrix: log weights, shape (..., n, n) with n <= 20; ``-inf`` forbids a pair.
+    :returns: doubly stochastic matrices, shape (..., n, n), without gradient; zero where no
+        permutation is permitted.
+    :raises ValueError: if the matrices are not square, or larger than 20 by 20.
+    """
+    _check_size(log_matrix)
+    return _marginals(log_matrix.detach().double()).to(log_matrix.dtype)
+
+
+# An operator, so that torch.jit.trace records one node and not the sizes of its example.
+@torch.library.custom_op("pyro_perm::log_permanent", mutates_args=())
+def _log_permanent(log_matrix: Tensor) -> Tensor:
+    _check_size(log_matrix)
+    return _prefix_sums(log_matrix.double())[-1][..., 0].to(log_matrix.dtype)
+
+
+def _save_matrix(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+@once_differentiable
+def _gradient(ctx: Any, grad_output: Tensor) -> Tensor:
+    return grad_output[..., None, None] * permutation_marginals(*ctx.saved_tensors)
+
+
+_log_permanent.register_autograd(_gradient, setup_context=_save_matrix)
+
+
+def _check_size(log_matrix: Tensor) -> None:
+    check_square(log_matrix)
+    if log_matrix.shape[-1] > MAX_SIZE:
+        raise ValueError(
+            f"the exact permanent is limited to {MAX_SIZE} rows (time and memory grow as n 2^n), "
+            f"got {log_matrix.shape[-1]}; use log_bethe_permanent"
+        )
+
+
+@lru_cache
+def _subset_tables(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Members and parents of the k-subsets S of the columns, for k = 1..size.
+
+    Subsets come in ascending binary order. The parents of S are the ranks, among the
+    (k-1)-subsets, of S without each of its members; both have shape (k, number of S).
+    """
+    subsets = torch.arange(2**size, device=device)
+    contains = subsets[:, None].bitwise_right_shift(torch.arange(size, device=device)) % 2 == 1
+    cardinality = contains.sum(-1)
+    rank = torch.empty_like(subsets)
+    rank[0] = 0
+    tables = []
+    for k in range(1, size + 1):
+        layer = subsets[cardinality == k]
+        members = contains[layer].nonzero()[:, 1].view(-1, k).T.contiguous()
+        tables.append((members, rank[layer - 2**members]))
+        rank[layer] = torch.arange(len(layer), device=device)
+    return tables
+
+
+def _prefix_sums(weights: Tensor) -> list[Tensor]:
+    """Log F, one tensor for each cardinality of S, of shape (..., number of S)."""
+    layers = [weights.new_zeros(*weights.shape[:-2], 1)]
+    for row, table in enumerate(_subset_tables(weights.shape[-1], weights.device)):
+        layers.append(_extensions(weights[..., row, :], layers[-1], table).logsumexp(-2))
+    return layers
+
+
+def _extensions(log_row: Tensor, layer: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Log F(S without j) + L_j for every member j of every S, shape (..., k, number of S)."""
+    members, parents = table
+    terms = layer.index_select(-1, parents.flatten()) + log_row.index_select(-1, members.flatten())
+    return terms.view(layer.shape[:-1] + members.shape)
+
+
+def _marginals(weights: Tensor) -> Tensor:
+    """P by the forward-backward recursion."""
+    prefixes = _prefix_sums(weights)
+    # Rows taken from the last one up and complementary subsets turn F into B; in ascending
+    # binary order the complements come in exactly the reverse order.
+    suffixes = [layer.flip(-1) for layer in reversed(_prefix_sums(weights.flip(-2)))]
+    total = prefixes[-1]
+    total = total.masked_fill(total == -torch.inf, 0.0)
+    marginals = torch.zeros_like(weights)
+    for row, table in enumerate(_subset_tables(weights.shape[-1], weights.device)):
+        log_joint = _extensions(weights[..., row, :], prefixes[row], table)
+        log_joint += (suffixes[row + 1] - total)[..., None, :]
+        members, _ = table
+        marginals[..., row, :].index_add_(-1, members.flatten(), log_joint.exp().flatten(-2))
+    return marginals
