@@ -1,0 +1,167 @@
+"""One axis of a site's tensor, and how a group of units lies along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def generators_of(size: int) -> list[Tensor]:
+    """A transposition and a cycle of ``size`` units, which generate the whole group."""
+    if size < 2:
+        return []
+    identity = torch.arange(size)
+    return [torch.cat([identity[:2].flip(0), identity[2:]]), identity.roll(1)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The axis of a site along which a group's units are laid out.
+
+    Along an axis of length ``outer * size * inner`` the ``size`` units are the middle factor of
+    the row-major view ``(outer, size, inner)``: a flattened channel-by-space axis has
+    ``inner = H * W``, a fused query/key/value projection has ``outer = 3``.
+
+    :param dim: dimension in the site's event shape; a negative one counts from the right, and may
+        reach into the site's plates, which lie to the left of its event shape.
+    :param outer: how often the whole group is repeated along the axis.
+    :param inner: how many consecutive entries belong to one unit.
+    :param index: the coordinates along the axis that the group permutes, in
+        ``(outer, size, inner)`` order, where these are not all of them: a segment of a
+        concatenation, one class of units.
+    """
+
+    dim: int
+    outer: int = 1
+    inner: int = 1
+    index: range | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.outer < 1 or self.inner < 1:
+            raise ValueError(f"{self}: outer and inner must be at least 1")
+        if self.index is not None and len(set(self.index)) < len(self.index):
+            raise ValueError(f"{self}: index names a coordinate twice")
+
+    def __str__(self) -> str:
+        structure = [
+            f"{name}={value}"
+            for name, value, default in (
+                ("outer", self.outer, 1),
+                ("inner", self.inner, 1),
+                ("index", self.index, None),
+            )
+            if value != default
+        ]
+        return f"Axis({', '.join([str(self.dim), *structure])})" if structure else str(self.dim)
+
+    def resolve(self, shape: tuple[int, ...], event_dim: int) -> Axis:
+        """This axis with its dimension counted from the right of a value of the given shape.
+
+        :param shape: the site's shape, plates on the left, event on the right.
+        :param event_dim: how many of its dimensions are the event's.
+        :raises ValueError: where the dimension or a coordinate of ``index`` is out of range.
+        """
+        dim = self.dim if self.dim < 0 else self.dim - event_dim
+        if not -len(shape) <= dim < 0:
+            plates = len(shape) - event_dim
+            raise ValueError(
+                f"axis {self} is out of range for event shape {shape[plates:]}"
+                + (f" inside plates of shape {shape[:plates]}" if plates else "")
+            )
+        length = shape[dim]
+        if self.index is not None and not all(0 <= k < length for k in self.index):
+            raise ValueError(f"axis {self}: index leaves the axis, which has length {length}")
+        return replace(self, dim=dim)
+
+    def size(self, length: int) -> int:
+        """How many units lie along an axis of this length.
+
+        :raises ValueError: if ``outer * inner`` does not divide the number of permuted coordinates.
+        """
+        permuted = length if self.index is None else len(self.index)
+        block = self.outer * self.inner
+        if permuted % block:
+            raise ValueError(
+                f"axis {self} has {permuted} entries, which outer * inner = {block} does not divide"
+            )
+        return permuted // block
+
+    def commutes_with(self, other: Axis, length: int) -> bool:
+        """Whether permutations along two axes of one site commute, whatever the permutations."""
+        if self.dim != other.dim:
+            return True
+        mine, theirs = (
+            [axis.gather_index(p, length) for p in generators_of(axis.size(length))]
+            for axis in (self, other)
+        )
+        return all(torch.equal(x[y], y[x]) for x in mine for y in theirs)
+
+    def is_disjoint_from(self, other: Axis, length: int) -> bool:
+        """Whether two axes lie along the same dimension and share no coordinate."""
+        if self.dim != other.dim or self.index is None or other.index is None:
+            return False
+        return set(self.index).isdisjoint(other.index)
+
+    def gather_index(self, permutation: Tensor, length: int) -> Tensor:
+        """Coordinates to gather along the axis so that unit ``i`` becomes unit ``permutation[i]``.
+
+        :param permutation: shape ``(..., size)``.
+        :param length: length of the axis.
+        :returns: shape ``(..., length)``.
+        """
+        if self.index is None and self.outer == self.inner == 1:
+            return permutation
+        size = permutation.shape[-1]
+        table = self._coordinates(length, permutation.device)
+        moved = table.view(self.outer, size, self.inner)[:, permutation, :]
+        moved = moved.movedim(0, -3).flatten(-3)
+        if self.index is None:
+            return moved
+        batch = permutation.shape[:-1]
+        identity = torch.arange(length, device=permutation.device).expand(*batch, length)
+        return identity.scatter(-1, table.expand(*batch, len(table)), moved)
+
+    def units(self, value: Tensor, rank: int) -> Tensor:
+        """Everything in a site's tensor that belongs to each unit.
+
+        :param value: shape ``(*batch, *site shape)``; ``dim`` counts from the right.
+        :param rank: number of dimensions of the site's shape.
+        :returns: shape ``(*batch, size, entries of a unit)``.
+        """
+        if self.index is not None:
+            table = self._coordinates(value.shape[self.dim], value.device)
+            value = value.index_select(self.dim, table)
+        return self._units_first(value, rank).flatten(value.dim() - rank + 1)
+
+    def add_units(self, units: Tensor, value: Tensor, rank: int) -> None:
+        """Add to a site's tensor, in place, what belongs to each unit: the transpose of `units`.
+
+        :param units: shape ``(*batch, size, entries of a unit)``.
+        :param value: contiguous, shape ``(*batch, *site shape)``; changed in place.
+        :param rank: number of dimensions of the site's shape.
+        """
+        if self.index is None:
+            view = self._units_first(value, rank)
+            view += units.reshape(view.shape)
+            return
+        table = self._coordinates(value.shape[self.dim], value.device)
+        permuted = torch.zeros_like(value.index_select(self.dim, table))
+        view = self._units_first(permuted, rank)
+        view += units.reshape(view.shape)
+        value.index_add_(self.dim, table, permuted)
+
+    def _units_first(self, value: Tensor, rank: int) -> Tensor:
+        """A view with the units as first dimension behind the batch."""
+        batch, dim = value.dim() - rank, value.dim() + self.dim
+        if self.outer * self.inner > 1:
+            value = value.unflatten(dim, (self.outer, -1, self.inner))
+            dim += 1
+        if rank == 1 and self.outer * self.inner == 1:
+            return value.unsqueeze(-1)
+        return value.movedim(dim, batch)
+
+    def _coordinates(self, length: int, device: torch.device) -> Tensor:
+        coordinates = range(length) if self.index is None else self.index
+        return torch.tensor(coordinates, device=device)

@@ -1,0 +1,104 @@
+"""Fitting a permutation spec to the shapes of a model's sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from pyro_perm.symmetry.axis import Axis
+
+Spec = Mapping[str, Mapping[str, tuple[Axis, ...]]]
+Actions = dict[str, list[tuple[str, Axis]]]
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """Shape of a latent site's value.
+
+    Attributes:
+        shape: the whole shape, plates on the left, event on the right.
+        event_dim: how many of its dimensions are the event's.
+    """
+
+    shape: tuple[int, ...]
+    event_dim: int
+
+
+def bound_actions(spec: Spec, shapes: Mapping[str, SiteShape]) -> tuple[dict[str, int], Actions]:
+    """The groups' sizes, and for each site the groups that permute it.
+
+    :param spec: group -> site -> axes.
+    :param shapes: shape of every site in the spec.
+    :returns: group -> number of units, and site -> pairs of a group and one of its axes, whose
+        dimension counts from the right.
+    :raises ValueError: if an axis does not exist, if the axes of a group have different numbers of
+        units, or if two axes of a site do not commute.
+    """
+    groups: dict[str, int] = {}
+    actions: Actions = {}
+    for group, sites in spec.items():
+        for site, axes in sites.items():
+            for axis in axes:
+                resolved, size = _resolve(group, site, axis, shapes[site])
+                if groups.setdefault(group, size) != size:
+                    first_site, first_axes = next(iter(sites.items()))
+                    raise ValueError(
+                        f"group '{group}' has {groups[group]} units along axis "
+                        f"{first_axes[0]} of site '{first_site}', but {size} along axis "
+                        f"{axis} of site '{site}': all axes of a group need the same number"
+                    )
+                actions.setdefault(site, []).append((group, resolved))
+    for site, acting in actions.items():
+        _require_commuting(site, acting, shapes[site])
+    return groups, actions
+
+
+def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
+    """The shapes of a spec's sites in a trace of the model.
+
+    :raises ValueError: if a site is not latent, or lies in a subsampled plate.
+    """
+    latent = [name for name in trace.stochastic_nodes if name in trace.nodes]
+    for group, sites in spec.items():
+        for site in sites:
+            if site not in latent:
+                raise ValueError(_not_latent(group, site, trace, latent))
+    shapes = {}
+    for site in dict.fromkeys(site for sites in spec.values() for site in sites):
+        node = trace.nodes[site]
+        for frame in node["cond_indep_stack"]:
+            if frame.vectorized and frame.full_size not in (None, frame.size):
+                raise ValueError(
+                    f"site '{site}' lies in the subsampled plate '{frame.name}': a group can "
+                    "permute only sites that every call draws in full; remove the site from "
+                    "the symmetry, or the subsampling from the plate"
+                )
+        shapes[site] = SiteShape(tuple(node["value"].shape), node["fn"].event_dim)
+    return shapes
+
+
+def _resolve(group: str, site: str, axis: Axis, shape: SiteShape) -> tuple[Axis, int]:
+    try:
+        resolved = axis.resolve(shape.shape, shape.event_dim)
+        return resolved, resolved.size(shape.shape[resolved.dim])
+    except ValueError as error:
+        raise ValueError(f"group '{group}', site '{site}': {error}") from None
+
+
+def _not_latent(group: str, site: str, trace: Any, latent: list[str]) -> str:
+    what = "is observed by" if site in trace.nodes else "is not a site of"
+    return (
+        f"group '{group}' names site '{site}', which {what} the model; "
+        f"the model's latent sites are {latent}"
+    )
+
+
+def _require_commuting(site: str, acting: list[tuple[str, Axis]], shape: SiteShape) -> None:
+    for (group, axis), (other_group, other) in combinations(acting, 2):
+        if not axis.commutes_with(other, shape.shape[axis.dim]):
+            raise ValueError(
+                f"site '{site}': group '{group}' along axis {axis} and group '{other_group}' along "
+                f"axis {other} permute the same entries and do not commute; give each its own axis"
+            )

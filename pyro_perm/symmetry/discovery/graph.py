@@ -1,0 +1,93 @@
+"""The recorded computation of a log joint: operations between tensors, with source lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Node:
+    """A tensor of the recorded computation.
+
+    Attributes:
+        shape: its shape.
+        fixed: why no dimension may be permuted, for tensors that are not computed from latent
+            values: data, parameters, random numbers.
+        content: the value of a constant that the model made.
+        site: the name of the latent site whose value it is.
+    """
+
+    shape: tuple[int, ...]
+    fixed: str | None = None
+    content: Tensor | None = None
+    site: str | None = None
+
+
+@dataclass(eq=False)
+class Call:
+    """One operation.
+
+    Attributes:
+        name: the operation's name without overload and in-place mark, ``"aten::add"``.
+        overload: the overload's name.
+        arguments: values of the schema's arguments in order, with nodes for tensors.
+        inputs: all nodes among the arguments.
+        outputs: the nodes it makes, in order.
+        result_is_tensor: whether it returns one tensor, not several.
+        source: the model's source line.
+        blame: why everything it touches must be frozen, for what no rule can describe.
+        is_read: whether the program reads the result, to branch on it.
+    """
+
+    name: str
+    overload: str
+    arguments: tuple[Any, ...]
+    inputs: list[Node]
+    outputs: list[Node]
+    result_is_tensor: bool = True
+    source: str | None = None
+    blame: str | None = None
+    is_read: bool = False
+
+
+@dataclass
+class Graph:
+    """All operations on tensors that depend on latent values, data, parameters or randomness.
+
+    Attributes:
+        calls: the operations, in order.
+        reads: where the program reads values, to branch on them.
+        updated_buffers: data, parameters and buffers that the program writes in place.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    reads: dict[str, None] = field(default_factory=dict)
+    updated_buffers: dict[str, None] = field(default_factory=dict)
+
+    def warnings(self) -> list[str]:
+        """What the user should know about the analysis."""
+        found = [
+            f"the model reads a value at {source}; only the branch that it took was analysed"
+            for source in self.reads
+        ]
+        if self.updated_buffers:
+            first, *others = self.updated_buffers
+            more = f" (and {len(others)} more)" if others else ""
+            found.append(
+                f"{first}{more} is updated by the model but not permuted; use InstanceNorm or "
+                "track_running_stats=False"
+            )
+        return found
+
+    def live_calls(self, outputs: list[Node]) -> list[Call]:
+        """The calls that the outputs, or the program's control flow, depend on, in order."""
+        needed = set(map(id, outputs))
+        live = []
+        for call in reversed(self.calls):
+            if call.is_read or any(id(node) in needed for node in call.outputs):
+                needed.update(id(node) for node in call.inputs)
+                live.append(call)
+        return live[::-1]

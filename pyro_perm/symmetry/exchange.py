@@ -1,0 +1,130 @@
+"""Permutation specs for other programs and for people: dictionaries, JSON, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.binding import Actions, SiteShape, Spec
+
+_FORMAT = "pyro_perm.PermutationSymmetry"
+
+
+def spec_from_axes_to_perm(
+    axes_to_perm: Mapping[str, Sequence[str | None]],
+) -> dict[str, dict[str, tuple[Axis, ...]]]:
+    """Group -> site -> axes, from git-re-basin's site -> group along each dimension."""
+    spec: dict[str, dict[str, tuple[Axis, ...]]] = {}
+    for site, groups in axes_to_perm.items():
+        for position, group in enumerate(groups):
+            if group is not None:
+                axes = spec.setdefault(group, {}).get(site, ())
+                spec[group][site] = (*axes, Axis(position - len(groups)))
+    return spec
+
+
+def axes_to_perm(
+    shapes: Mapping[str, SiteShape], actions: Actions
+) -> dict[str, tuple[str | None, ...]]:
+    """Git-re-basin's dictionary: site -> group along each dimension, or None.
+
+    :raises ValueError: for an axis that such a dictionary cannot express.
+    """
+    found: dict[str, tuple[str | None, ...]] = {}
+    for site, shape in shapes.items():
+        groups: list[str | None] = [None] * len(shape.shape)
+        for group, axis in actions[site]:
+            if groups[axis.dim] is not None or axis != Axis(axis.dim):
+                raise ValueError(
+                    f"group '{group}', site '{site}': axis {axis} is structured or shared by "
+                    "several groups, which axes_to_perm cannot express; use to_json instead"
+                )
+            groups[axis.dim] = group
+        found[site] = tuple(groups)
+    return found
+
+
+def to_json(spec: Spec, shapes: Mapping[str, SiteShape] | None, reasons: Mapping[str, str]) -> str:
+    """A spec, the shapes of its sites if they are known, and reasons, as JSON."""
+    document: dict[str, Any] = {
+        "format": _FORMAT,
+        "groups": {
+            group: {site: [_axis_to_json(axis) for axis in axes] for site, axes in sites.items()}
+            for group, sites in spec.items()
+        },
+        "shapes": None,
+        "reasons": dict(reasons),
+    }
+    if shapes is not None:
+        document["shapes"] = {site: asdict(shape) for site, shape in shapes.items()}
+    return json.dumps(document, indent=2)
+
+
+def from_json(
+    text: str,
+) -> tuple[dict[str, dict[str, tuple[Axis, ...]]], dict[str, SiteShape] | None, dict[str, str]]:
+    """What :func:`to_json` was given.
+
+    :raises ValueError: if the text is something else.
+    """
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise ValueError(f"this is not the JSON of a {_FORMAT}: write one with to_json()")
+    spec = {
+        group: {site: tuple(map(_axis_from_json, axes)) for site, axes in sites.items()}
+        for group, sites in document["groups"].items()
+    }
+    shapes = document["shapes"] and {
+        site: SiteShape(tuple(s["shape"]), s["event_dim"]) for site, s in document["shapes"].items()
+    }
+    return spec, shapes, document["reasons"]
+
+
+def summary(spec: Spec, sizes: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+    """A table of the groups, and why the other axes are not permuted."""
+    rows = [("group", "size", "log n!", "axes")]
+    for group, sites in spec.items():
+        names = (f"{site}[{axis}]" for site, axes in sites.items() for axis in axes)
+        log_order = math.lgamma(sizes[group] + 1)
+        rows.append((group, str(sizes[group]), f"{log_order:.1f}", ", ".join(names)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  {axes}"
+        for group, size, nats, axes in rows
+    ]
+    total = sum(math.lgamma(size + 1) for size in sizes.values())
+    lines.append(f"log |G| = {total:.1f} nats")
+    if reasons:
+        lines += ["", "not permuted:"]
+        lines += [f"  {axis} is fixed: {reason}" for axis, reason in reasons.items()]
+    return "\n".join(lines)
+
+
+def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
+    """One group's sites and axes, as its spec would be written."""
+    each = (
+        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
+        for site, axes in sites.items()
+    )
+    return "{" + ", ".join(each) + "}"
+
+
+def _axis_to_json(axis: Axis) -> dict[str, Any]:
+    index = axis.index
+    written: Any = index
+    if isinstance(index, range):
+        written = {"start": index.start, "stop": index.stop, "step": index.step}
+    return {"dim": axis.dim, "outer": axis.outer, "inner": axis.inner, "index": written}
+
+
+def _axis_from_json(fields: Mapping[str, Any]) -> Axis:
+    index = fields["index"]
+    if isinstance(index, dict):
+        index = range(index["start"], index["stop"], index["step"])
+    elif index is not None:
+        index = tuple(index)
+    return Axis(fields["dim"], fields["outer"], fields["inner"], index)
