@@ -51,7 +51,7 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     check_square(log_matrix)
     size = log_matrix.shape[-1]
     ratios = log_matrix.double() - log_matrix.diagonal(dim1=-2, dim2=-1).double().unsqueeze(-2)
-    ratios = ratios.reshape(-1, size, size)
+    ratios = ratios.reshape(log_matrix.shape[:-2].numel(), size, size)
     log_ratio = ratios.new_zeros(len(ratios))
     marginals = torch.eye(size, dtype=ratios.dtype, device=ratios.device).repeat(len(ratios), 1, 1)
     for batch, rows in _blocks(ratios):

@@ -1,0 +1,59 @@
+"""Which sites of a symmetry split into unit pairs, group by group.
+
+Everything here depends on the symmetry alone, and is remembered, since training asks at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import combinations
+
+from pyro_perm.symmetry import PermutationSymmetry
+
+
+@lru_cache
+def separable_sites(
+    symmetry: PermutationSymmetry, group: str, fixed: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """Sites whose density splits into unit pairs of this group.
+
+    These are the group's sites on which no other group, save the ``fixed`` ones, permutes the same
+    entries, and which the group itself permutes along one dimension only.
+    """
+    free = set(symmetry.spec) - fixed | {group}
+    return tuple(
+        site for site in symmetry.spec[group] if _is_separable(symmetry, site, group, free)
+    )
+
+
+@lru_cache
+def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
+    """Sites whose density splits into unit pairs of no single group."""
+    return tuple(
+        site
+        for site in symmetry.sites
+        if any(
+            site not in separable_sites(symmetry, group) for group, _ in symmetry.actions_on(site)
+        )
+    )
+
+
+def entries_of_a_unit(symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> int:
+    """How many entries of the given sites belong to each unit of a group."""
+    total = 0
+    for site in sites:
+        shape = symmetry.site_shape(site)
+        for acting, axis in symmetry.actions_on(site):
+            if acting == group:
+                total += math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
+    return total
+
+
+def _is_separable(symmetry: PermutationSymmetry, site: str, group: str, free: set[str]) -> bool:
+    length = symmetry.site_shape(site)
+    acting = [(g, axis) for g, axis in symmetry.actions_on(site) if g in free]
+    return all(
+        group not in (g, h) or axis.is_disjoint_from(other, length[axis.dim])
+        for (g, axis), (h, other) in combinations(acting, 2)
+    )

@@ -1,0 +1,265 @@
+r"""The density of a factorized Gaussian base guide, seen unit by unit.
+
+For a group of ``n`` units, let ``L[i, j] = log q_i(w_j)``: the log-density of everything that belongs
+to sampled unit ``j`` (incoming row, bias, outgoing column) under unit ``i``'s variational factor.
+Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
+``sum_g q(g . w)`` is the permanent of ``exp L``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import Independent, Normal
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyro_perm.estimators.coupling import coupled_sites, separable_sites
+from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry.permutation_symmetry import Permutations
+
+
+class Units(NamedTuple):
+    """Unit-wise view of part of the density, shapes ``(*batch, n, entries of a unit)``."""
+
+    values: Tensor
+    locs: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class UnitLayout:
+    """Where the entries of a group's units lie in the tensors of some sites.
+
+    Attributes:
+        sites: the sites.
+        parts: for each axis of the group, the position of its site, the axis, and the site's rank.
+    """
+
+    sites: tuple[str, ...]
+    parts: tuple[tuple[int, Axis, int], ...]
+
+    @classmethod
+    @lru_cache
+    def of(cls, symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> UnitLayout:
+        """The layout of a group's units in some of its sites."""
+        parts = (
+            (position, axis, symmetry.site_rank(site))
+            for position, site in enumerate(sites)
+            for acting, axis in symmetry.actions_on(site)
+            if acting == group
+        )
+        return cls(sites, tuple(parts))
+
+    def units(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Everything that belongs to each unit.
+
+        :param tensors: one a site, shape ``(*batch, *site shape)``.
+        :returns: shape ``(*batch, n, entries of a unit)``.
+        """
+        parts = [axis.units(tensors[position], rank) for position, axis, rank in self.parts]
+        if len(parts) == 1:
+            return parts[0]
+        batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
+
+    def scatter(self, units: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The transpose of :meth:`units`: gradients of the sites from those of the units.
+
+        :param units: shape ``(*batch, n, entries of a unit)``.
+        :param tensors: tensors of the shapes wanted, with all of the batch or less.
+        """
+        ranks = {position: rank for position, _, rank in self.parts}
+        batch = units.shape[:-2]
+        full = [units.new_zeros(*batch, *t.shape[-ranks[p] :]) for p, t in enumerate(tensors)]
+        start = 0
+        for position, axis, rank in self.parts:
+            value = full[position]
+            entries = math.prod(value.shape[-rank:]) // value.shape[axis.dim]
+            stop = start + entries * axis.outer * axis.inner
+            axis.add_units(units[..., start:stop], value, rank)
+            start = stop
+        return [value.sum_to_size(t.shape) for value, t in zip(full, tensors, strict=True)]
+
+
+@dataclass(frozen=True)
+class FactorizedDensity:
+    """A factorized Gaussian ``q`` over the sites of a symmetry, and a draw ``w`` from it.
+
+    Attributes:
+        symmetry: the symmetry, bound to the model.
+        values: site -> sampled value in unconstrained space, shape ``(*batch, *site shape)``.
+        locs: site -> loc, same shape, or without the batch where all particles share it.
+        scales: site -> scale, as ``locs``.
+        batch_shape: shape of the particles' batch.
+    """
+
+    symmetry: PermutationSymmetry
+    values: dict[str, Tensor]
+    locs: dict[str, Tensor]
+    scales: dict[str, Tensor]
+    batch_shape: torch.Size
+
+    @classmethod
+    def from_sites(
+        cls, sites: Mapping[str, Mapping[str, Any]], symmetry: PermutationSymmetry
+    ) -> FactorizedDensity:
+        """Read the density off the traced sites of a base guide.
+
+        :param sites: trace nodes of the base guide: ``AutoNormal``'s ``<site>_unconstrained``, or
+            sites that the guide samples directly.
+        :raises TypeError: if a site of the symmetry has no factorized Normal.
+        """
+        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
+        values, locs, scales = {}, {}, {}
+        for name in symmetry.sites:
+            node = base_site(sites, name)
+            normal = as_normal(node["fn"])
+            if normal is None:
+                raise TypeError(
+                    f"site '{name}': expected a factorized Normal in the base guide, but found "
+                    f"{type(node['fn']).__name__}; wrap an AutoNormal, or leave the site out of "
+                    "the symmetry"
+                )
+            rank, padding = symmetry.site_rank(name), plates - symmetry.site_plates(name)
+            values[name] = _drop_plates(node["value"], rank, padding)
+            locs[name] = _drop_plates(_unexpand(normal.loc, rank), rank, padding)
+            scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
+        batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
+        return cls(symmetry, values, locs, scales, torch.broadcast_shapes(*batches))
+
+    def units(self, group: str, sites: Iterable[str]) -> Units:
+        """Everything in the given sites that belongs to each unit of a group."""
+        layout = UnitLayout.of(self.symmetry, group, tuple(sites))
+        kinds = (self.values, self.locs, self.scales)
+        return Units(*(layout.units([kind[site] for site in layout.sites]) for kind in kinds))
+
+    def unit_pairs(self, group: str, sites: Iterable[str]) -> Tensor:
+        """``L[i, j] = log q_i(w_j)`` up to a constant that no permutation changes, in nats.
+
+        :returns: shape ``(*batch, n, n)``, in double precision.
+        """
+        return unit_pairs(self.units(group, sites))
+
+    def log_ratio(self, permutations: Permutations) -> Tensor:
+        """``log q(g . w) - log q(w)`` for many ``g`` at the cost of a gather each.
+
+        :param permutations: a permutation for every group, shape ``(num, *batch, n)``.
+        :returns: shape ``(num, *batch)``, in nats and double precision.
+        """
+        coupled = coupled_sites(self.symmetry)
+        total = self._log_ratio_of_sites(permutations, coupled)
+        for group, permutation in permutations.items():
+            sites = [s for s in separable_sites(self.symmetry, group) if s not in coupled]
+            if sites:
+                total = total + gather_pairs(self.unit_pairs(group, sites), permutation)
+        return total
+
+    def coinciding_groups(self) -> list[str]:
+        """Groups whose units all have the same variational factor: saddles of the objective."""
+        return [group for group in self.symmetry.spec if self._coincides(group)]
+
+    def _coincides(self, group: str) -> bool:
+        if self.symmetry.groups[group] == 1:
+            return False
+        permutation = {group: torch.arange(self.symmetry.groups[group]).roll(1)}
+        parameters = (
+            {site: tensors[site] for site in self.symmetry.spec[group]}
+            for tensors in (self.locs, self.scales)
+        )
+        return all(
+            torch.equal(moved, tensors[site])
+            for tensors in parameters
+            for site, moved in self.symmetry.apply(permutation, tensors).items()
+        )
+
+    def _log_ratio_of_sites(self, permutations: Permutations, sites: Iterable[str]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for site in sites:
+            value, loc, scale = self.values[site], self.locs[site], self.scales[site]
+            moved = self.symmetry.apply(permutations, {site: value})[site]
+            change = ((value - loc) / scale).square() - ((moved - loc) / scale).square()
+            event = tuple(range(-self.symmetry.site_rank(site), 0))
+            total = total.to(change.device) + 0.5 * change.sum(event, dtype=torch.float64)
+        return total
+
+
+def unit_pairs(units: Units) -> Tensor:
+    """Log-density of every unit's values under every unit's factor, by two matrix products.
+
+    The squares are expanded around the mean unit, in double precision, since single precision
+    would lose nats to cancellation where scales are small.
+
+    :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``.
+    """
+    values, locs, scales = (tensor.double() for tensor in units)
+    center = locs.mean(-2, keepdim=True).detach()
+    values, locs = values - center, locs - center
+    precision = scales.square().reciprocal()
+    weighted = precision * locs
+    constant = (weighted * locs).sum(-1) + 2 * scales.log().sum(-1)
+    squares = precision @ values.square().mT - 2 * weighted @ values.mT
+    return -0.5 * (squares + constant.unsqueeze(-1))
+
+
+def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
+    """``sum_i (L[i, g(i)] - L[i, i])``.
+
+    :param pairs: shape ``(*batch, n, n)``.
+    :param permutation: shape ``(num, *batch, n)``.
+    :returns: shape ``(num, *batch)``.
+    """
+    picked = torch.take_along_dim(pairs.unsqueeze(0), permutation.unsqueeze(-1), -1).squeeze(-1)
+    return (picked - pairs.diagonal(dim1=-2, dim2=-1)).sum(-1)
+
+
+def as_normal(distribution: Any) -> Normal | None:
+    """The Normal behind a distribution with independent entries, or None."""
+    while isinstance(distribution, Independent | torch.distributions.Independent):
+        distribution = distribution.base_dist
+    return distribution if isinstance(distribution, torch.distributions.Normal) else None
+
+
+def base_site(sites: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """The traced node that holds the density of a model site: its auxiliary one, or itself."""
+    return sites.get(f"{name}_unconstrained") or sites[name]
+
+
+def require_coordinatewise(trace: Any, symmetry: PermutationSymmetry) -> None:
+    """Refuse sites on which a permutation is no coordinate permutation in unconstrained space.
+
+    :param trace: a trace of the model.
+    :raises TypeError: naming the site and its support.
+    """
+    for name in symmetry.sites:
+        support = trace.nodes[name]["fn"].support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        if biject_to(support).codomain.event_dim:
+            group = next(g for g, sites in symmetry.spec.items() if name in sites)
+            raise TypeError(
+                f"group '{group}', site '{name}': its support {support} is not a product of "
+                "intervals, so a permutation of its entries does not permute the base guide's "
+                "unconstrained factors; leave the group out, or reparametrize the site"
+            )
+
+
+def _unexpand(tensor: Tensor, rank: int) -> Tensor:
+    """Drop batch dimensions along which a parameter was only expanded."""
+    while tensor.dim() > rank and (tensor.stride(0) == 0 or tensor.shape[0] == 1):
+        tensor = tensor[0]
+    return tensor
+
+
+def _drop_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:
+    """Drop the singleton batch dimensions where other sites have the model's plates."""
+    batch = tensor.dim() - rank
+    for _ in range(min(padding, batch)):
+        batch -= 1
+        tensor = tensor.squeeze(batch)
+    return tensor

@@ -1,0 +1,45 @@
+r"""The paper's estimator, Theorem 4.3 of Gelberg et al. (2024).
+
+With ``w ~ q`` and ``g_1 ... g_{K-1}`` uniform,
+``H_K = E[-log 1/K (q(w) + sum_j q(g_j^-1 w))] <= H(q^G)`` and ``I_K = H_K - H(q) <= I(g; w)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.estimators.estimator import Estimator, require_positive
+
+
+@dataclass(frozen=True)
+class InfoNCE(Estimator):
+    """Lower bound on ``I(g; w)`` from uniform permutations; it cannot exceed ``log K``.
+
+    :param num_permutations: ``K``, the identity included.
+    :raises ValueError: if it is not a positive int.
+    """
+
+    num_permutations: int
+
+    is_lower_bound = True
+
+    def __post_init__(self) -> None:
+        require_positive("num_permutations", self.num_permutations)
+
+    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+        """``log 1/K (1 + sum_j q(g_j w) / q(w))``."""
+        ratios = uniform_log_ratios(density, self.num_permutations - 1)
+        identity = ratios.new_zeros(1, *density.batch_shape)
+        return torch.cat([identity, ratios]).logsumexp(0) - math.log(self.num_permutations)
+
+
+def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
+    """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
+    device = next(iter(density.values.values())).device
+    permutations = density.symmetry.sample((num, *density.batch_shape), device=device)
+    return density.log_ratio(permutations)

@@ -1,0 +1,94 @@
+r"""Drawing permutations row by row, what is left being rescaled after every row.
+
+Let ``Q = diag(r) exp(L) diag(c)`` be the doubly stochastic scaling of the pairs still free.
+The next row ``i`` draws its column with probability proportional to
+
+``Q_ij (1 - Q_ij)^(-1/2)``,
+
+the scaled weight times what giving away row ``i`` and column ``j`` leaves of the permanent:
+normalizing the other rows again multiplies it by ``prod_k 1 / (1 - Q_kj)``, the other columns by
+``prod_k 1 / (1 - Q_ik)``, and on two units the geometric mean of both is exact. The scaling goes on
+from the last row's with a sweep or two, each a product of ``exp L`` and a vector for every draw
+(compare Beichl & Sullivan 1999). Looking ahead in this way keeps the late rows from finding their
+columns taken: at 100 units it turns gaps of 20 nats between the two bounds into one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_perm.permanent import sinkhorn
+
+_SWEEPS = 2
+# Of a doubly stochastic matrix's entries: no pair is impossible, and no scaling overflows.
+_SMALLEST_ENTRY = 1e-100
+_TINY = torch.finfo(torch.double).tiny
+_EPS = torch.finfo(torch.double).eps
+
+
+@torch.no_grad()
+def sample_rescaled(
+    log_matrix: Tensor, num_samples: int, given: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw permutations ``g`` nearly in proportion to ``exp(sum_i L[i, g(i)])``.
+
+    :param log_matrix: log weights ``L``, shape ``(*batch, n, n)``.
+    :param num_samples: number of permutations drawn for each matrix.
+    :param given: permutations whose log-probability is wanted too, shape ``(num, *batch, n)``.
+    :returns: the given permutations and then those drawn, shape ``(num + num_samples, *batch, n)``,
+        and their log-probabilities in nats, without the last dimension.
+    """
+    batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
+    log_matrix = log_matrix.double().reshape(-1, size, size)
+    if given is None:
+        given = torch.empty(0, *batch, size, dtype=torch.long, device=log_matrix.device)
+    given = given.reshape(len(given), len(log_matrix), size).transpose(0, 1)
+    scaled = sinkhorn(log_matrix, tolerance=1e-3).log_scaled.exp()
+    order = torch.special.entr(scaled).sum(-1).argsort(dim=-1, stable=True)
+    columns, log_prob = _visit_rows(scaled.clamp_min(_SMALLEST_ENTRY), order, num_samples, given)
+    permutations = torch.empty_like(columns).scatter_(
+        -1, order[:, None].expand_as(columns), columns
+    )
+    return (
+        permutations.transpose(0, 1).reshape(permutations.shape[1], *batch, size),
+        log_prob.transpose(0, 1).reshape(log_prob.shape[1], *batch),
+    )
+
+
+def _visit_rows(
+    weights: Tensor, order: Tensor, num_samples: int, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let each row choose among the free columns; the first paths are given.
+
+    :param weights: shape ``(B, n, n)``.
+    :param order: rows in the order of their choice, shape ``(B, n)``.
+    :param given: permutations, shape ``(B, num, n)``.
+    :returns: columns in the order of choice, shape ``(B, num + num_samples, n)``, and the
+        log-probabilities of the choices.
+    """
+    num_given, size = given.shape[1:]
+    rows = weights.new_ones(len(weights), num_given + num_samples, size)
+    columns = torch.ones_like(rows)
+    log_prob = torch.zeros_like(rows[..., 0])
+    chosen = torch.empty_like(rows, dtype=torch.long)
+    batch = torch.arange(len(weights), device=weights.device)
+    for step, row in enumerate(order.unbind(-1)):
+        probabilities = _row_probabilities(weights[batch, row][:, None] * columns, columns > 0)
+        noise = torch.empty_like(probabilities).exponential_()
+        choice = (probabilities / noise).argmax(-1, keepdim=True)
+        choice[:, :num_given] = given.gather(-1, row[:, None, None].expand(-1, num_given, 1))
+        log_prob += probabilities.gather(-1, choice).squeeze(-1).log()
+        chosen[..., step] = choice.squeeze(-1)
+        columns.scatter_(-1, choice, 0.0)
+        rows[batch, :, row] = 0.0
+        for _ in range(_SWEEPS):
+            columns = (columns > 0) / (rows @ weights).clamp_min(_TINY)
+            rows = (rows > 0) / (columns @ weights.mT).clamp_min(_TINY)
+    return chosen, log_prob
+
+
+def _row_probabilities(scaled_row: Tensor, free: Tensor) -> Tensor:
+    q = scaled_row / scaled_row.sum(-1, keepdim=True).clamp_min(_TINY)
+    weights = (q / (1 - q).clamp_min(_EPS).sqrt()).clamp_min(_SMALLEST_ENTRY) * free
+    return weights / weights.sum(-1, keepdim=True)

@@ -1,0 +1,69 @@
+"""The chain rule's two bounds, every permanent certified by importance sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_perm.estimators.chain_rule import Term, lower_terms, upper_terms
+from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
+from pyro_perm.estimators.estimator import Bounds, Estimator, require_positive
+from pyro_perm.estimators.proposal import identity, log_mean
+from pyro_perm.estimators.rescaled_sampling import sample_rescaled
+
+
+@dataclass(frozen=True)
+class SampledChainRule(Estimator):
+    """Bounds from one permanent a group (see :mod:`pyro_perm.estimators.chain_rule`).
+
+    Both sums over groups bound ``I(g; w)``; a bound on each of their terms on the same side bounds
+    it still.
+
+    :param num_permutations: number of draws for each permanent beside the true permutation.
+    :raises ValueError: if it is not a positive int.
+    """
+
+    num_permutations: int
+
+    is_lower_bound = True
+
+    def __post_init__(self) -> None:
+        require_positive("num_permutations", self.num_permutations)
+
+    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+        """Minus the lower bound on ``I``, differentiable, the proposals held fixed."""
+        terms = lower_terms(density.symmetry)
+        log_sums = self._log_sums(density, terms, first=0)
+        return log_sums - density.symmetry.log_order
+
+    def bounds(self, density: FactorizedDensity) -> Bounds:
+        """Integrands; the upper one is None where a group permutes two axes of one site."""
+        terms = upper_terms(density.symmetry)
+        if terms is None:
+            return Bounds(-self.log_ratio(density), None)
+        upper = density.symmetry.log_order - self._log_sums(density, terms, first=1)
+        return Bounds(-self.log_ratio(density), upper)
+
+    def _log_sums(self, density: FactorizedDensity, terms: Sequence[Term], first: int) -> Tensor:
+        """Sum over the terms of the estimated ``log perm(exp L) - sum_i L[i, i]``.
+
+        A term without sites says nothing about its group, and counts with its ``log n!``.
+
+        :param first: 0 to count the true permutation among the samples, 1 not to.
+        """
+        trivial = identity(density)
+        device = trivial[terms[0].group].device
+        total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)
+        for group, sites in terms:
+            if sites:
+                pairs = density.unit_pairs(group, sites)
+            else:
+                size = density.symmetry.groups[group]
+                pairs = torch.zeros(size, size, dtype=torch.float64, device=device)
+            pairs = pairs.expand(*density.batch_shape, *pairs.shape[-2:])
+            drawn, log_prob = sample_rescaled(pairs, self.num_permutations, trivial[group])
+            total = total + log_mean((gather_pairs(pairs, drawn) - log_prob)[first:])
+        return total

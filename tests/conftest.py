@@ -1,0 +1,15 @@
+"""Every test starts from a fixed seed, an empty param store and double precision."""
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _clean_state():
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    pyro.settings.set(module_local_params=False)
+    yield
+    pyro.clear_param_store()

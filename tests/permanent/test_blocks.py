@@ -1,0 +1,88 @@
+"""Block-wise permanents agree with whole ones wherever the blocks are small enough to be exact."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_perm.permanent import bethe, log_permanent, permanent_by_blocks, permutation_marginals
+
+
+def units(n, entries, spread, seed):
+    """Log-densities of n sampled units under n Gaussian factors, ``spread`` scales apart."""
+    generator = torch.Generator().manual_seed(seed)
+    locs = spread * torch.randn(n, entries, generator=generator, dtype=torch.float64)
+    values = locs + torch.randn(n, entries, generator=generator, dtype=torch.float64)
+    return -0.5 * (values - locs.unsqueeze(-2)).square().sum(-1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 10),
+    entries=st.integers(1, 8),
+    spread=st.sampled_from([0.0, 0.3, 1.0, 2.0, 4.0, 20.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_small_matrices_are_exact(n, entries, spread, seed):
+    matrix = units(n, entries, spread, seed)
+    result = permanent_by_blocks(matrix)
+    expected = log_permanent(matrix) - matrix.trace()
+    torch.testing.assert_close(result.log_ratio, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.marginals, permutation_marginals(matrix), rtol=0, atol=1e-6)
+
+
+def test_separate_blocks_multiply():
+    blocks = [units(size, 3, 0.5, seed) for seed, size in enumerate((1, 2, 3, 5, 7, 9))]
+    matrix = torch.block_diag(*(block + 1e6 for block in blocks)) - 1e6
+    shuffle = torch.randperm(len(matrix))
+    result = permanent_by_blocks(matrix[shuffle][:, shuffle])
+    expected = sum(log_permanent(block) - block.trace() for block in blocks)
+    torch.testing.assert_close(result.log_ratio, expected, rtol=0, atol=1e-8)
+
+
+def test_large_block_is_the_bethe_permanent():
+    matrix = units(30, 2, 0.3, 0)
+    result, whole = permanent_by_blocks(matrix), bethe(matrix)
+    torch.testing.assert_close(result.log_ratio, whole.log_permanent - matrix.trace())
+    torch.testing.assert_close(result.marginals, whole.marginals)
+
+
+def test_a_cycle_binds_units_though_no_swap_is_affordable():
+    matrix = torch.full((12, 12), -100.0).fill_diagonal_(0.0)
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        matrix[i, j] = 0.0
+    result = permanent_by_blocks(matrix)
+    torch.testing.assert_close(result.log_ratio, torch.tensor(2.0).log())
+    torch.testing.assert_close(result.marginals[0, :3], torch.tensor([0.5, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("sizes", list(itertools.combinations((2, 4, 6, 8, 11, 30), 2)))
+def test_batches_are_solved_one_by_one(sizes):
+    matrices = []
+    for seed, size in enumerate(sizes):
+        overlapping = units(size, 2, 0.3, seed)
+        apart = units(40 - size, 2, 500.0, seed)
+        matrices.append(torch.block_diag(overlapping + 1e6, apart + 1e6) - 1e6)
+    batch = permanent_by_blocks(torch.stack(matrices))
+    for matrix, log_ratio, marginals in zip(matrices, *batch, strict=True):
+        alone = permanent_by_blocks(matrix)
+        torch.testing.assert_close(log_ratio, alone.log_ratio)
+        torch.testing.assert_close(marginals, alone.marginals)
+
+
+def test_marginals_are_doubly_stochastic_and_certain_where_units_are_apart():
+    matrix = torch.block_diag(units(15, 2, 0.5, 0) + 1e6, units(5, 2, 500.0, 1) + 1e6) - 1e6
+    marginals = permanent_by_blocks(matrix).marginals
+    ones = torch.ones(20)
+    torch.testing.assert_close(marginals.sum(0), ones, rtol=0, atol=1e-5)
+    torch.testing.assert_close(marginals.sum(1), ones, rtol=0, atol=1e-5)
+    torch.testing.assert_close(marginals[15:, 15:], torch.eye(5))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_to_permute(n):
+    result = permanent_by_blocks(torch.randn(3, n, n))
+    assert result.log_ratio.tolist() == [0.0, 0.0, 0.0]
+    assert result.marginals.shape == (3, n, n)

@@ -1,0 +1,178 @@
+"""The trace density of the symmetrized guide is log q^G, exactly where the estimator is exact."""
+
+from dataclasses import replace
+
+import pyro
+import pytest
+import torch
+from problems import PROBLEMS, brute_force_log_q_symmetrized, one_hidden_layer, two_hidden_layers
+from pyro import poutine
+from pyro.distributions import Normal
+
+import pyro_perm as pp
+from pyro_perm.estimators.coupling import coupled_sites
+from pyro_perm.estimators.density import FactorizedDensity
+
+
+def draw(problem, num_particles=None):
+    """A guide with random parameters, a trace of its base, and the density of the draw."""
+    guide = problem.guide(pp.Exact(), permute=False, init_scale=0.7)
+    guide(*problem.args)
+    particles = pyro.plate("particles", num_particles, dim=-2) if num_particles else None
+    with poutine.trace() as tracer:
+        (particles(guide) if particles else guide)(*problem.args)
+    density = FactorizedDensity.from_sites(tracer.trace.nodes, guide.symmetry)
+    if num_particles:
+        density = _flatten_batch(density)
+    return guide, tracer.trace, density
+
+
+def _flatten_batch(density):
+    num, rank = density.batch_shape.numel(), density.symmetry.site_rank
+    values = {s: v.reshape(num, *v.shape[v.dim() - rank(s) :]) for s, v in density.values.items()}
+    return replace(density, values=values, batch_shape=torch.Size([num]))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_exact_trace_density_is_the_brute_force_average(problem):
+    guide, trace, density = draw(problem)
+    log_q_symmetrized = brute_force_log_q_symmetrized(
+        guide.symmetry, density.locs, density.scales, density.values
+    )
+    log_q = sum(
+        Normal(density.locs[s], density.scales[s]).log_prob(density.values[s]).sum()
+        for s in density.values
+    )
+    ratio = trace.nodes["log_ratio_symmetrized"]["fn"].log_factor
+    torch.testing.assert_close(ratio, log_q_symmetrized - log_q, rtol=0, atol=1e-8)
+    others = [
+        node["log_prob_sum"]
+        for name, node in _with_log_probs(trace).nodes.items()
+        if node["type"] == "sample" and not _belongs_to(name, guide.symmetry.sites)
+    ]
+    jacobians = sum(trace.nodes[s]["log_prob_sum"] for s in guide.symmetry.sites)
+    total = trace.log_prob_sum() - sum(others) - jacobians
+    torch.testing.assert_close(total, log_q_symmetrized, rtol=0, atol=1e-8)
+
+
+def _with_log_probs(trace):
+    trace.compute_log_prob()
+    return trace
+
+
+def _belongs_to(name, sites):
+    return name == "log_ratio_symmetrized" or name.removesuffix("_unconstrained") in sites
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe()], ids=["Exact", "Bethe"])
+def test_particles_have_the_density_that_each_has_alone(problem, estimator):
+    _, _, density = draw(problem, num_particles=3)
+    together = estimator.log_ratio(density)
+    assert together.shape == (3,)
+    for particle in range(3):
+        values = {site: value[particle] for site, value in density.values.items()}
+        alone = FactorizedDensity(
+            density.symmetry, values, density.locs, density.scales, torch.Size()
+        )
+        torch.testing.assert_close(estimator.log_ratio(alone), together[particle])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_log_ratio_of_permutations_is_the_change_of_the_density(problem):
+    guide, _, density = draw(problem)
+    g = guide.symmetry.sample((5,))
+    moved = guide.symmetry.apply(g, density.values)
+
+    def log_q(values):
+        total = 0.0
+        for site, value in values.items():
+            log_prob = Normal(density.locs[site], density.scales[site]).log_prob(value)
+            total = total + log_prob.sum(tuple(range(-guide.symmetry.site_rank(site), 0)))
+        return total
+
+    expected = log_q(moved) - log_q(density.values)
+    torch.testing.assert_close(density.log_ratio(g), expected)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_uniform_estimators_bracket_exact_and_meet_it(problem):
+    _, _, density = draw(problem, num_particles=400)
+    exact = -pp.Exact().log_ratio(density)
+
+    def gap(estimator):
+        difference = -estimator.log_ratio(density) - exact
+        return difference.mean().item(), difference.std().item() / 400**0.5
+
+    info_nce, error = gap(pp.InfoNCE(8))
+    assert info_nce <= 4 * error
+    leave_one_out, error = gap(pp.LeaveOneOut(8))
+    assert leave_one_out >= -4 * error
+    for estimator in (pp.InfoNCE(3000), pp.LeaveOneOut(3000)):
+        mean, error = gap(estimator)
+        assert abs(mean) <= 0.05 + 4 * error
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_chain_rule_bounds_exact_from_below(problem):
+    _, _, density = draw(problem, num_particles=400)
+    difference = pp.Bethe().log_ratio(density) - pp.Exact().log_ratio(density)
+    error = difference.std().item() / 400**0.5
+    assert difference.mean().item() >= -4 * error - 1e-9
+    if len(density.symmetry.spec) == 1 and not coupled_sites(density.symmetry):
+        torch.testing.assert_close(difference, torch.zeros(400), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe(), pp.InfoNCE(4)], ids=str)
+def test_gradient_matches_finite_differences(estimator):
+    problem = one_hidden_layer(3)
+    _, _, density = draw(problem)
+    leaves = [
+        density.values["w1"].detach(),
+        density.locs["w1"].detach(),
+        density.scales["w1"].detach(),
+    ]
+
+    def log_ratio(value, loc, scale):
+        torch.manual_seed(0)
+        changed = FactorizedDensity(
+            density.symmetry,
+            density.values | {"w1": value},
+            density.locs | {"w1": loc},
+            density.scales | {"w1": scale},
+            torch.Size(),
+        )
+        return estimator.log_ratio(changed)
+
+    assert torch.autograd.gradcheck(log_ratio, [leaf.requires_grad_() for leaf in leaves])
+
+
+def test_exact_refuses_large_groups_and_names_them():
+    _, _, density = draw(two_hidden_layers(8, 3))
+    assert torch.isfinite(pp.Exact().log_ratio(density))
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match=r"40320 elements of the groups .*second.*Bethe"):
+        draw(two_hidden_layers(8, 8))
+
+
+def test_single_precision_agrees_with_double_at_small_scales():
+    _, _, density = draw(one_hidden_layer(6))
+    double = {site: 1e-3 * scale for site, scale in density.scales.items()}
+    single = FactorizedDensity(
+        density.symmetry,
+        {site: density.locs[site].float() for site in density.locs},
+        {site: loc.float() for site, loc in density.locs.items()},
+        {site: scale.float() for site, scale in double.items()},
+        torch.Size(),
+    )
+    exact = FactorizedDensity(density.symmetry, density.locs, density.locs, double, torch.Size())
+    torch.testing.assert_close(
+        pp.Exact().log_ratio(single).double(), pp.Exact().log_ratio(exact), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("estimator", [pp.InfoNCE, pp.LeaveOneOut])
+@pytest.mark.parametrize("number", [0, -1, 2.5])
+def test_estimators_refuse_bad_counts(estimator, number):
+    with pytest.raises(ValueError, match="num_permutations must be a positive int"):
+        estimator(number)
