@@ -1,0 +1,47 @@
+"""Permutation-invariant variational posteriors for Bayesian neural networks in Pyro."""
+
+from pyro_perm._version import __version__
+from pyro_perm.elbo import TraceSymmetrized_ELBO
+from pyro_perm.estimators import (
+    AnnealedImportanceSampled,
+    Bethe,
+    Exact,
+    ImportanceSampled,
+    InfoNCE,
+    LeaveOneOut,
+    SampledChainRule,
+)
+from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.initialization import init_to_fan_in
+from pyro_perm.posterior import (
+    MutualInformation,
+    SymmetrizedELBO,
+    mutual_information,
+    symmetrized_elbo,
+)
+from pyro_perm.symmetry import (
+    Axis,
+    PermutationSymmetry,
+    SymmetryVerificationError,
+)
+
+__all__ = [
+    "AnnealedImportanceSampled",
+    "AutoSymmetrized",
+    "Axis",
+    "Bethe",
+    "Exact",
+    "ImportanceSampled",
+    "InfoNCE",
+    "LeaveOneOut",
+    "MutualInformation",
+    "PermutationSymmetry",
+    "SampledChainRule",
+    "SymmetrizedELBO",
+    "SymmetryVerificationError",
+    "TraceSymmetrized_ELBO",
+    "__version__",
+    "init_to_fan_in",
+    "mutual_information",
+    "symmetrized_elbo",
+]

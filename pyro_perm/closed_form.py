@@ -1,0 +1,71 @@
+r"""Closed-form ``KL(q || p)`` between Normals, inside the traces of a stock loss.
+
+Where guide and prior are Normal, the sampled ``log q(w)`` and ``log p(w)`` of a site are replaced
+by their expectations under ``q``: minus the entropy and minus the cross-entropy. The loss then sums
+a KL divergence without Monte Carlo noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.distributions.util import scale_and_mask, sum_rightmost
+from torch import Tensor
+
+from pyro_perm.estimators.density import as_normal, base_site
+from pyro_perm.symmetrization import LOG_RATIO_SITE, permute_site, traced_permutations
+
+
+def use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
+    """Replace log-probabilities by their expectations wherever guide and prior are Normal.
+
+    Sites are left to Monte Carlo where one of the two is not Normal, and all of them if the guide
+    draws sites in another order than the model: its sites may then depend on each other.
+
+    :param model_trace: trace of the model with log-probabilities computed; changed in place.
+    :param guide_trace: trace of the guide with score parts computed; changed in place.
+    """
+    latent = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
+    if latent != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
+        return
+    for name in latent:
+        prior: Any = model_trace.nodes[name]
+        guide: Any = base_site(guide_trace.nodes, name)
+        p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
+        if p is None or q is None or not guide["fn"].has_rsample:
+            continue
+        loc, scale = _where_the_model_met_it(guide_trace, name, q)
+        cross_entropy = _cross_entropy(loc, scale, p)
+        entropy = q.entropy()
+        _set_log_prob(prior, sum_rightmost(-cross_entropy, prior["fn"].event_dim))
+        _set_log_prob(guide, sum_rightmost(-entropy, guide["fn"].event_dim))
+        guide["score_parts"] = guide["score_parts"]._replace(
+            log_prob=guide["log_prob"], entropy_term=guide["log_prob"]
+        )
+
+
+def _where_the_model_met_it(guide_trace: Any, name: str, q: dist.Normal) -> tuple[Tensor, Tensor]:
+    """Loc and scale, permuted as the sample was."""
+    if LOG_RATIO_SITE not in guide_trace.nodes:
+        return q.loc, q.scale
+    symmetry, _ = guide_trace.nodes[LOG_RATIO_SITE]["infer"]["symmetrization"]
+    permutations = traced_permutations(guide_trace, symmetry)
+    if not permutations or name not in symmetry.sites:
+        return q.loc, q.scale
+    loc, scale = (permute_site(symmetry, permutations, name, t) for t in (q.loc, q.scale))
+    return loc, scale
+
+
+def _cross_entropy(loc: Tensor, scale: Tensor, p: dist.Normal) -> Tensor:
+    """``-E[log p(x)]`` for ``x ~ N(loc, scale)``, entry by entry."""
+    squares = (scale.square() + (loc - p.loc).square()) / p.scale.square()
+    cross_entropy: Tensor = 0.5 * squares + p.scale.log() + 0.5 * math.log(2 * math.pi)
+    return cross_entropy
+
+
+def _set_log_prob(site: Any, log_prob: Tensor) -> None:
+    site["unscaled_log_prob"] = log_prob
+    site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
+    site["log_prob_sum"] = site["log_prob"].sum()

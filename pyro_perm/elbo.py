@@ -1,0 +1,121 @@
+"""An ELBO whose KL term is in closed form where it exists, and corrected for symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+
+from pyro_perm.closed_form import use_closed_form_kl
+from pyro_perm.estimators import Estimator
+from pyro_perm.symmetrization import (
+    LOG_RATIO_SITE,
+    SymmetrizeMessenger,
+    add_log_ratio,
+    as_estimator,
+    as_symmetry,
+    verified_symmetry,
+    warn_if_coinciding,
+)
+from pyro_perm.symmetry import PermutationSymmetry
+
+Program = Callable[..., Any]
+
+
+class TraceSymmetrized_ELBO(Trace_ELBO):
+    r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)`` (Gelberg et al. 2024, Section 4).
+
+    ``KL(q || p)`` is in closed form at sites where guide and prior are Normal, and a Monte Carlo
+    estimate elsewhere; ``I(g; w)`` comes from the estimator. Usage::
+
+        SVI(model, AutoSymmetrized(AutoNormal(model)), optim, loss=TraceSymmetrized_ELBO())
+        SVI(model, AutoNormal(model), optim, loss=TraceSymmetrized_ELBO(symmetry=symmetry))
+
+    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once.
+
+    :param symmetry: the permutation group of the model, for guides that are not symmetrized; None
+        discovers it at the first call. It is verified at the first call for each model.
+    :param estimator: how ``log q^G`` is estimated, for guides that are not symmetrized.
+    :param num_particles: number of samples of the guide.
+    :param max_plate_nesting: see :class:`~pyro.infer.ELBO`.
+    :param vectorize_particles: see :class:`~pyro.infer.ELBO`.
+    :param kwargs: the other parameters of :class:`~pyro.infer.ELBO`.
+    :raises TypeError: for guides that are effect handlers (``AutoMessenger``).
+    :raises ValueError: if the symmetry does not fit the model, or contradicts the guide's.
+    """
+
+    def __init__(
+        self,
+        *,
+        symmetry: PermutationSymmetry | None = None,
+        estimator: Estimator | None = None,
+        num_particles: int = 1,
+        max_plate_nesting: float = float("inf"),
+        vectorize_particles: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+            **kwargs,
+        )
+        self.symmetry = as_symmetry(symmetry)
+        self.estimator = None if estimator is None else as_estimator(estimator)
+        self._verified_on: Program | None = None
+        self._verified: PermutationSymmetry | None = None
+
+    def _get_traces(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> Iterator[tuple[Any, Any]]:
+        if isinstance(poutine.unwrap(guide), Messenger):
+            raise TypeError(
+                f"cannot symmetrize {type(poutine.unwrap(guide)).__name__}: it draws each site "
+                "where the model asks for it, so the likelihood would cancel; use AutoNormal"
+            )
+        yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        use_closed_form_kl(model_trace, guide_trace)
+        return model_trace, guide_trace
+
+    def _corrected(self, model: Program, guide: Program) -> Program:
+        """The guide, with the correction in its trace unless it has one already."""
+
+        def corrected(*args: Any, **kwargs: Any) -> Any:
+            with SymmetrizeMessenger() as base:
+                result = guide(*args, **kwargs)
+            if LOG_RATIO_SITE in base.sites:
+                self._require_consistent(base.sites[LOG_RATIO_SITE])
+            elif poutine.get_mask() is not False:
+                symmetry = self._symmetry_of(model, base.sites, args, kwargs)
+                add_log_ratio(base.sites, symmetry, as_estimator(self.estimator))
+            return result
+
+        return corrected
+
+    def _symmetry_of(
+        self, model: Program, sites: Any, args: Any, kwargs: Any
+    ) -> PermutationSymmetry:
+        if self._verified is None or self._verified_on != model:
+            self._verified = verified_symmetry(self.symmetry, model, args, kwargs)
+            self._verified_on = model
+            warn_if_coinciding(sites, self._verified)
+        return self._verified
+
+    def _require_consistent(self, site: Any) -> None:
+        symmetry, estimator = site["infer"]["symmetrization"]
+        if self.symmetry is not None and self.symmetry.spec != symmetry.spec:
+            raise ValueError(
+                "the guide is symmetrized over another symmetry than the loss was given:\n"
+                f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="
+            )
+        if self.estimator is not None and self.estimator != estimator:
+            raise ValueError(
+                f"the guide is symmetrized with {estimator}, but the loss was given "
+                f"{self.estimator}; leave out the loss's estimator="
+            )

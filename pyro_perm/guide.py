@@ -1,0 +1,138 @@
+"""A guide that symmetrizes any factorized Gaussian guide over a model's permutation group."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoLaplaceApproximation
+from pyro.infer.autoguide.effect import AutoMessenger
+from torch import Tensor
+
+from pyro_perm.estimators import Estimator
+from pyro_perm.symmetrization import (
+    SymmetrizeMessenger,
+    add_log_ratio,
+    as_estimator,
+    as_symmetry,
+    sample_permutations,
+    verified_symmetry,
+    warn_if_coinciding,
+)
+from pyro_perm.symmetry import PermutationSymmetry
+
+
+class AutoSymmetrized(AutoGuide):
+    r"""The base guide, symmetrized: ``q^G(w) = 1/|G| sum_g q(g^-1 w)``.
+
+    A draw is one of ``q``, its units permuted at random. The density of a trace is ``log q^G`` as
+    the estimator has it, so that ``ELBO(q^G) = ELBO(q) + I(g; w)`` under every Pyro loss (Gelberg
+    et al. 2024, Theorem 4.1). The parameters are those of the base guide. Usage::
+
+        guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=init_to_fan_in))
+        svi = SVI(model, guide, optim, Trace_ELBO())
+
+    :param base: an :class:`~pyro.infer.autoguide.AutoNormal`, trained or new, or another autoguide
+        that draws the symmetric sites from Normals, independent of each other and of all other
+        sites. It becomes part of this guide.
+    :param symmetry: the permutation group of the model; None discovers it at the first call. It is
+        verified numerically at the first call in either case.
+    :param estimator: how ``log q^G`` is estimated.
+    :param permute: whether draws are permuted. Training may go without, since the model does not
+        change under the group; the traced density is ``log q^G`` in either case.
+    :raises TypeError: if the base guide is of a kind that cannot be symmetrized; says why.
+    """
+
+    def __init__(
+        self,
+        base: AutoGuide,
+        symmetry: PermutationSymmetry | None = None,
+        *,
+        estimator: Estimator | None = None,
+        permute: bool = True,
+    ) -> None:
+        _require_symmetrizable(base)
+        super().__init__(base.model, create_plates=base.create_plates)
+        base.create_plates = None
+        # Assigning the attribute would refuse a base that has already run.
+        torch.nn.Module.add_module(self, "base", base)
+        self._adopt_base()
+        self.symmetry = as_symmetry(symmetry)
+        self.estimator = as_estimator(estimator)
+        self.permute = permute
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw from ``q^G`` and account for its density.
+
+        :returns: site name -> sampled value.
+        :raises ValueError: at the first call, if the symmetry does not fit the model.
+        """
+        first_call = self.prototype_trace is None
+        if first_call:
+            self._setup_prototype(*args, **kwargs)
+        self._adopt_base()
+        self._create_plates(*args, **kwargs)
+        symmetry = self.symmetry
+        assert symmetry is not None
+        permutations = sample_permutations(symmetry, self._device()) if self.permute else {}
+        with SymmetrizeMessenger(symmetry, permutations) as base:
+            result: dict[str, Tensor] = self.base(*args, **kwargs)
+        if first_call:
+            warn_if_coinciding(base.sites, symmetry)
+        add_log_ratio(base.sites, symmetry, self.estimator)
+        return result
+
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Median of the base guide: of one of the equivalent modes, for ``q^G`` has them all."""
+        medians: dict[str, Tensor] = self.base.median(*args, **kwargs)
+        return medians
+
+    def quantiles(
+        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Quantiles of the base guide: of one of the equivalent modes."""
+        values: dict[str, Tensor] = self.base.quantiles(quantiles, *args, **kwargs)
+        return values
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        if self.base.prototype_trace is None:
+            self.base._setup_prototype(*args, **kwargs)
+        # One prototype for both, so that a seed gives the base the same start as it has alone.
+        self.prototype_trace = self.base.prototype_trace
+        self._prototype_frames = self.base._prototype_frames
+
+    def _device(self) -> torch.device | None:
+        # The parts of an AutoGuideList have no parameters before their first call.
+        parameter = next(self.base.parameters(), None)
+        return None if parameter is None else parameter.device
+
+    def _check_prototype(self, part_trace: Any) -> None:
+        """The base guide's prototype is ours: both run the same model."""
+
+    def _adopt_base(self) -> None:
+        # Copying or pickling a guide cuts the links between the original's parts.
+        if self.base.master is None:
+            self.base._update_master(weakref.ref(self))
+
+
+def _require_symmetrizable(base: Any) -> None:
+    if isinstance(base, AutoMessenger):
+        raise TypeError(
+            f"cannot symmetrize {type(base).__name__}: an AutoMessenger draws each site where the "
+            "model asks for it, so the likelihood would cancel from the objective; use AutoNormal"
+        )
+    if isinstance(base, AutoDelta | AutoLaplaceApproximation):
+        raise TypeError(
+            f"cannot symmetrize {type(base).__name__}: a point mass has no density to average over "
+            "permutations; use AutoNormal"
+        )
+    if isinstance(base, AutoSymmetrized):
+        raise TypeError("the base guide is symmetrized already")
+    if not isinstance(base, AutoGuide):
+        raise TypeError(
+            f"base must be an autoguide such as AutoNormal(model), but is a {type(base).__name__}; "
+            "for a guide of your own use TraceSymmetrized_ELBO(symmetry=...)"
+        )

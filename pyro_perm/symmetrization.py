@@ -1,0 +1,199 @@
+"""Run a base guide, permute what it draws, and account for the symmetrized density.
+
+Shared by the guide and the loss. Everything happens in auxiliary sites of the guide's trace: one
+site a group for the permutation, and one factor for ``log q^G(w) - log q(w)``, so that the guide's
+log-probability is that of ``q^G`` whatever the loss.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import InferDict, am_i_wrapped
+from torch import Tensor
+
+from pyro_perm.estimators import Bethe, Estimator
+from pyro_perm.estimators.density import FactorizedDensity, require_coordinatewise
+from pyro_perm.symmetry import PermutationSymmetry, find_symmetry
+from pyro_perm.uniform_permutation import UniformPermutation
+
+LOG_RATIO_SITE = "log_ratio_symmetrized"
+AUXILIARY: InferDict = {"is_auxiliary": True}
+
+
+class SymmetrizeMessenger(Messenger):
+    """Permutes the model sites that a base guide returns, and records the base guide's sites.
+
+    :param symmetry: the symmetry; needed where there are permutations.
+    :param permutations: group -> permutation, shape ``(*batch, n)``; empty to record only.
+    """
+
+    def __init__(
+        self,
+        symmetry: PermutationSymmetry | None = None,
+        permutations: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.symmetry = symmetry
+        self.permutations = permutations or {}
+        self.sites: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn = msg["name"], msg["fn"]
+        if self.symmetry is None or not self.permutations or msg["is_observed"]:
+            return
+        if name not in self.symmetry.sites:
+            return
+        if not isinstance(fn, dist.Delta):
+            # The base samples the model site itself: its density moves to an auxiliary site.
+            value = pyro.sample(f"{name}_unconstrained", fn, infer=AUXILIARY)
+            fn = dist.Delta(value, event_dim=fn.event_dim)
+        moved = permute_site(self.symmetry, self.permutations, name, fn.v)
+        msg["fn"] = dist.Delta(moved, log_density=fn.log_density, event_dim=fn.event_dim)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.sites[msg["name"]] = msg
+
+
+def sample_permutations(
+    symmetry: PermutationSymmetry, device: torch.device | None
+) -> dict[str, Tensor]:
+    """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
+    return {
+        group: pyro.sample(
+            permutation_site(group), UniformPermutation(size, device=device), infer=AUXILIARY
+        )
+        for group, size in symmetry.groups.items()
+    }
+
+
+def traced_permutations(trace: Any, symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+    """The permutations that a guide drew, read off its trace; empty if it drew none."""
+    return {
+        group: trace.nodes[permutation_site(group)]["value"]
+        for group in symmetry.spec
+        if permutation_site(group) in trace.nodes
+    }
+
+
+def permutation_site(group: str) -> str:
+    """Name of the auxiliary site that holds a group's permutation."""
+    return f"{group}_permutation"
+
+
+def permute_site(
+    symmetry: PermutationSymmetry, permutations: Mapping[str, Tensor], site: str, value: Tensor
+) -> Tensor:
+    """Apply permutations that were drawn outside of the model's plates to one site."""
+    plates = symmetry.site_plates(site)
+    if not plates:
+        return symmetry.apply(permutations, {site: value})[site]
+    aligned = {}
+    for group, permutation in permutations.items():
+        batch = permutation.dim() - 1
+        keep = permutation.shape[: max(batch - plates, 0)]
+        aligned[group] = permutation.reshape(*keep, permutation.shape[-1])
+    return symmetry.apply(aligned, {site: value})[site]
+
+
+def add_log_ratio(
+    sites: Mapping[str, Any], symmetry: PermutationSymmetry, estimator: Estimator
+) -> None:
+    """Add the factor ``log q^G(w) - log q(w)`` to the guide's trace.
+
+    :param sites: the base guide's sites, before permutation.
+    :raises FloatingPointError: if the estimate is not finite.
+    """
+    if poutine.get_mask() is False or not am_i_wrapped():
+        return  # Nobody asks for the density.
+    density = FactorizedDensity.from_sites(sites, symmetry)
+    log_ratio = estimator.log_ratio(density)
+    _require_finite(log_ratio, estimator)
+    node = sites[symmetry.sites[0]]
+    batch = log_ratio.shape
+    if batch:
+        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
+        log_ratio = log_ratio.reshape(*batch, *(1,) * plates)
+    factor = dist.Unit(log_ratio.to(node["value"].dtype), has_rsample=True)
+    infer: Any = {**AUXILIARY, "symmetrization": (symmetry, estimator)}
+    pyro.sample(LOG_RATIO_SITE, factor, obs=factor.sample(), infer=infer)
+
+
+def _require_finite(log_ratio: Tensor, estimator: Estimator) -> None:
+    # This waits for the device, as Pyro's validation of distributions does: one switch for both.
+    validate = is_validation_enabled() and not torch._C._get_tracing_state()
+    if validate and not log_ratio.isfinite().all():
+        raise FloatingPointError(
+            f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "
+            "parameters have diverged, or its scales underflowed; try a lower learning rate"
+        )
+
+
+def as_estimator(estimator: Estimator | None) -> Estimator:
+    """The given estimator, or the default.
+
+    :raises TypeError: if it is no estimator.
+    """
+    if estimator is None:
+        return Bethe()
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"estimator must be an Estimator such as Bethe() or InfoNCE(num_permutations=32), but "
+            f"is {estimator!r}"
+        )
+    return estimator
+
+
+def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | None:
+    """The given symmetry, or None to discover it.
+
+    :raises TypeError: if it is neither.
+    """
+    if not isinstance(symmetry, PermutationSymmetry | None):
+        raise TypeError(
+            f"symmetry must be a PermutationSymmetry or None, but is a {type(symmetry).__name__}"
+        )
+    return symmetry
+
+
+def verified_symmetry(
+    symmetry: PermutationSymmetry | None, model: Callable[..., Any], args: Any, kwargs: Any
+) -> PermutationSymmetry:
+    """The given symmetry, or the one found in the model, verified on the model.
+
+    :raises ValueError: if the symmetry does not fit the model, or none is found.
+    :raises TypeError: if a symmetric site's support is not a product of intervals.
+    """
+    if symmetry is None:
+        symmetry = find_symmetry(model, *args, **kwargs)
+    else:
+        symmetry.verify(model, *args, **kwargs)
+    if not symmetry.groups:
+        raise ValueError(
+            "found no permutation symmetry in the model: give it as "
+            "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is"
+        )
+    with poutine.block(), poutine.seed(rng_seed=0):
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
+    require_coordinatewise(trace, symmetry)
+    return symmetry
+
+
+def warn_if_coinciding(sites: Mapping[str, Any], symmetry: PermutationSymmetry) -> None:
+    """Warn where all units of a group have the same factor, a saddle of the objective."""
+    groups = FactorizedDensity.from_sites(sites, symmetry).coinciding_groups()
+    if groups:
+        warnings.warn(
+            f"all units of group {', '.join(map(repr, groups))} have the same variational factor. "
+            "This is a saddle of the symmetrized objective, from which training breaks away only "
+            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in)",
+            stacklevel=2,
+        )

@@ -1,0 +1,46 @@
+"""The auxiliary distribution of the permutation that a symmetrized guide draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class UniformPermutation(TorchDistribution):
+    """A uniformly drawn permutation of ``size`` units, with log-density zero.
+
+    The symmetrized density averages over the permutation, so the site that holds it must not
+    contribute to the density of a trace. It counts as reparametrized: no parameter moves it.
+
+    :param size: number of units ``n``; the event shape is ``(n,)``.
+    :param batch_shape: shape of the particles' batch.
+    :param device: where permutations are drawn.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+    has_rsample = True
+
+    def __init__(
+        self, size: int, batch_shape: Sequence[int] = (), device: torch.device | None = None
+    ) -> None:
+        self.device = device
+        super().__init__(torch.Size(batch_shape), torch.Size([size]), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> UniformPermutation:
+        """The same distribution with another batch shape."""
+        return UniformPermutation(self.event_shape[0], batch_shape, self.device)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw permutations, shape ``(*sample_shape, *batch_shape, n)``."""
+        shape = (*sample_shape, *self.batch_shape, *self.event_shape)
+        return torch.rand(shape, device=self.device).argsort(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, shape ``(*batch)``."""
+        return torch.zeros(value.shape[:-1], device=value.device)
