@@ -30,6 +30,13 @@ class Problem:
     max_plate_nesting: int = 1
     create_plates: Callable | None = field(default=None)
 
+    @property
+    def is_coupled(self) -> bool:
+        """Whether some site is permuted along several of its dimensions."""
+        sites = [site for axes in self.spec.values() for site in axes]
+        repeated = any(isinstance(a, tuple) for axes in self.spec.values() for a in axes.values())
+        return repeated or len(set(sites)) < len(sites)
+
     def symmetry(self) -> pp.PermutationSymmetry:
         return pp.PermutationSymmetry(self.spec)
 

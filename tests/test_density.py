@@ -147,6 +147,24 @@ def test_gradient_matches_finite_differences(estimator):
     assert torch.autograd.gradcheck(log_ratio, [leaf.requires_grad_() for leaf in leaves])
 
 
+@pytest.mark.parametrize("num_particles", [None, 3])
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if not p.is_coupled], ids=str)
+def test_envelope_gradient_is_the_gradient_through_the_exact_sum(problem, num_particles):
+    _, _, density = draw(problem, num_particles)
+    kinds = [
+        {site: tensor.detach().requires_grad_() for site, tensor in kind.items()}
+        for kind in (density.values, density.locs, density.scales)
+    ]
+    density = FactorizedDensity(density.symmetry, *kinds, density.batch_shape)
+    leaves = [tensor for kind in kinds for tensor in kind.values()]
+    found, expected = (
+        torch.autograd.grad(estimator.log_ratio(density).square().sum(), leaves)
+        for estimator in (pp.Bethe(), pp.Exact())
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
 def test_exact_refuses_large_groups_and_names_them():
     _, _, density = draw(two_hidden_layers(8, 3))
     assert torch.isfinite(pp.Exact().log_ratio(density))

@@ -14,14 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_perm.estimators.chain_rule import Term, lower_terms
-from pyro_perm.estimators.density import FactorizedDensity, UnitLayout, Units, unit_pairs
+from pyro_perm.estimators.density import (
+    FactorizedDensity,
+    UnitLayout,
+    Units,
+    centered,
+    unit_pairs,
+)
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.estimators.screening import Screen
 from pyro_perm.permanent import permanent_by_blocks
@@ -77,50 +83,60 @@ class _LogPermanent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
         units = Units(*map(layout.units, _by_kind(tensors)))
-        total = units.values.new_zeros(units.values.shape[:-2], dtype=torch.float64)
-        ctx.layout, ctx.units_shape, ctx.overlapping = layout, units.values.shape, []
-        ctx.save_for_backward(*tensors)
+        batch = units.values.shape[:-2]
+        total = units.values.new_zeros(batch, dtype=torch.float64)
+        ctx.layout, ctx.units, ctx.overlapping = layout, units, []
+        ctx.shapes = [tensor.shape for tensor in tensors]
         for clusters in screen.clusters(units.locs, units.scales):
             within = Units(*(tensor[..., clusters, :] for tensor in units))
-            log_ratio, marginals = permanent_by_blocks(unit_pairs(within))
+            log_ratio, blocks = permanent_by_blocks(unit_pairs(within))
             total += log_ratio.sum(-1)
-            excess = marginals - torch.eye(clusters.shape[-1]).to(marginals)
-            if excess.any():
-                ctx.overlapping.append((clusters, within, excess))
+            for matrix, rows, excess in blocks:
+                particle, cluster = matrix // len(clusters), matrix % len(clusters)
+                ctx.overlapping.append((particle, clusters[cluster.unsqueeze(-1), rows], excess))
         return total
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
         if not ctx.overlapping:
-            return (None,) * (2 + len(tensors))
-        kinds = _by_kind(tensors)
-        grads = [tensors[0].new_zeros(ctx.units_shape) for _ in kinds]
-        for clusters, within, excess in ctx.overlapping:
-            weights = excess * grad_output[..., None, None, None]
-            for grad, part in zip(grads, _gradients(within, weights), strict=True):
-                grad[..., clusters, :] = part.to(grad.dtype)
-        sites = (ctx.layout.scatter(g, kind) for g, kind in zip(grads, kinds, strict=True))
+            return (None,) * (2 + len(ctx.shapes))
+        flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in ctx.units]
+        grads = [torch.zeros_like(tensor) for tensor in flat]
+        for particle, rows, excess in ctx.overlapping:
+            weights = excess * grad_output.flatten()[particle, None, None]
+            # Parameters that all particles share have a batch of one.
+            places = [(particle.clamp_max(len(t) - 1).unsqueeze(-1), rows) for t in flat]
+            within = Units(*(tensor[place] for tensor, place in zip(flat, places, strict=True)))
+            for grad, place, part in zip(grads, places, _gradients(within, weights), strict=True):
+                grad.index_put_(place, part.to(grad.dtype), accumulate=True)
+        sites = (
+            ctx.layout.sites_from(grad.reshape(tensor.shape), shapes)
+            for grad, tensor, shapes in zip(grads, ctx.units, _by_kind(ctx.shapes), strict=True)
+        )
         return None, None, *(grad for kind in sites for grad in kind)
 
 
 def _gradients(units: Units, weights: Tensor) -> Units:
     """Gradients of ``sum_ij R_ij L_ij`` for weights whose rows sum to zero."""
-    values, locs, scales = (tensor.double() for tensor in units)
-    center = locs.mean(-2, keepdim=True)
-    values, locs = values - center, locs - center
+    values, locs, scales = centered(units)
+    weights = weights.to(values.dtype)
     precision = scales.square().reciprocal()
-    mixed = weights @ values
-    mixed_squares = weights @ values.square()
+    entries = values.shape[-1]
+    # Two products instead of four.
+    mixed, mixed_squares = (weights @ torch.cat([values, values.square()], -1)).split(entries, -1)
+    weighted = weights.mT @ torch.cat([precision, precision * locs], -1)
     return Units(
-        values=weights.mT @ (precision * locs) - values * (weights.mT @ precision),
+        values=weighted[..., entries:] - values * weighted[..., :entries],
         locs=precision * mixed,
         scales=(mixed_squares - 2 * locs * mixed) * precision / scales,
     )
 
 
-def _by_kind(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-    """Values, locs and scales of the sites."""
-    num = len(tensors) // 3
-    return tensors[:num], tensors[num : 2 * num], tensors[2 * num :]
+_Kind = TypeVar("_Kind")
+
+
+def _by_kind(items: Sequence[_Kind]) -> tuple[Sequence[_Kind], ...]:
+    """What belongs to the sites' values, locs and scales."""
+    num = len(items) // 3
+    return items[:num], items[num : 2 * num], items[2 * num :]

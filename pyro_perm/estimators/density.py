@@ -24,6 +24,10 @@ from pyro_perm.symmetry import Axis, PermutationSymmetry
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 
+_WORTH_SINGLE_PRECISION = 1_000_000
+_HARMLESS_IN_SINGLE_PRECISION = 3000.0
+
+
 class Units(NamedTuple):
     """Unit-wise view of part of the density, shapes ``(*batch, n, entries of a unit)``."""
 
@@ -68,23 +72,21 @@ class UnitLayout:
         batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 
-    def scatter(self, units: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def sites_from(self, units: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The transpose of :meth:`units`: gradients of the sites from those of the units.
 
         :param units: shape ``(*batch, n, entries of a unit)``.
-        :param tensors: tensors of the shapes wanted, with all of the batch or less.
+        :param shapes: shapes of the sites' tensors, with all of the batch, or less to sum over it.
         """
-        ranks = {position: rank for position, _, rank in self.parts}
-        batch = units.shape[:-2]
-        full = [units.new_zeros(*batch, *t.shape[-ranks[p] :]) for p, t in enumerate(tensors)]
+        totals: dict[int, Tensor] = {}
         start = 0
         for position, axis, rank in self.parts:
-            value = full[position]
-            entries = math.prod(value.shape[-rank:]) // value.shape[axis.dim]
-            stop = start + entries * axis.outer * axis.inner
-            axis.add_units(units[..., start:stop], value, rank)
+            shape = shapes[position][-rank:]
+            stop = start + math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
+            value = axis.from_units(units[..., start:stop], shape)
+            totals[position] = totals[position] + value if position in totals else value
             start = stop
-        return [value.sum_to_size(t.shape) for value, t in zip(full, tensors, strict=True)]
+        return [totals[position].sum_to_size(shape) for position, shape in enumerate(shapes)]
 
 
 @dataclass(frozen=True)
@@ -190,21 +192,35 @@ class FactorizedDensity:
 
 
 def unit_pairs(units: Units) -> Tensor:
-    """Log-density of every unit's values under every unit's factor, by two matrix products.
+    """Log-density of every unit's values under every unit's factor, by one matrix product.
 
-    The squares are expanded around the mean unit, in double precision, since single precision
-    would lose nats to cancellation where scales are small.
-
-    :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``.
+    :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``, double precision.
     """
-    values, locs, scales = (tensor.double() for tensor in units)
-    center = locs.mean(-2, keepdim=True).detach()
-    values, locs = values - center, locs - center
+    values, locs, scales = centered(units)
     precision = scales.square().reciprocal()
     weighted = precision * locs
     constant = (weighted * locs).sum(-1) + 2 * scales.log().sum(-1)
-    squares = precision @ values.square().mT - 2 * weighted @ values.mT
-    return -0.5 * (squares + constant.unsqueeze(-1))
+    squares = (
+        torch.cat([precision, -2 * weighted], -1) @ torch.cat([values.square(), values], -1).mT
+    )
+    return -0.5 * (squares.double() + constant.double().unsqueeze(-1))
+
+
+def centered(units: Units) -> Units:
+    """Units relative to the mean loc, in the precision that their squares need.
+
+    Expanding squares loses what is common to ``w^2``, ``2 w m`` and ``m^2`` to rounding, about
+    ``w^2 / s^2`` times the machine epsilon: nats in single precision where scales are small. Single
+    precision serves only where that is harmless and double precision would cost time.
+    """
+    values, locs, scales = units
+    center = locs.mean(-2, keepdim=True).detach()
+    if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
+        single = Units(values - center, locs - center, scales)
+        if float((single.values / scales).square().sum(-1).max()) < _HARMLESS_IN_SINGLE_PRECISION:
+            return single
+    center = center.double()
+    return Units(values.double() - center, locs.double() - center, scales.double())
 
 
 def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:

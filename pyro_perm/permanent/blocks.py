@@ -14,27 +14,45 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
-from pyro_perm.permanent.bethe import bethe
-from pyro_perm.permanent.exact import log_permanent, permutation_marginals
+from pyro_perm.permanent.exact import forward_backward
 
-AFFORDABLE_COST = 20.0
-"""Pairs that cost more nats than this are left out: a weight of 2e-9 beside the identity's."""
+AFFORDABLE_COST = 16.0
+"""Pairs that cost more nats than this are left out: a weight of 1e-7 beside the identity's."""
 
 # Blocks are padded to these sizes, so that one batch serves several; larger blocks go to Bethe.
 _EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
 
+# Enough for training: the error of the Bethe permanent is of the order of the tolerance's square
+# inside of the polytope, and of the tolerance where a permutation is all but certain.
+_BETHE_SWEEPS, _BETHE_TOLERANCE = 100, 1e-4
+
+
+class Block(NamedTuple):
+    """Blocks of one padded size that interact, each within one matrix of the batch.
+
+    Attributes:
+        matrix: the matrix that each block belongs to, in the flattened batch, shape (b,).
+        rows: its rows, which are its columns too, shape (b, size); padded with 0.
+        excess: marginals minus the identity, shape (b, size, size); zero where padded.
+    """
+
+    matrix: Tensor
+    rows: Tensor
+    excess: Tensor
+
 
 class BlockPermanent(NamedTuple):
-    """Log-permanent relative to the identity's weight, shape (...), and marginals (..., n, n)."""
+    """Log-permanent relative to the identity's weight, shape (...), and where it comes from."""
 
     log_ratio: Tensor
-    marginals: Tensor
+    blocks: list[Block]
 
 
 @torch.no_grad()
@@ -43,7 +61,8 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
 
     Blocks of up to 10 rows are summed exactly; larger ones by the Bethe approximation, which lies
     below the permanent by at most ``n/2 log 2`` nats, in practice about ``1/2 log(2 pi n / e)``
-    where all entries are equal and nothing where rows are apart.
+    where all entries are equal and nothing where rows are apart. Outside of the blocks the marginals
+    are the identity.
 
     :param log_matrix: log weights with a finite diagonal, shape (..., n, n).
     :raises ValueError: if the matrices are not square.
@@ -53,14 +72,13 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     ratios = log_matrix.double() - log_matrix.diagonal(dim1=-2, dim2=-1).double().unsqueeze(-2)
     ratios = ratios.reshape(log_matrix.shape[:-2].numel(), size, size)
     log_ratio = ratios.new_zeros(len(ratios))
-    marginals = torch.eye(size, dtype=ratios.dtype, device=ratios.device).repeat(len(ratios), 1, 1)
-    for batch, rows in _blocks(ratios):
-        value, marginal = _solve(_gather(ratios, batch, rows))
-        log_ratio.index_add_(0, batch, value)
-        _scatter(marginals, batch, rows, marginal)
-    return BlockPermanent(
-        log_ratio.reshape(log_matrix.shape[:-2]), marginals.reshape(log_matrix.shape)
-    )
+    blocks = []
+    for matrix, rows in _blocks(ratios):
+        value, marginals = _solve(_gather(ratios, matrix, rows))
+        log_ratio.index_add_(0, matrix, value)
+        marginals.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+        blocks.append(Block(matrix, rows.clamp_min(0), marginals))
+    return BlockPermanent(log_ratio.reshape(log_matrix.shape[:-2]), blocks)
 
 
 def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -69,36 +87,37 @@ def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
     :returns: pairs of the matrix that each block belongs to, shape (b,), and its rows, shape
         (b, size), padded with -1.
     """
-    num, size = ratios.shape[:2]
     affordable = (ratios > -AFFORDABLE_COST).cpu().numpy()
-    affordable[:, range(size), range(size)] = False
+    affordable[:, range(ratios.shape[-1]), range(ratios.shape[-1])] = False
     involved = affordable.any(1) & affordable.any(2)
-    nodes = involved.ravel().nonzero()[0]
-    counts = involved.sum(1)
-    if counts.max(initial=0) <= _ENUMERATED_SIZE:
-        # Few enough to be one block a matrix, connected or not.
-        parts = np.split(nodes, counts.cumsum()[:-1])
-    else:
-        matrix, row, column = (affordable & involved[:, None] & involved[:, :, None]).nonzero()
-        edges = (np.ones(len(row)), (matrix * size + row, matrix * size + column))
-        graph = coo_array(edges, shape=(num * size,) * 2)
-        _, labels = connected_components(graph, directed=True, connection="strong")
-        order = nodes[labels[nodes].argsort(kind="stable")]
-        parts = np.split(order, np.diff(labels[order]).nonzero()[0] + 1)
-    by_size: dict[int, list[np.ndarray]] = {}
-    for part in parts:
-        if len(part) > 1:
-            padded = next((s for s in _EXACT_SIZES if s >= len(part)), len(part))
+    by_size: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for matrix in involved.any(1).nonzero()[0]:
+        nodes = involved[matrix].nonzero()[0]
+        for part in _components(affordable[matrix][nodes][:, nodes]):
+            padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
             rows = np.full(padded, -1)
-            rows[: len(part)] = part
-            by_size.setdefault(padded, []).append(rows)
-    return [_split(torch.from_numpy(np.stack(same)), size, ratios) for same in by_size.values()]
+            rows[: len(part)] = nodes[part]
+            by_size.setdefault(padded, []).append((matrix, rows))
+    return [
+        tuple(
+            torch.from_numpy(np.stack(each)).to(ratios.device) for each in zip(*same, strict=True)
+        )
+        for same in by_size.values()
+    ]
 
 
-def _split(nodes: Tensor, size: int, ratios: Tensor) -> tuple[Tensor, Tensor]:
-    batch = nodes[:, 0] // size
-    rows = torch.where(nodes < 0, -1, nodes % size)
-    return batch.to(ratios.device), rows.to(ratios.device)
+def _components(affordable: np.ndarray) -> list[np.ndarray]:
+    """Strongly connected components of at least two nodes."""
+    everything = np.arange(len(affordable))
+    if len(affordable) <= _ENUMERATED_SIZE:
+        return [everything]  # Few enough to be one block, connected or not.
+    linked = affordable | np.eye(len(affordable), dtype=bool)
+    if (linked.all(0) & linked.all(1)).any():
+        return [everything]  # One node goes with all others.
+    _, labels = connected_components(csr_array(affordable), directed=True, connection="strong")
+    order = labels.argsort(kind="stable")
+    parts = np.split(order, np.diff(labels[order]).nonzero()[0] + 1)
+    return [part for part in parts if len(part) > 1]
 
 
 def _gather(ratios: Tensor, batch: Tensor, rows: Tensor) -> Tensor:
@@ -114,9 +133,9 @@ def _solve(block: Tensor) -> tuple[Tensor, Tensor]:
     if size <= _ENUMERATED_SIZE:
         return _enumerate(block)
     if size <= _EXACT_SIZES[-1]:
-        return log_permanent(block), permutation_marginals(block)
-    result = bethe(block)
-    return result.log_permanent, result.marginals
+        return forward_backward(block)
+    beliefs = propagate(block, _BETHE_SWEEPS, _BETHE_TOLERANCE)
+    return beliefs.log_permanent, beliefs.marginals
 
 
 def _enumerate(block: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,9 +151,3 @@ def _enumerate(block: Tensor) -> tuple[Tensor, Tensor]:
 def _permutation_matrices(size: int) -> Tensor:
     """All permutation matrices, flattened, shape (size!, size * size)."""
     return torch.eye(size)[torch.tensor(list(permutations(range(size))))].flatten(-2)
-
-
-def _scatter(marginals: Tensor, batch: Tensor, rows: Tensor, block: Tensor) -> None:
-    kept = (rows >= 0)[:, :, None] & (rows >= 0)[:, None, :]
-    which, i, j = kept.nonzero(as_tuple=True)
-    marginals[batch[which], rows[which, i], rows[which, j]] = block[which, i, j]

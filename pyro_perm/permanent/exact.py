@@ -52,7 +52,7 @@ def permutation_marginals(log_matrix: Tensor) -> Tensor:
     :raises ValueError: if the matrices are not square, or larger than 20 by 20.
     """
     _check_size(log_matrix)
-    return _marginals(log_matrix.detach().double()).to(log_matrix.dtype)
+    return forward_backward(log_matrix.detach().double())[1].to(log_matrix.dtype)
 
 
 # An operator, so that torch.jit.trace records one node and not the sizes of its example.
@@ -119,8 +119,11 @@ def _extensions(log_row: Tensor, layer: Tensor, table: tuple[Tensor, Tensor]) ->
     return terms.view(layer.shape[:-1] + members.shape)
 
 
-def _marginals(weights: Tensor) -> Tensor:
-    """P by the forward-backward recursion."""
+def forward_backward(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-permanent and marginals by recursion from both ends.
+
+    :param weights: log weights, float64, shape (..., n, n).
+    """
     prefixes = _prefix_sums(weights)
     # Rows taken from the last one up and complementary subsets turn F into B; in ascending
     # binary order the complements come in exactly the reverse order.
@@ -133,4 +136,4 @@ def _marginals(weights: Tensor) -> Tensor:
         log_joint += (suffixes[row + 1] - total)[..., None, :]
         members, _ = table
         marginals[..., row, :].index_add_(-1, members.flatten(), log_joint.exp().flatten(-2))
-    return marginals
+    return prefixes[-1][..., 0], marginals

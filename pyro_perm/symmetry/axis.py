@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,22 +136,23 @@ class Axis:
             value = value.index_select(self.dim, table)
         return self._units_first(value, rank).flatten(value.dim() - rank + 1)
 
-    def add_units(self, units: Tensor, value: Tensor, rank: int) -> None:
-        """Add to a site's tensor, in place, what belongs to each unit: the transpose of `units`.
+    def from_units(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        """The transpose of :meth:`units`: a site's tensor from what belongs to each unit.
 
         :param units: shape ``(*batch, size, entries of a unit)``.
-        :param value: contiguous, shape ``(*batch, *site shape)``; changed in place.
-        :param rank: number of dimensions of the site's shape.
+        :param shape: shape of the site.
+        :returns: shape ``(*batch, *shape)``, zero at coordinates that the group does not permute.
         """
+        batch, dim = units.dim() - 2, len(shape) + self.dim
+        permuted = self.outer * self.inner * units.shape[-2]
+        right = (*shape[:dim], self.outer, self.inner, *shape[dim + 1 :])
+        value = units.reshape(*units.shape[:-1], *right).movedim(batch, batch + dim + 1)
+        value = value.reshape(*units.shape[:-2], *shape[:dim], permuted, *shape[dim + 1 :])
         if self.index is None:
-            view = self._units_first(value, rank)
-            view += units.reshape(view.shape)
-            return
-        table = self._coordinates(value.shape[self.dim], value.device)
-        permuted = torch.zeros_like(value.index_select(self.dim, table))
-        view = self._units_first(permuted, rank)
-        view += units.reshape(view.shape)
-        value.index_add_(self.dim, table, permuted)
+            return value
+        table = self._coordinates(shape[dim], units.device)
+        full = value.new_zeros(*units.shape[:-2], *shape)
+        return full.index_copy(self.dim, table, value)
 
     def _units_first(self, value: Tensor, rank: int) -> Tensor:
         """A view with the units as first dimension behind the batch."""

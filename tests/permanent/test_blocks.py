@@ -1,6 +1,7 @@
 """Block-wise permanents agree with whole ones wherever the blocks are small enough to be exact."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -18,6 +19,16 @@ def units(n, entries, spread, seed):
     return -0.5 * (values - locs.unsqueeze(-2)).square().sum(-1)
 
 
+def dense_marginals(result, shape):
+    """The marginals of the whole matrices: the identity outside of the blocks."""
+    size = shape[-1]
+    marginals = torch.eye(size).repeat(math.prod(shape[:-2]), 1, 1)
+    for matrix, rows, excess in result.blocks:
+        places = (matrix[:, None, None], rows[:, :, None], rows[:, None, :])
+        marginals.index_put_(places, excess, accumulate=True)
+    return marginals.reshape(shape)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(1, 10),
@@ -30,7 +41,8 @@ def test_small_matrices_are_exact(n, entries, spread, seed):
     result = permanent_by_blocks(matrix)
     expected = log_permanent(matrix) - matrix.trace()
     torch.testing.assert_close(result.log_ratio, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(result.marginals, permutation_marginals(matrix), rtol=0, atol=1e-6)
+    marginals = dense_marginals(result, matrix.shape)
+    torch.testing.assert_close(marginals, permutation_marginals(matrix), rtol=0, atol=1e-6)
 
 
 def test_separate_blocks_multiply():
@@ -46,7 +58,8 @@ def test_large_block_is_the_bethe_permanent():
     matrix = units(30, 2, 0.3, 0)
     result, whole = permanent_by_blocks(matrix), bethe(matrix)
     torch.testing.assert_close(result.log_ratio, whole.log_permanent - matrix.trace())
-    torch.testing.assert_close(result.marginals, whole.marginals)
+    marginals = dense_marginals(result, matrix.shape)
+    torch.testing.assert_close(marginals, whole.marginals, rtol=0, atol=1e-4)
 
 
 def test_a_cycle_binds_units_though_no_swap_is_affordable():
@@ -55,7 +68,8 @@ def test_a_cycle_binds_units_though_no_swap_is_affordable():
         matrix[i, j] = 0.0
     result = permanent_by_blocks(matrix)
     torch.testing.assert_close(result.log_ratio, torch.tensor(2.0).log())
-    torch.testing.assert_close(result.marginals[0, :3], torch.tensor([0.5, 0.5, 0.0]))
+    marginals = dense_marginals(result, matrix.shape)
+    torch.testing.assert_close(marginals[0, :3], torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", list(itertools.combinations((2, 4, 6, 8, 11, 30), 2)))
@@ -65,19 +79,21 @@ def test_batches_are_solved_one_by_one(sizes):
         overlapping = units(size, 2, 0.3, seed)
         apart = units(40 - size, 2, 500.0, seed)
         matrices.append(torch.block_diag(overlapping + 1e6, apart + 1e6) - 1e6)
-    batch = permanent_by_blocks(torch.stack(matrices))
-    for matrix, log_ratio, marginals in zip(matrices, *batch, strict=True):
+    stacked = torch.stack(matrices)
+    batch = permanent_by_blocks(stacked)
+    marginals = dense_marginals(batch, stacked.shape)
+    for matrix, log_ratio, mine in zip(matrices, batch.log_ratio, marginals, strict=True):
         alone = permanent_by_blocks(matrix)
         torch.testing.assert_close(log_ratio, alone.log_ratio)
-        torch.testing.assert_close(marginals, alone.marginals)
+        torch.testing.assert_close(mine, dense_marginals(alone, matrix.shape))
 
 
 def test_marginals_are_doubly_stochastic_and_certain_where_units_are_apart():
     matrix = torch.block_diag(units(15, 2, 0.5, 0) + 1e6, units(5, 2, 500.0, 1) + 1e6) - 1e6
-    marginals = permanent_by_blocks(matrix).marginals
+    marginals = dense_marginals(permanent_by_blocks(matrix), matrix.shape)
     ones = torch.ones(20)
-    torch.testing.assert_close(marginals.sum(0), ones, rtol=0, atol=1e-5)
-    torch.testing.assert_close(marginals.sum(1), ones, rtol=0, atol=1e-5)
+    torch.testing.assert_close(marginals.sum(0), ones, rtol=0, atol=1e-4)
+    torch.testing.assert_close(marginals.sum(1), ones, rtol=0, atol=1e-4)
     torch.testing.assert_close(marginals[15:, 15:], torch.eye(5))
 
 
@@ -85,4 +101,4 @@ def test_marginals_are_doubly_stochastic_and_certain_where_units_are_apart():
 def test_nothing_to_permute(n):
     result = permanent_by_blocks(torch.randn(3, n, n))
     assert result.log_ratio.tolist() == [0.0, 0.0, 0.0]
-    assert result.marginals.shape == (3, n, n)
+    assert result.blocks == []
