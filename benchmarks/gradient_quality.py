@@ -1,4 +1,4 @@
-"""Gradients of the estimators of ``log q^G(w)`` against the exact one, from overlapping to separate.
+"""Gradients of the estimators of ``log q^G(w)`` against the exact one.
 
 One layer of 14 units with 5 entries each, scales 0.5, and locs drawn from ``N(0, spread^2)``; many
 draws of ``w`` in double precision. Printed are the estimate of I, and the cosine and the relative

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from torch import Tensor
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[int, int]]:
     """``(units, inputs)`` of each layer."""
     sizes = [inputs, *hidden, outputs]
-    return [(after, before) for before, after in zip(sizes, sizes[1:], strict=False)]
+    return [(after, before) for before, after in pairwise(sizes)]
 
 
 def outputs_of(x: Tensor, inputs: int, hidden: Sequence[int], outputs: int) -> Tensor:

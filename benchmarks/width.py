@@ -1,9 +1,9 @@
 """Time and peak memory of one evaluation and gradient of the correction, against width.
 
-Bethe beside InfoNCE with 32 permutations evaluated naively: the density of all weights, once for each
-permutation. Layers with 64 inputs and 10 outputs, units apart as at a fan-in start, or half of them
-switched off (equal to the prior). Each measurement runs in a process of its own, so that its peak
-memory is its own. Run ``python benchmarks/width.py``.
+Bethe beside InfoNCE with 32 permutations evaluated naively: the density of all weights, once for
+each permutation. Layers with 64 inputs and 10 outputs, units apart as at a fan-in start, or half
+of them switched off (equal to the prior). Each measurement runs in a process of its own, so that
+its peak memory is its own. Run ``python benchmarks/width.py``.
 """
 
 from __future__ import annotations

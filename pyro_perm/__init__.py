@@ -5,6 +5,7 @@ from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import (
     AnnealedImportanceSampled,
     Bethe,
+    Estimator,
     Exact,
     ImportanceSampled,
     InfoNCE,
@@ -19,10 +20,13 @@ from pyro_perm.posterior import (
     mutual_information,
     symmetrized_elbo,
 )
+from pyro_perm.posterior.arviz import to_arviz
 from pyro_perm.symmetry import (
     Axis,
     PermutationSymmetry,
     SymmetryVerificationError,
+    find_symmetry,
+    register_axis_rule,
 )
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "AutoSymmetrized",
     "Axis",
     "Bethe",
+    "Estimator",
     "Exact",
     "ImportanceSampled",
     "InfoNCE",
@@ -41,7 +46,10 @@ __all__ = [
     "SymmetryVerificationError",
     "TraceSymmetrized_ELBO",
     "__version__",
+    "find_symmetry",
     "init_to_fan_in",
     "mutual_information",
+    "register_axis_rule",
     "symmetrized_elbo",
+    "to_arviz",
 ]

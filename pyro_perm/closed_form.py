@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro.distributions as dist
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 
@@ -46,7 +45,9 @@ def use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
         )
 
 
-def _where_the_model_met_it(guide_trace: Any, name: str, q: dist.Normal) -> tuple[Tensor, Tensor]:
+def _where_the_model_met_it(
+    guide_trace: Any, name: str, q: torch.distributions.Normal
+) -> tuple[Tensor, Tensor]:
     """Loc and scale, permuted as the sample was."""
     if LOG_RATIO_SITE not in guide_trace.nodes:
         return q.loc, q.scale
@@ -58,7 +59,7 @@ def _where_the_model_met_it(guide_trace: Any, name: str, q: dist.Normal) -> tupl
     return loc, scale
 
 
-def _cross_entropy(loc: Tensor, scale: Tensor, p: dist.Normal) -> Tensor:
+def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) -> Tensor:
     """``-E[log p(x)]`` for ``x ~ N(loc, scale)``, entry by entry."""
     squares = (scale.square() + (loc - p.loc).square()) / p.scale.square()
     cross_entropy: Tensor = 0.5 * squares + p.scale.log() + 0.5 * math.log(2 * math.pi)

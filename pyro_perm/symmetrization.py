@@ -177,9 +177,11 @@ def verified_symmetry(
     else:
         symmetry.verify(model, *args, **kwargs)
     if not symmetry.groups:
+        reasons = "".join(f"\n  {reason}" for reason in symmetry.reasons.values())
         raise ValueError(
             "found no permutation symmetry in the model: give it as "
-            "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is"
+            "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
+            + reasons
         )
     with poutine.block(), poutine.seed(rng_seed=0):
         trace = poutine.trace(model).get_trace(*args, **kwargs)

@@ -28,7 +28,6 @@ from pyro_perm.estimators.rescaled_sampling import sample_rescaled
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 _SWEEPS = 10
-_PILOT_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class AnnealedImportanceSampled(Estimator):
     @torch.no_grad()
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
-        path = _best_path(density, min(_PILOT_STEPS, self.num_steps))
+        path = _best_path(density, (self.num_steps + 1) // 2)
         forward = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)
         among = [log_mean(torch.cat([weight.unsqueeze(0), forward])) for weight in reverse]
@@ -104,7 +103,7 @@ class _Path:
 
     def reverse(self, num_steps: int, num_chains: int) -> Tensor:
         """Log-weights that forward chains would have, had they ended in the true permutation."""
-        state = identity(self.density, num_chains)
+        state: Permutations = identity(self.density, num_chains)
         log_weight = self._log_change(state) / num_steps
         for step in range(num_steps - 1, 0, -1):
             state = self._move(state, step / num_steps, list(self.pairs)[::-1])
@@ -142,16 +141,16 @@ class _Path:
     def _transpose(self, state: Permutations, group: str, t: float) -> Tensor:
         moving = dict(state)
         for _ in range(_SWEEPS):
-            order = torch.arange(moving[group].shape[-1], device=moving[group].device)
-            first, second = torch.randperm(len(order), device=order.device)[:2]
-            order[first], order[second] = second, first
-            proposed = {**moving, group: moving[group][..., order]}
+            permutations = moving[group]
+            rows = _random_rows(permutations)[..., :2]
+            swapped = permutations.gather(-1, rows.flip(-1))
+            proposed = {**moving, group: permutations.scatter(-1, rows, swapped)}
             now, then = (
                 (1 - t) * self._log_start(s) + t * self.density.log_ratio(s)
                 for s in (moving, proposed)
             )
             accept = torch.rand_like(now) < (then - now).sigmoid()
-            moving[group] = torch.where(accept[..., None], proposed[group], moving[group])
+            moving[group] = torch.where(accept[..., None], proposed[group], permutations)
         return moving[group]
 
 
@@ -178,14 +177,20 @@ def _swap_pairs(pairs: Tensor, permutations: Tensor) -> Tensor:
     :param permutations: shape ``(num, *batch, n)``.
     """
     size = permutations.shape[-1]
+    num_pairs = size // 2
     weights = pairs.expand(*permutations.shape[:-1], size, size).flatten(-2)
-    permutations = permutations.clone()
     for _ in range(_SWEEPS):
-        rows = torch.randperm(size, device=pairs.device)[: size // 2 * 2]
-        swapped = rows.view(2, -1).flip(0).flatten()
-        now, then = permutations[..., rows], permutations[..., swapped]
+        rows = _random_rows(permutations)[..., : 2 * num_pairs]
+        now = permutations.gather(-1, rows)
+        then = now.roll(num_pairs, -1)
         gain = weights.gather(-1, size * rows + then) - weights.gather(-1, size * rows + now)
-        gain = gain.unflatten(-1, (2, -1)).sum(-2)
+        gain = gain[..., :num_pairs] + gain[..., num_pairs:]
         swap = torch.rand_like(gain) < gain.sigmoid()
-        permutations[..., rows] = torch.where(torch.cat([swap, swap], -1), then, now)
+        moved_to = torch.where(torch.cat([swap, swap], -1), then, now)
+        permutations = permutations.scatter(-1, rows, moved_to)
     return permutations
+
+
+def _random_rows(permutations: Tensor) -> Tensor:
+    """The rows of every permutation in an order of its own: chains must be independent."""
+    return torch.rand(permutations.shape, device=permutations.device).argsort(-1)

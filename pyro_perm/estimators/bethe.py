@@ -1,8 +1,9 @@
 r"""The training default: a permanent a group, exact on small blocks and Bethe on large ones.
 
-The log-permanent's derivative in ``L_ij`` is the marginal ``P_ij``, the probability that sampled unit
-``j`` came from unit ``i`` (envelope theorem). So the gradient of ``log perm(exp L) - sum_i L_ii`` is
-that of ``sum_ij R_ij L_ij`` with ``R = P - 1`` held constant, and since the rows of ``R`` sum to zero,
+The log-permanent's derivative in ``L_ij`` is the marginal ``P_ij``, the probability that sampled
+unit ``j`` came from unit ``i`` (envelope theorem). So the gradient of
+``log perm(exp L) - sum_i L_ii`` is that of ``sum_ij R_ij L_ij`` with ``R = P - 1`` held constant,
+and since the rows of ``R`` sum to zero,
 
 ``sum_ij R_ij L_ij = -1/2 sum_i 1/s_i^2 ((R w^2)_i - 2 m_i (R w)_i)``.
 
@@ -69,7 +70,7 @@ class Bethe(Estimator):
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
-        result: Tensor = _LogPermanent.apply(layout, screen, *tensors)  # type: ignore[no-untyped-call]
+        result: Tensor = _LogPermanent.apply(layout, screen, *tensors)
         return result
 
 
@@ -97,7 +98,7 @@ class _LogPermanent(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.overlapping:
             return (None,) * (2 + len(ctx.shapes))

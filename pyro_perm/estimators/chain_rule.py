@@ -6,8 +6,8 @@ order of the groups the chain rule and data processing give
 ``I(g; w) = sum_l I(g_l; w | g_earlier) >= sum_l I(g_l; w_l | g_earlier)``,
 
 where ``w_l`` are the sites of group ``l`` whose other groups come earlier: every term is one
-permanent. In the other direction ``I(g; w) <= sum_l I(g_l; w | all others)``, with all sites of each
-group.
+permanent. In the other direction ``I(g; w) <= sum_l I(g_l; w | all others)``, with all sites of
+each group.
 """
 
 from __future__ import annotations

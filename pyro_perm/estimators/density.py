@@ -1,8 +1,8 @@
 r"""The density of a factorized Gaussian base guide, seen unit by unit.
 
-For a group of ``n`` units, let ``L[i, j] = log q_i(w_j)``: the log-density of everything that belongs
-to sampled unit ``j`` (incoming row, bias, outgoing column) under unit ``i``'s variational factor.
-Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
+For a group of ``n`` units, let ``L[i, j] = log q_i(w_j)``: the log-density of everything that
+belongs to sampled unit ``j`` (incoming row, bias, outgoing column) under unit ``i``'s variational
+factor. Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
 ``sum_g q(g . w)`` is the permanent of ``exp L``.
 """
 
@@ -15,14 +15,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Independent, Normal
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_perm.estimators.coupling import coupled_sites, separable_sites
 from pyro_perm.symmetry import Axis, PermutationSymmetry
 from pyro_perm.symmetry.permutation_symmetry import Permutations
-
 
 _WORTH_SINGLE_PRECISION = 1_000_000
 _HARMLESS_IN_SINGLE_PRECISION = 3000.0
@@ -234,9 +232,9 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
     return (picked - pairs.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
 
-def as_normal(distribution: Any) -> Normal | None:
+def as_normal(distribution: Any) -> torch.distributions.Normal | None:
     """The Normal behind a distribution with independent entries, or None."""
-    while isinstance(distribution, Independent | torch.distributions.Independent):
+    while isinstance(distribution, torch.distributions.Independent):
         distribution = distribution.base_dist
     return distribution if isinstance(distribution, torch.distributions.Normal) else None
 

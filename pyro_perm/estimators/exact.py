@@ -1,7 +1,7 @@
 r"""The exact ``log q^G(w)`` for small groups.
 
-The sum over one group, the others held fixed, is the permanent of ``exp L``. So groups that share no
-site are each a permanent, and the groups that couple them are enumerated around it:
+The sum over one group, the others held fixed, is the permanent of ``exp L``. So groups that share
+no site are each a permanent, and the groups that couple them are enumerated around it:
 ``sum_g q(g w) = sum_{g enumerated} prod_l perm(exp L_l(g))``.
 """
 
@@ -70,9 +70,7 @@ def _groups_by_permanent(density: FactorizedDensity) -> list[str]:
     return summed
 
 
-def _log_sum(
-    density: FactorizedDensity, summed: list[str], elements: dict[str, Tensor]
-) -> Tensor:
+def _log_sum(density: FactorizedDensity, summed: list[str], elements: dict[str, Tensor]) -> Tensor:
     """``log sum_g q(g w) / q(w)`` over the summed groups, for many elements of the others.
 
     :param elements: permutations of the other groups, shape ``(num, *ones, n)``.

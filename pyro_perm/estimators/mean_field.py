@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -49,15 +50,15 @@ def expected_pairs(
     symmetry = density.symmetry
     in_place = frozenset(symmetry.spec) - frozenset(marginals)
     separable = separable_sites(symmetry, group, in_place)
-    total = density.unit_pairs(group, separable) if separable else torch.zeros(1, 1)
     strength = torch.as_tensor(strength, dtype=torch.float64)[..., None, None]
+    terms = [density.unit_pairs(group, separable)] if separable else []
     for site in symmetry.spec[group]:
         if site not in separable:
             for acting, axis in symmetry.actions_on(site):
                 if acting == group:
                     pairs = _expected_pairs_of_axis(density, site, axis, marginals)
-                    total = total + strength.to(pairs.device) * pairs
-    return total.double()
+                    terms.append(strength.to(pairs.device) * pairs)
+    return reduce(torch.add, terms)
 
 
 def mean_field(

@@ -23,10 +23,10 @@ from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.estimators.mean_field import expected_pairs, mean_field, moved, uniform_marginals
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
 
-_STRENGTHS = (0.1, 0.3, 1.0)
-_WEAKEST = 0.01
-_SWEEPS = 10
-_ASTRAY = -1.0
+_STRENGTHS = (0.3, 1.0)
+_WEAKEST = 0.05
+_SWEEPS = 30
+_CAUTION = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Proposal:
             their log-probabilities in nats, shape ``(k + num, *batch)``.
         """
         drawn: dict[str, Tensor] = {}
-        log_prob = torch.zeros((), dtype=torch.float64)
+        factors = []
         pending = dict(self.marginals)
         for group, _ in lower_terms(self.density.symmetry):
             here = moved(self.density, drawn) if drawn else self.density
@@ -65,23 +65,22 @@ class Proposal:
                 drawn[group], factor = _draw_one_each(pairs, mine)
             else:
                 drawn[group], factor = sample_rescaled(pairs, num, mine)
-            log_prob = log_prob.to(factor.device) + factor
+            factors.append(factor)
             del pending[group]
-        return drawn, log_prob
+        return drawn, torch.stack(factors).sum(0)
 
 
 @torch.no_grad()
 def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
-    """One proposal for each strength, or a single one where no site is shared."""
+    """A weakly and a strongly coupled proposal, or a single one where no site is shared."""
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
-        return [Proposal(density, marginals, torch.ones(density.batch_shape))]
+        return [Proposal(density, marginals, _filled(density, 1.0))]
     proposals, weakest = [], _WEAKEST
     for strength in _STRENGTHS:
         path = torch.logspace(math.log10(weakest), math.log10(strength), _SWEEPS)
         marginals = mean_field(density, marginals, path.tolist())
-        strengths = torch.full(density.batch_shape, strength)
-        proposals.append(Proposal(density, marginals, strengths))
+        proposals.append(Proposal(density, marginals, _filled(density, strength)))
         weakest = strength
     return proposals
 
@@ -103,15 +102,17 @@ def fit_proposal(density: FactorizedDensity, num_pilot: int = 8) -> Proposal:
 
 
 def select(proposals: Sequence[Proposal], scores: Tensor) -> Proposal:
-    """Of several proposals the one of the highest score, particle by particle.
+    """Of a weakly and a strongly coupled proposal the better one, particle by particle.
 
     Whatever bound is then drawn remains one, since scores are functions of ``w`` and of draws that
-    serve no other purpose. A score below zero says that mean field went astray, for
-    ``sum_g q(g w) / q(w)`` is at least one; where all did, the weakest coupling misleads least.
+    serve no other purpose. A wrong strong coupling misleads more than a wrong weak one, so it must
+    win clearly. Nor may its score lie below zero: ``sum_g q(g w) / q(w)`` is at least one, so mean
+    field has then settled on wrong permutations.
 
-    :param scores: estimates of ``log sum_g q(g w) / q(w)``, shape ``(len(proposals), *batch)``.
+    :param scores: estimates of ``log sum_g q(g w) / q(w)``, shape ``(2, *batch)``.
     """
-    best = torch.where((scores < _ASTRAY).all(0), 0, scores.argmax(0))
+    weak, strong = scores
+    best = ((strong > weak + _CAUTION) & (strong > -_CAUTION)).long()
     density = proposals[0].density
 
     def pick(tensors: Sequence[Tensor]) -> Tensor:
@@ -120,6 +121,11 @@ def select(proposals: Sequence[Proposal], scores: Tensor) -> Proposal:
 
     marginals = {g: pick([p.marginals[g] for p in proposals]) for g in proposals[0].marginals}
     return Proposal(density, marginals, pick([p.strength for p in proposals]))
+
+
+def _filled(density: FactorizedDensity, number: float) -> Tensor:
+    device = next(iter(density.values.values())).device
+    return torch.full(density.batch_shape, number, dtype=torch.float64, device=device)
 
 
 def identity(density: FactorizedDensity, num: int = 1) -> dict[str, Tensor]:

@@ -3,14 +3,15 @@ r"""Drawing permutations row by row, what is left being rescaled after every row
 Let ``Q = diag(r) exp(L) diag(c)`` be the doubly stochastic scaling of the pairs still free.
 The next row ``i`` draws its column with probability proportional to
 
-``Q_ij (1 - Q_ij)^(-1/2)``,
+``Q_ij / (1 - Q_ij) * (prod_k (1 - Q_kj))^(1/2)``,
 
-the scaled weight times what giving away row ``i`` and column ``j`` leaves of the permanent:
-normalizing the other rows again multiplies it by ``prod_k 1 / (1 - Q_kj)``, the other columns by
-``prod_k 1 / (1 - Q_ik)``, and on two units the geometric mean of both is exact. The scaling goes on
-from the last row's with a sweep or two, each a product of ``exp L`` and a vector for every draw
-(compare Beichl & Sullivan 1999). Looking ahead in this way keeps the late rows from finding their
-columns taken: at 100 units it turns gaps of 20 nats between the two bounds into one.
+the scaled weight times what giving away row ``i`` and column ``j`` leaves of the permanent: to
+normalize the other rows again divides it by ``prod_{k != i} 1 / (1 - Q_kj)``, the other columns by
+``prod_{k != j} 1 / (1 - Q_ik)``, and this is the geometric mean of both, exact on two units. The
+product over a column comes from the sum of its squares. The scaling goes on from the last row's
+with a sweep or two, a product of ``exp L`` and a vector for every draw (compare Beichl & Sullivan
+1999). Looking ahead in this way keeps the late rows from finding their columns taken: at 100 units
+it turns gaps of 20 nats between the two bounds into less than one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from pyro_perm.permanent import sinkhorn
 
-_SWEEPS = 2
+_FIRST_SWEEPS, _SWEEPS = 30, 2
 # Of a doubly stochastic matrix's entries: no pair is impossible, and no scaling overflows.
 _SMALLEST_ENTRY = 1e-100
 _TINY = torch.finfo(torch.double).tiny
@@ -44,7 +45,7 @@ def sample_rescaled(
     if given is None:
         given = torch.empty(0, *batch, size, dtype=torch.long, device=log_matrix.device)
     given = given.reshape(len(given), len(log_matrix), size).transpose(0, 1)
-    scaled = sinkhorn(log_matrix, tolerance=1e-3).log_scaled.exp()
+    scaled = sinkhorn(log_matrix, max_iterations=_FIRST_SWEEPS, tolerance=1e-3).log_scaled.exp()
     order = torch.special.entr(scaled).sum(-1).argsort(dim=-1, stable=True)
     columns, log_prob = _visit_rows(scaled.clamp_min(_SMALLEST_ENTRY), order, num_samples, given)
     permutations = torch.empty_like(columns).scatter_(
@@ -72,9 +73,12 @@ def _visit_rows(
     columns = torch.ones_like(rows)
     log_prob = torch.zeros_like(rows[..., 0])
     chosen = torch.empty_like(rows, dtype=torch.long)
+    squared = weights.square()
     batch = torch.arange(len(weights), device=weights.device)
     for step, row in enumerate(order.unbind(-1)):
-        probabilities = _row_probabilities(weights[batch, row][:, None] * columns, columns > 0)
+        scaled_row = weights[batch, row][:, None] * rows[batch, :, row][..., None] * columns
+        column_squares = rows.square() @ squared * columns.square()
+        probabilities = _row_probabilities(scaled_row, column_squares, columns > 0)
         noise = torch.empty_like(probabilities).exponential_()
         choice = (probabilities / noise).argmax(-1, keepdim=True)
         choice[:, :num_given] = given.gather(-1, row[:, None, None].expand(-1, num_given, 1))
@@ -88,7 +92,18 @@ def _visit_rows(
     return chosen, log_prob
 
 
-def _row_probabilities(scaled_row: Tensor, free: Tensor) -> Tensor:
+def _row_probabilities(scaled_row: Tensor, column_squares: Tensor, free: Tensor) -> Tensor:
+    """Probabilities of the columns for the next row.
+
+    :param scaled_row: ``Q_ij`` up to a constant, shape ``(..., n)``.
+    :param column_squares: ``sum_k Q_kj^2``, shape ``(..., n)``.
+    :param free: which columns are left, shape ``(..., n)``.
+    """
     q = scaled_row / scaled_row.sum(-1, keepdim=True).clamp_min(_TINY)
-    weights = (q / (1 - q).clamp_min(_EPS).sqrt()).clamp_min(_SMALLEST_ENTRY) * free
+    rest = (1 - q).clamp_min(_EPS)
+    # The other entries of a column, as if those that count were of one size.
+    size = ((column_squares - q.square()) / rest).clamp(_EPS, 1 - _EPS)
+    log_rest = torch.log1p(-size) * rest / size
+    weights = q * (0.5 * (log_rest - rest.log())).exp()
+    weights = weights.clamp_min(_SMALLEST_ENTRY) * free
     return weights / weights.sum(-1, keepdim=True)

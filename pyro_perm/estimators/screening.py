@@ -1,12 +1,12 @@
 r"""Which units may overlap, judged from the parameters alone.
 
 Sampled unit ``j`` fits the factor of unit ``i`` worse than its own by ``KL(q_j || q_i)`` nats on
-average, with a standard deviation of about ``sqrt(2 KL)``. For two Normals of equal scale the KL is
-half the squared distance of their means in units of the scale; its root serves as a distance here. A
-pair further apart than ``_SAFE`` has no share in the permanent.
+average, with a standard deviation of about ``sqrt(2 KL)``. For two Normals of equal scale the KL
+is half the squared distance of their means in units of the scale; its root serves as a distance
+here. A pair further apart than ``_SAFE`` has no share in the permanent.
 
-Distances are computed once, ``O(n^2 d)``, and hold until the parameters have moved so far that a pair
-might have come within ``_SAFE``; checking that is ``O(n d)``.
+Distances are computed once, ``O(n^2 d)``, and hold until the parameters have moved so far that a
+pair might have come within ``_SAFE``; checking that is ``O(n d)``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from numpy import stack, unique
+from numpy import flatnonzero, intp, stack, unique
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-# A swap at this distance costs 64 nats with standard deviation 11: less than 5 in one of 10^7 draws.
+# A swap at this distance costs 64 nats with a standard deviation of 11: below 5 in one of 10^7.
 _SAFE = 8.0
 _MARGIN = 1.0
 # Below this many multiplications, computing all pairs costs less than asking which matter.
@@ -82,9 +83,9 @@ def _distances(locs: Tensor, scales: Tensor) -> Tensor:
 def _components(near: Tensor) -> list[Tensor]:
     """Connected components of at least two units, one tensor ``(sets, size)`` for each size."""
     _, labels = connected_components(near.cpu().numpy(), directed=False)
-    by_size: dict[int, list[object]] = {}
+    by_size: dict[int, list[NDArray[intp]]] = {}
     names, counts = unique(labels, return_counts=True)
     for name, count in zip(names, counts, strict=True):
         if count > 1:
-            by_size.setdefault(int(count), []).append((labels == name).nonzero()[0])
+            by_size.setdefault(int(count), []).append(flatnonzero(labels == name))
     return [torch.from_numpy(stack(sets)).to(near.device) for sets in by_size.values()]

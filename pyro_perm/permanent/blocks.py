@@ -1,19 +1,21 @@
 r"""Permanents of matrices that all but decompose: exact on small blocks, Bethe on large ones.
 
-Take the identity as the reference permutation, and let ``c_ij = L_jj - L_ij`` be the cost of giving
-column ``j`` to row ``i``. A permutation is a set of cycles and weighs ``exp(-cost)`` relative to the
-identity, so only rows on a common cycle of affordable pairs interact: the strongly connected
-components of the graph of affordable pairs. The permanent is the product over these blocks.
+Take the identity as the reference permutation, and let ``c_ij = L_jj - L_ij`` be the cost of
+giving column ``j`` to row ``i``. A permutation is a set of cycles and weighs ``exp(-cost)``
+relative to the identity, so only rows on a common cycle of affordable pairs interact: the
+strongly connected components of the graph of affordable pairs. The permanent is the product over
+these blocks.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -32,6 +34,9 @@ _ENUMERATED_SIZE = 6
 # Enough for training: the error of the Bethe permanent is of the order of the tolerance's square
 # inside of the polytope, and of the tolerance where a permutation is all but certain.
 _BETHE_SWEEPS, _BETHE_TOLERANCE = 100, 1e-4
+
+
+_Nodes = NDArray[np.intp]
 
 
 class Block(NamedTuple):
@@ -61,8 +66,8 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
 
     Blocks of up to 10 rows are summed exactly; larger ones by the Bethe approximation, which lies
     below the permanent by at most ``n/2 log 2`` nats, in practice about ``1/2 log(2 pi n / e)``
-    where all entries are equal and nothing where rows are apart. Outside of the blocks the marginals
-    are the identity.
+    where all entries are equal and nothing where rows are apart. Outside of the blocks the
+    marginals are the identity.
 
     :param log_matrix: log weights with a finite diagonal, shape (..., n, n).
     :raises ValueError: if the matrices are not square.
@@ -88,33 +93,38 @@ def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
         (b, size), padded with -1.
     """
     affordable = (ratios > -AFFORDABLE_COST).cpu().numpy()
-    affordable[:, range(ratios.shape[-1]), range(ratios.shape[-1])] = False
-    involved = affordable.any(1) & affordable.any(2)
-    by_size: dict[int, list[tuple[int, np.ndarray]]] = {}
-    for matrix in involved.any(1).nonzero()[0]:
-        nodes = involved[matrix].nonzero()[0]
-        for part in _components(affordable[matrix][nodes][:, nodes]):
+    diagonal = np.arange(ratios.shape[-1])
+    affordable[:, diagonal, diagonal] = False
+    matrices: dict[int, list[int]] = {}
+    rows: dict[int, list[_Nodes]] = {}
+    for matrix, links in enumerate(affordable):
+        nodes = np.flatnonzero(links.any(0) & links.any(1))
+        for part in _components(links[nodes][:, nodes]):
             padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
-            rows = np.full(padded, -1)
-            rows[: len(part)] = nodes[part]
-            by_size.setdefault(padded, []).append((matrix, rows))
+            padding = np.full(padded - len(part), -1)
+            matrices.setdefault(padded, []).append(matrix)
+            rows.setdefault(padded, []).append(np.concatenate([nodes[part], padding]))
     return [
-        tuple(
-            torch.from_numpy(np.stack(each)).to(ratios.device) for each in zip(*same, strict=True)
+        (
+            torch.tensor(matrices[size], device=ratios.device),
+            torch.from_numpy(np.stack(same)).to(ratios.device),
         )
-        for same in by_size.values()
+        for size, same in rows.items()
     ]
 
 
-def _components(affordable: np.ndarray) -> list[np.ndarray]:
+def _components(affordable: NDArray[np.bool_]) -> list[_Nodes]:
     """Strongly connected components of at least two nodes."""
+    if not len(affordable):
+        return []
     everything = np.arange(len(affordable))
     if len(affordable) <= _ENUMERATED_SIZE:
         return [everything]  # Few enough to be one block, connected or not.
     linked = affordable | np.eye(len(affordable), dtype=bool)
     if (linked.all(0) & linked.all(1)).any():
         return [everything]  # One node goes with all others.
-    _, labels = connected_components(csr_array(affordable), directed=True, connection="strong")
+    graph: Any = csr_array(affordable)
+    _, labels = connected_components(graph, directed=True, connection="strong")
     order = labels.argsort(kind="stable")
     parts = np.split(order, np.diff(labels[order]).nonzero()[0] + 1)
     return [part for part in parts if len(part) > 1]

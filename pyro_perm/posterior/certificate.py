@@ -27,7 +27,8 @@ from pyro_perm.estimators.coupling import coupled_sites
 from pyro_perm.estimators.density import FactorizedDensity
 
 TRIVIAL = "trivial"
-_NUM_PERMUTATIONS = 64
+# Drawing a permutation costs n^3: wide layers get fewer of them.
+_MOST_PERMUTATIONS, _FEWEST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS = 64, 4, 3200
 _ENTRIES_AT_ONCE = 2**23
 _MOST_UNITS_ENUMERATED = 8
 _LARGEST_CROSSING = 5.0
@@ -93,11 +94,13 @@ def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
             pass
         else:
             return {"exact": Exact()}
-    sampled: dict[str, Estimator] = {"importance sampling": ImportanceSampled(_NUM_PERMUTATIONS)}
+    num = min(_MOST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS // max(groups.values()))
+    num = max(_FEWEST_PERMUTATIONS, num)
+    sampled: dict[str, Estimator] = {"importance sampling": ImportanceSampled(num)}
     if not coupled or type(density) is not FactorizedDensity:
         return dict(sampled)
     return {
-        "chain rule": SampledChainRule(_NUM_PERMUTATIONS),
+        "chain rule": SampledChainRule(num),
         **sampled,
         "annealed importance sampling": AnnealedImportanceSampled(),
     }
@@ -175,7 +178,7 @@ def _require_uncrossed(lower: Tensor, upper: Tensor, lower_method: str, upper_me
 
 def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
     pairs = sum(n**2 for n in densities[0].symmetry.groups.values())
-    at_once = max(1, _ENTRIES_AT_ONCE // (_NUM_PERMUTATIONS * pairs))
+    at_once = max(1, _ENTRIES_AT_ONCE // (_MOST_PERMUTATIONS * pairs))
     for start in range(0, len(densities), at_once):
         yield _stack(densities[start : start + at_once])
 

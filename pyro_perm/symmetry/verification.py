@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
@@ -28,11 +28,13 @@ from pyro_perm.symmetry.discovery.log_joint import (
 from pyro_perm.symmetry.double_precision import DoublePrecision
 from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 
+_NUM_POINTS, _NUM_ELEMENTS = 2, 4
 _MAX_DRAWS = 20
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
 _EFFECTIVE = 1e3
 
 LogProbs = Mapping[str, float]
+_Result = TypeVar("_Result")
 
 
 class SymmetryVerificationError(ValueError):
@@ -98,17 +100,40 @@ def check_groups(
 
     :returns: one result for each group.
     """
+    return _evaluate(_check_groups, symmetry, model, args, kwargs)
+
+
+def confirm(
+    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
+) -> None:
+    """A quicker :func:`verify` for a symmetry that was derived from the model.
+
+    A few random elements move all groups at once; each notices a wrong group with a probability of
+    at least one half. Binds the symmetry to the model.
+
+    :raises SymmetryVerificationError: if the log joint changes.
+    """
+    if not _evaluate(_is_invariant, symmetry, model, args, kwargs):
+        verify(symmetry, model, *args, **kwargs)
+
+
+def _evaluate(
+    check: Callable[[PermutationSymmetry, _Density], _Result],
+    symmetry: PermutationSymmetry,
+    model: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+) -> _Result:
+    """Run a check on the model's log joint, in the best precision that the model allows."""
     model = exposed(model)
     with isolated() as writes:
         with writes:
             trace = prior_trace(model, args, kwargs)
         symmetry.bind(trace)
-        if not symmetry.groups:
-            return []
         try:
-            return _check_groups(symmetry, _Density(model, trace, args, kwargs, torch.float64))
+            return check(symmetry, _Density(model, trace, args, kwargs, torch.float64))
         except RuntimeError:  # an operation that exists in one precision only
-            return _check_groups(symmetry, _Density(model, trace, args, kwargs, torch.float32))
+            return check(symmetry, _Density(model, trace, args, kwargs, torch.float32))
 
 
 class _Density:
@@ -177,12 +202,24 @@ class _Density:
 
 def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[GroupCheck]:
     """All generators at one point; at another, one element that moves all groups at once."""
+    if not symmetry:
+        return []
     checks = _check_generators(symmetry, density, *_finite_point(density))
     values, before, rounding = _finite_point(density)
     after, _ = density(symmetry.apply(symmetry.sample(), values))
     if max(_changes(before, after).values()) <= rounding:
         return checks
     return checks + _check_generators(symmetry, density, values, before, rounding)
+
+
+def _is_invariant(symmetry: PermutationSymmetry, density: _Density) -> bool:
+    for _ in range(_NUM_POINTS if symmetry else 0):
+        values, before, rounding = _finite_point(density)
+        for _ in range(_NUM_ELEMENTS):
+            after, _ = density(symmetry.apply(symmetry.sample(), values))
+            if max(_changes(before, after).values()) > rounding:
+                return False
+    return True
 
 
 def _check_generators(

@@ -328,7 +328,8 @@ def _first_reason(axis: AxisExpr, default: Reason) -> Reason:
 
 
 def why_fixed(axis: AxisExpr) -> Reason | None:
-    """Why no coordinate, or not every one, of an axis is permuted, if anything is known."""
+    """Why an axis, or part of it, is not permuted: an atom was frozen, or one unit cut off."""
+    cause: Reason | None = None
     seen: list[AxisExpr] = [axis]
     while seen:
         part = seen.pop(0)
@@ -339,7 +340,7 @@ def why_fixed(axis: AxisExpr) -> Reason | None:
         elif part.frozen is not None:
             return part.frozen
         elif part.refinement is not None:
-            if UNIT in getattr(part.refinement, "segments", ()) and part.cause is not None:
-                return part.cause
             seen.append(part.refinement)
-    return None
+            if isinstance(part.refinement, Sum) and UNIT in part.refinement.segments:
+                cause = cause or part.cause
+    return cause

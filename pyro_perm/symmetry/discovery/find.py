@@ -34,6 +34,7 @@ from pyro_perm.symmetry.discovery.log_joint import (
 from pyro_perm.symmetry.discovery.opaque_priors import OpaquePrior, opaque_priors
 from pyro_perm.symmetry.double_precision import DoublePrecision
 from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry.verification import confirm
 
 Spec = dict[str, dict[str, tuple[Axis, ...]]]
 
@@ -63,18 +64,20 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
         with writes:
             trace = prior_trace(model, args, kwargs)
         joint = record_log_joint(model, trace, args, kwargs)
-        names = {name for name, _ in latent_sites(prior_trace(visible, args, kwargs))}
+        if visible is not model:
+            trace = prior_trace(visible, args, kwargs)
+        names = {name for name, _ in latent_sites(trace)}
         opaque = opaque_priors(joint)
         interpreter = Interpreter(joint.graph)
+        _exclude(interpreter, joint, names)
         interpreter.run([node for site, node in joint.factors.items() if site not in opaque])
         _tie_enumerated(interpreter, joint)
-        _exclude(interpreter, joint, names)
         priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
         spec, reasons = _extract(interpreter, joint, priors)
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in joint.graph.warnings():
         warnings.warn(warning, stacklevel=2)
-    symmetry.verify(model, *args, **kwargs)
+    confirm(symmetry, model, *args, **kwargs)
     return symmetry
 
 

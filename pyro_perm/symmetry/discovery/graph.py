@@ -14,6 +14,7 @@ class Node:
 
     Attributes:
         shape: its shape.
+        is_mask: whether its entries are booleans.
         fixed: why no dimension may be permuted, for tensors that are not computed from latent
             values: data, parameters, random numbers.
         content: the value of a constant that the model made.
@@ -21,6 +22,7 @@ class Node:
     """
 
     shape: tuple[int, ...]
+    is_mask: bool = False
     fixed: str | None = None
     content: Tensor | None = None
     site: str | None = None
@@ -60,11 +62,13 @@ class Graph:
     Attributes:
         calls: the operations, in order.
         reads: where the program reads values, to branch on them.
+        hidden_data: an argument whose data may reach the model as a constant: an array, a list.
         updated_buffers: data, parameters and buffers that the program writes in place.
     """
 
     calls: list[Call] = field(default_factory=list)
     reads: dict[str, None] = field(default_factory=dict)
+    hidden_data: str | None = None
     updated_buffers: dict[str, None] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:

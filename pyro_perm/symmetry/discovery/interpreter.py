@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_perm.symmetry.discovery.axes import (
     AxisExpr,
@@ -77,9 +77,9 @@ class Interpreter:
             lambda leaf: self._tensor(leaf) if isinstance(leaf, Node) else leaf, call.arguments
         )
         results = None if call.blame else _apply_rule(call, rules, arguments)
-        for node, tensor in self._tensors(call.arguments, arguments):
-            if tensor.content is not None and not any(tensor is name for name in rules.names):
-                self._add_constant(node, tensor, call.source)
+        for tensor in tree_flatten(arguments)[0]:
+            if isinstance(tensor, AxisTensor) and tensor not in rules.names:
+                self._add_constant(tensor, call.source)
         if results is None:
             why = Reason(call.blame or _no_rule(operation), call.source)
             for node in call.inputs:
@@ -91,22 +91,16 @@ class Interpreter:
                 self._axes[id(node)] = tuple(axes)
 
     def _tensor(self, node: Node) -> AxisTensor:
-        return AxisTensor(self.axes(node), node.content)
+        return AxisTensor(self.axes(node), node.is_mask, node.content)
 
-    @staticmethod
-    def _tensors(nodes: Any, tensors: Any) -> list[tuple[Node, AxisTensor]]:
-        pairs: list[tuple[Node, AxisTensor]] = []
-
-        def collect(node: Any, tensor: Any) -> None:
-            if isinstance(node, Node):
-                pairs.append((node, tensor))
-
-        tree_map(collect, nodes, tensors)
-        return pairs
-
-    def _add_constant(self, node: Node, tensor: AxisTensor, source: str | None) -> None:
-        assert tensor.content is not None
+    def _add_constant(self, tensor: AxisTensor, source: str | None) -> None:
+        if tensor.content is None:
+            return
         content = _compressed(tensor.content)
+        if self.graph.hidden_data is not None:
+            why = Reason(f"tied to a constant that may come from {self.graph.hidden_data}", source)
+            for axis in tensor.axes if content.numel() > 1 else ():
+                freeze(axis, why)
         self.constants.append(Constant(content, tensor.axes, source))
         pair = _identity_like(content)
         if pair is not None:

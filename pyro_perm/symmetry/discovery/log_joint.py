@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_perm.symmetry.discovery.graph import Call, Graph, Node
-from pyro_perm.symmetry.discovery.recorder import Recorder
+from pyro_perm.symmetry.discovery.recorder import ReadWatch, Recorder
 from pyro_perm.symmetry.discovery.sources import is_model_code, source_line
 
 Model = Callable[..., Any]
@@ -140,6 +140,7 @@ def record_log_joint(model: Model, trace: Any, args: Any, kwargs: Any) -> LogJoi
         value = site["value"].detach().clone()
         replayed.nodes[name] = {**site, "value": value}
         nodes[name] = recorder.add_latent(value, name)
+    recorder.graph.hidden_data = _hidden_data(args, kwargs)
     for tensor, what in _outside_tensors(model, args, kwargs):
         recorder.add_fixed(tensor, what)
     announce = _Announce(recorder)
@@ -147,7 +148,7 @@ def record_log_joint(model: Model, trace: Any, args: Any, kwargs: Any) -> LogJoi
     factors: dict[str, Node] = {}
     prior_calls: dict[str, list[Call]] = {}
     with recorder:
-        with announce:
+        with announce, ReadWatch(recorder):
             moved = poutine.trace(wide).get_trace(*args, **kwargs)
         for name, site in moved.nodes.items():
             if site["type"] == "sample" and not site_is_subsample(site):
@@ -199,6 +200,18 @@ def _outside_tensors(model: Model, args: Any, kwargs: Any) -> Iterator[tuple[Ten
             yield parameter, f"parameter '{name}'"
         for name, buffer in module.named_buffers():
             yield buffer, f"buffer '{name}'"
+
+
+def _hidden_data(args: Any, kwargs: Any) -> str | None:
+    """An argument that holds data which is not a tensor, and would look like a constant."""
+    named = [(f"argument {position}", value) for position, value in enumerate(args)]
+    for name, value in (*named, *((f"argument '{key}'", value) for key, value in kwargs.items())):
+        has_numbers = not isinstance(value, int | float)
+        for leaf in tree_flatten(value)[0]:
+            is_array = hasattr(leaf, "__array__") and not isinstance(leaf, Tensor)
+            if is_array or (has_numbers and isinstance(leaf, int | float)):
+                return f"{name}; pass a tensor"
+    return None
 
 
 def _modules(roots: Any) -> Iterator[torch.nn.Module]:

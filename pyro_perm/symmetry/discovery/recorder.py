@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -31,8 +32,24 @@ _SHAPE_ONLY = {
     )
 }
 
+_READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _STALE = "pyro_perm::stale_read"
+
+
+class ReadWatch(TorchFunctionMode):
+    """Tells a recorder of the tensor methods that read values without an operation."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _READS:
+            self._recorder.add_read(args[0], func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Recorder(TorchDispatchMode):
 
     def add_latent(self, tensor: Tensor, site: str) -> Node:
         """Announce a latent site's value."""
-        return self._add(tensor, Node(tuple(tensor.shape), site=site))
+        return self._add(tensor, _node_of(tensor, site=site))
 
     def add_fixed(self, tensor: Tensor, what: str) -> None:
         """Announce a tensor that is not latent, unless the model computed it.
@@ -84,7 +101,7 @@ class Recorder(TorchDispatchMode):
         :param what: what the tensor is, to be read after "tied to dim 0 of".
         """
         if id(tensor) not in self._nodes:
-            self._add(tensor, Node(tuple(tensor.shape), fixed=what))
+            self._add(tensor, _node_of(tensor, fixed=what))
             self._fixed_storages[_storage(tensor)] = what
 
     def node(self, tensor: Tensor) -> Node:
@@ -104,8 +121,16 @@ class Recorder(TorchDispatchMode):
         if what is None and tensor.requires_grad:
             what = "a parameter"
         if what is not None:
-            return self._add(tensor, Node(tuple(tensor.shape), fixed=what))
-        return Node(tuple(tensor.shape), content=_snapshot(tensor))
+            return self._add(tensor, _node_of(tensor, fixed=what))
+        return _node_of(tensor, content=_snapshot(tensor))
+
+    def add_read(self, tensor: Tensor, method: str) -> None:
+        """Note that values leave the tensors, where operations on them cannot be followed."""
+        if self._is_recorded(tensor):
+            node = self.node(tensor)
+            call = Call(f"Tensor.{method}", "", (node,), [node], [], source=source_line())
+            call.is_read = True
+            self.graph.calls.append(call)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -142,7 +167,7 @@ class Recorder(TorchDispatchMode):
         outputs += [t for t in written if not any(t is output for output in outputs)]
         name = func._schema.name
         fixed = f"random numbers drawn by {name}" if is_random else None
-        nodes = [Node(tuple(tensor.shape), fixed=fixed) for tensor in outputs]
+        nodes = [_node_of(tensor, fixed=fixed) for tensor in outputs]
         for tensor, node in zip(outputs, nodes, strict=True):
             if any(tensor is target for target in written):
                 self._writes[_storage(tensor)].append(_Write(node, tensor.detach()))
@@ -189,7 +214,7 @@ class Recorder(TorchDispatchMode):
 
     def _stale(self, tensor: Tensor, written: Iterable[Node]) -> Node:
         source, inputs = source_line() or self.context, list(written)
-        node = Node(tuple(tensor.shape), fixed="a tensor written in place through a view")
+        node = _node_of(tensor, fixed="a tensor written in place through a view")
         blame = "written in place through a view; use torch.stack or torch.cat"
         self.graph.calls.append(
             Call(_STALE, "", (inputs,), inputs, [node], source=source, blame=blame)
@@ -201,6 +226,10 @@ class Recorder(TorchDispatchMode):
             lambda leaf: self.node(leaf) if isinstance(leaf, Tensor) else leaf, arguments
         )
         return nodes
+
+
+def _node_of(tensor: Tensor, **options: Any) -> Node:
+    return Node(tuple(tensor.shape), tensor.dtype == torch.bool, **options)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

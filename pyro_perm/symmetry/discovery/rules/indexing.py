@@ -24,9 +24,7 @@ def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]
     """``tensor[i, :, j]``, where the index tensors broadcast against each other."""
     places = [d for d, i in enumerate(indices) if i is not None]
     tensors = [i for i in indices if i is not None]
-    if any(i.content is not None and i.content.dtype == torch.bool for i in tensors) or (
-        len(rules.result_shapes[0]) != len(tensor) - len(places) + max(len(i) for i in tensors)
-    ):
+    if any(i.is_mask for i in tensors):
         rules.freeze([axis for t in (tensor, *tensors) for axis in t], "selected by a mask")
         return [rules.fixed(size) for size in rules.result_shapes[0]]
     looked_up = broadcast(rules, tensors)

@@ -20,11 +20,13 @@ class AxisTensor:
 
     Attributes:
         axes: what may be permuted along each dimension.
+        is_mask: whether the tensor's entries are booleans.
         content: the tensor's value where it is a constant that the model made, with dimensions
             along which it was expanded cut to one entry.
     """
 
     axes: tuple[AxisExpr, ...]
+    is_mask: bool = False
     content: Tensor | None = None
 
     @property

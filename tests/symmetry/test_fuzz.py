@@ -1,0 +1,66 @@
+"""Soundness on random programs: whatever is found must leave the log joint invariant.
+
+``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pytest
+import torch
+from programs import Program, data
+from pyro import poutine
+
+from pyro_perm.symmetry import SymmetryVerificationError, find_symmetry, register_axis_rule
+from pyro_perm.symmetry.discovery.rules import table
+from pyro_perm.symmetry.verification import GroupCheck, check_groups
+
+NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
+BATCH = 30
+
+
+def check_programs(seeds: range) -> list[GroupCheck]:
+    """Find and verify the symmetry of random programs; programs that do not run are skipped."""
+    checks = []
+    for seed in seeds:
+        program, args = Program(seed), data(seed)
+        try:
+            poutine.trace(program).get_trace(*args)
+        except (ValueError, RuntimeError):
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the model reads a value")
+            checks += check_groups(find_symmetry(program, *args), program, *args)
+    return checks
+
+
+@pytest.mark.parametrize("start", range(0, NUM_PROGRAMS, BATCH))
+def test_random_programs_are_invariant(start: int) -> None:
+    checks = check_programs(range(start, start + BATCH))
+    assert all(check.passed for check in checks)
+    with_control = [check for check in checks if check.control is not None]
+    effective = [check for check in with_control if check.is_effective]
+    print(f"{len(checks)} groups, {len(effective)} of {len(with_control)} controls effective")
+    assert len(effective) >= 0.9 * len(with_control) > 0
+
+
+@pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
+def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
+
+    @register_axis_rule(operator(name))
+    def careless(rules: table.AxisRules, *arguments: object) -> table.Axes:
+        return [rules.free(size) for size in rules.result_shapes[0]]
+
+    with pytest.raises(SymmetryVerificationError):
+        check_programs(range(60))
+
+
+def operator(name: str) -> object:
+    packet, _, overload = name.partition(".")
+    found = getattr(torch.ops.aten, packet)
+    return getattr(found, overload) if overload else found
