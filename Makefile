@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c c
 .PHONY: help demo test lint types
 
 help:
-	@echo 'make demo   train the demo; options in ARGS="--data wine"'
+	@echo 'make demo   compare two guides on real data; options in ARGS="--data wine"'
 	@echo 'make test   run the tests; options in ARGS="-k guide"'
 	@echo 'make lint   check style and formatting'
 	@echo 'make types  check types'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 

@@ -215,7 +215,8 @@ def centered(units: Units) -> Units:
     center = locs.mean(-2, keepdim=True).detach()
     if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
         single = Units(values - center, locs - center, scales)
-        if float((single.values / scales).square().sum(-1).max()) < _HARMLESS_IN_SINGLE_PRECISION:
+        squares = (single.values / scales).detach().square().sum(-1)
+        if float(squares.max()) < _HARMLESS_IN_SINGLE_PRECISION:
             return single
     center = center.double()
     return Units(values.double() - center, locs.double() - center, scales.double())

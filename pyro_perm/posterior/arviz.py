@@ -53,7 +53,9 @@ def to_arviz(
     progress: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Draw from a trained guide into ArviZ's format. Usage::
+    """Draw from a trained guide into ArviZ's format.
+
+    Usage::
 
         data = to_arviz(model, guide, x, y)
         az.loo(data)
@@ -69,10 +71,9 @@ def to_arviz(
     :param model: the model; it runs one draw at a time, so need not be vectorizable.
     :param guide: a guide that draws all of the model's latent sites, such as ``AutoNormal`` or
         :class:`~pyro_perm.AutoSymmetrized`.
-    :param args: arguments of the model, and
+    :param args: arguments of the model and the guide; ``kwargs`` likewise.
     :param num_samples: number of draws.
-    :param progress: whether to show one.
-    :param kwargs: keyword arguments of the model.
+    :param progress: whether to show a progress bar.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
     :raises ValueError: if the guide leaves out a latent site of the model.
     """
@@ -99,32 +100,37 @@ def assemble(
     # Importing pyro_perm shall not take the seconds that ArviZ takes.
     import arviz
 
+    from_dict: Callable[..., Any] = arviz.from_dict  # Its signature is that of one generation.
     groups = {group: dict(variables) for group, variables in groups.items() if variables}
     if int(arviz.__version__.split(".")[0]) >= 1:
-        return arviz.from_dict(groups, attrs=attributes)
+        return from_dict(groups, attrs=attributes)
     own = {f"{group}_attrs": dict(attributes[group]) for group in groups if group in attributes}
-    return arviz.from_dict(**groups, attrs=dict(attributes.get("/", {})), **own)
+    return from_dict(**groups, attrs=dict(attributes.get("/", {})), **own)
 
 
 def _draw(model: Program, guide: Program, args: Any, kwargs: Any) -> Draw:
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    guide_trace: Any = poutine.trace(guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
-    trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-    predicted = poutine.trace(poutine.uncondition(replayed)).get_trace(*args, **kwargs)
+    trace: Any = poutine.trace(replayed).get_trace(*args, **kwargs)
+    predicted: Any = poutine.trace(poutine.uncondition(replayed)).get_trace(*args, **kwargs)
     trace.compute_log_prob()
     observed = _observed(trace)
     return Draw(
         _latent(trace, guide_trace),
         {name: predicted.nodes[name]["value"] for name in observed},
         {name: _log_likelihood(trace.nodes[name]) for name in observed},
-        {"lp": trace.log_prob_sum(), "log_q": guide_trace.log_prob_sum()},
+        {
+            "lp": torch.as_tensor(trace.log_prob_sum()),
+            "log_q": torch.as_tensor(guide_trace.log_prob_sum()),
+        },
     )
 
 
 def _latent(trace: Any, guide_trace: Any) -> dict[str, Tensor]:
+    pruned: Any = prune_subsample_sites(trace)
     latent = {
         name: site["value"]
-        for name, site in prune_subsample_sites(trace).iter_stochastic_nodes()
+        for name, site in pruned.iter_stochastic_nodes()
         if not site["infer"].get("is_auxiliary")
     }
     missing = [name for name in latent if name not in guide_trace]
@@ -167,13 +173,14 @@ def _constants(
 
 
 def _attributes(guide: Program) -> dict[str, dict[str, str]]:
-    symmetrized = isinstance(guide, AutoSymmetrized)
-    estimator = repr(guide.estimator) if symmetrized else "none: the guide is not symmetrized"
+    estimator = "none: the guide is not symmetrized"
+    if isinstance(guide, AutoSymmetrized):
+        estimator = repr(guide.estimator)
     versions = {
         "inference_library": "pyro_perm",
         "inference_library_version": __version__,
         "pyro_version": pyro.__version__,
-        "torch_version": torch.__version__,
+        "torch_version": str(torch.__version__),
         "seed": str(torch.initial_seed()),
         "guide": type(guide).__name__,
         "estimator": estimator,

@@ -1,0 +1,133 @@
+"""The demo runs end to end, and what the README shows is what it does."""
+
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import arviz as az
+import matplotlib.image
+import pytest
+import torch
+
+from pyro_perm import __main__
+from pyro_perm.demo import evaluation
+from pyro_perm.demo.command_line import main
+from pyro_perm.demo.data import SOURCES, load
+from pyro_perm.demo.training import network
+
+README = Path(__file__).parents[1] / "README.md"
+SHAPES = {  # training and held-out points, inputs, classes
+    "diabetes": (353, 89, 10, None),
+    "wine": (142, 36, 13, 3),
+    "digits": (1437, 360, 64, 10),
+    "breast_cancer": (455, 114, 30, 2),
+}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Few draws in the evaluation."""
+    monkeypatch.setattr(evaluation, "NUM_DRAWS", 20)
+    monkeypatch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
+
+
+def run(folder, *options):
+    main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
+
+
+def rows(table):
+    """First cell -> the other cells, of a printed table."""
+    cells = [re.split(r"\s{3,}", line) for line in table.splitlines()]
+    return {name: figures for name, *figures in cells if figures}
+
+
+@pytest.mark.parametrize("data", SOURCES)
+def test_data_are_standardized_and_split_the_same_every_time(data):
+    dataset = load(data)
+    num_train, num_test, inputs, num_classes = SHAPES[data]
+    assert dataset.train.x.shape == (num_train, inputs)
+    assert dataset.test.x.shape == (num_test, inputs)
+    assert dataset.train.y.shape == (num_train,)
+    assert dataset.num_classes == num_classes
+    torch.testing.assert_close(dataset.train.x.mean(0), torch.zeros(inputs))
+    varying = dataset.train.x.std(0) > 0
+    spread = dataset.train.x.std(0, correction=0)[varying]
+    torch.testing.assert_close(spread, torch.ones_like(spread))
+    assert torch.equal(load(data).test.x, dataset.test.x)
+
+
+@pytest.mark.parametrize("data", ["diabetes", "wine"])
+def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_path, capsys):
+    run(tmp_path, "--data", data)
+    table = rows(capsys.readouterr().out)
+    error = "test error rate" if data == "wine" else "test RMSE, sd of the target"
+    assert {
+        "ELBO(q), nats",
+        "ELBO(q^G), lower bound",
+        "ELBO(q^G), upper bound",
+        "I(g; w), lower bound",
+        "I(g; w), upper bound",
+        "log |G|",
+        "test log-likelihood, nats a point",
+        error,
+        "seconds a step",
+    } <= set(table)
+    assert table["log |G|"] == ["6.6", "6.6"]  # log 6!
+    pixels = matplotlib.image.imread(tmp_path / f"{data}.png")
+    assert pixels.shape[0] > 300
+    assert pixels.std() > 0.05
+    posteriors = {
+        name: az.from_netcdf(tmp_path / f"{data}_{name}.nc")
+        for name in ("AutoNormal", "AutoSymmetrized")
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Pareto", UserWarning)
+        warnings.filterwarnings("ignore", "The inplace keyword in DataFrame")  # ArviZ 0.23's own
+        assert set(az.compare(posteriors).index) == set(posteriors)
+
+
+def test_figures_repeat_with_the_seed_but_for_the_time(short, tmp_path, capsys):
+    tables = []
+    for seed in ("1", "1", "2"):
+        run(tmp_path, "--seed", seed)
+        tables.append(rows(capsys.readouterr().out))
+        del tables[-1]["seconds a step"]
+    assert tables[0] == tables[1] != tables[2]
+
+
+@pytest.mark.parametrize("data", ["digits", "breast_cancer"])
+def test_network_has_an_output_a_class(data):
+    dataset = load(data)
+    outputs = network(dataset, width=5).outputs(dataset.test.x)
+    assert outputs.shape == (len(dataset.test.x), dataset.num_classes)
+
+
+@pytest.mark.parametrize("options", [["--width", "0"], ["--steps", "-1"], ["--data", "mnist"]])
+def test_bad_options_are_refused(options, capsys):
+    with pytest.raises(SystemExit):
+        main(options)
+    assert options[0] in capsys.readouterr().err
+
+
+def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for module in ("command_line", "data"):
+        monkeypatch.delitem(sys.modules, f"pyro_perm.demo.{module}")
+    with pytest.raises(SystemExit, match=r"needs sklearn: .*pyro_perm\[demo\]"):
+        __main__.run()
+
+
+def test_readme_example_runs():
+    torch.set_default_dtype(torch.float32)
+    example, *others = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert not others
+    namespace = {}
+    exec(example.replace("range(3000)", "range(30)"), namespace)
+    assert namespace["elbo"].lower <= namespace["elbo"].upper
+    assert set(namespace["posterior"]["posterior"]) >= {"w1", "b1", "w2"}
+
+
+def test_readme_shows_the_rows_that_the_demo_prints(short, tmp_path, capsys):
+    run(tmp_path)
+    assert set(rows(capsys.readouterr().out)) <= set(rows(README.read_text()))
