@@ -1,5 +1,6 @@
 """Certified intervals: what they hold, how methods are chosen, what is refused."""
 
+import copy
 import math
 
 import pyro
@@ -238,3 +239,15 @@ def test_progress_can_be_switched_off(capfd):
     assert capfd.readouterr().err == ""
     pp.mutual_information(guide, *problem.args, num_samples=4)
     assert "0/4" in capfd.readouterr().err
+
+
+def test_copied_guides_are_evaluated_with_the_model_at_hand():
+    problem = one_hidden_layer(3)
+    guide = problem.base()
+    guide(*problem.args)
+    copied = copy.deepcopy(guide)
+    options = {"num_samples": 8, "symmetry": problem.symmetry(), "progress": False}
+    elbo = pp.symmetrized_elbo(problem.model, copied, *problem.args, **options)
+    assert elbo.lower <= elbo.upper + 1e-6
+    with pytest.raises(ValueError, match="Pyro drops its model"):
+        pp.mutual_information(copied, *problem.args, **options)

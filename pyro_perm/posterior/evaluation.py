@@ -82,7 +82,7 @@ def mutual_information(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = _symmetry_of(guide, symmetry, args, kwargs)
+    group = _symmetry_of(guide, symmetry, None, args, kwargs)
     densities = []
     with torch.no_grad():
         for _ in _counted(num_samples, progress):
@@ -112,7 +112,7 @@ def symmetrized_elbo(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = _symmetry_of(guide, symmetry, args, kwargs)
+    group = _symmetry_of(guide, symmetry, model, args, kwargs)
     loss, densities, values = _MeanFieldELBO(), [], []
     with torch.no_grad():
         for _ in _counted(num_samples, progress):
@@ -174,7 +174,11 @@ def _methods(estimator: Estimator | None) -> dict[str, Estimator] | None:
 
 
 def _symmetry_of(
-    guide: AutoGuide, symmetry: PermutationSymmetry | None, args: Any, kwargs: Any
+    guide: AutoGuide,
+    symmetry: PermutationSymmetry | None,
+    model: Callable[..., Any] | None,
+    args: Any,
+    kwargs: Any,
 ) -> PermutationSymmetry:
     """The symmetry that the guide or the caller brings, known to fit the model."""
     if not isinstance(guide, AutoGuide):
@@ -182,7 +186,12 @@ def _symmetry_of(
             f"guide must be an AutoSymmetrized or an AutoNormal, but is a {type(guide).__name__}"
         )
     if not isinstance(guide, AutoSymmetrized):
-        return verified_symmetry(symmetry, guide.model, args, kwargs)
+        if model is None and guide._model is None:
+            raise ValueError(
+                "the guide was copied or pickled, and Pyro drops its model then: use "
+                "symmetrized_elbo(model, guide, ...), whose result has the mutual information"
+            )
+        return verified_symmetry(symmetry, guide.model if model is None else model, args, kwargs)
     if symmetry is not None and (guide.symmetry is None or symmetry.spec != guide.symmetry.spec):
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
     if guide.prototype_trace is None:
