@@ -76,7 +76,7 @@ class AutoSymmetrized(AutoGuide):
         self._create_plates(*args, **kwargs)
         symmetry = self.symmetry
         assert symmetry is not None
-        permutations = sample_permutations(symmetry, self._device()) if self.permute else {}
+        permutations = sample_permutations(symmetry) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as base:
             result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:
@@ -103,11 +103,6 @@ class AutoSymmetrized(AutoGuide):
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = self.base._prototype_frames
-
-    def _device(self) -> torch.device | None:
-        # The parts of an AutoGuideList have no parameters before their first call.
-        parameter = next(self.base.parameters(), None)
-        return None if parameter is None else parameter.device
 
     def _check_prototype(self, part_trace: Any) -> None:
         """The base guide's prototype is ours: both run the same model."""

@@ -63,14 +63,10 @@ class SymmetrizeMessenger(Messenger):
         self.sites[msg["name"]] = msg
 
 
-def sample_permutations(
-    symmetry: PermutationSymmetry, device: torch.device | None
-) -> dict[str, Tensor]:
+def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
     """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
     return {
-        group: pyro.sample(
-            permutation_site(group), UniformPermutation(size, device=device), infer=AUXILIARY
-        )
+        group: pyro.sample(permutation_site(group), UniformPermutation(size), infer=AUXILIARY)
         for group, size in symmetry.groups.items()
     }
 

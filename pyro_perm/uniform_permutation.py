@@ -19,27 +19,23 @@ class UniformPermutation(TorchDistribution):
 
     :param size: number of units ``n``; the event shape is ``(n,)``.
     :param batch_shape: shape of the particles' batch.
-    :param device: where permutations are drawn.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.nonnegative_integer, 1)
     has_rsample = True
 
-    def __init__(
-        self, size: int, batch_shape: Sequence[int] = (), device: torch.device | None = None
-    ) -> None:
-        self.device = device
+    def __init__(self, size: int, batch_shape: Sequence[int] = ()) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size([size]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> UniformPermutation:
         """The same distribution with another batch shape."""
-        return UniformPermutation(self.event_shape[0], batch_shape, self.device)
+        return UniformPermutation(self.event_shape[0], batch_shape)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw permutations, shape ``(*sample_shape, *batch_shape, n)``."""
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
-        return torch.rand(shape, device=self.device).argsort(-1)
+        return torch.rand(shape).argsort(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, shape ``(*batch)``."""

@@ -51,18 +51,17 @@ class Bethe(Estimator):
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
-        total = next(iter(density.values.values())).new_zeros(
-            density.batch_shape, dtype=torch.float64
-        )
-        total = total - density.symmetry.log_order
-        for term in lower_terms(density.symmetry):
-            total = total + self._log_permanent(density, term)
-        return total
+        symmetry = density.symmetry
+        total: Tensor | float = -symmetry.log_order
+        for term in lower_terms(symmetry):
+            if term.sites:
+                total = total + self._log_permanent(density, term)
+            else:  # Nothing tells its permutations apart.
+                total = total + math.lgamma(symmetry.groups[term.group] + 1)
+        return torch.as_tensor(total, dtype=torch.float64).expand(density.batch_shape)
 
-    def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor | float:
+    def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor:
         """``log perm(exp L) - sum_i L_ii`` for one group."""
-        if not term.sites:
-            return math.lgamma(density.symmetry.groups[term.group] + 1)
         layout = UnitLayout.of(density.symmetry, *term)
         screen = self._screens.setdefault(term.group, Screen())
         tensors = [
@@ -89,9 +88,9 @@ class _LogPermanent(torch.autograd.Function):
         ctx.layout, ctx.units, ctx.overlapping = layout, units, []
         ctx.shapes = [tensor.shape for tensor in tensors]
         for clusters in screen.clusters(units.locs, units.scales):
-            within = Units(*(tensor[..., clusters, :] for tensor in units))
+            within = _select(units, clusters)
             log_ratio, blocks = permanent_by_blocks(unit_pairs(within))
-            total += log_ratio.sum(-1)
+            total += log_ratio.reshape(*batch, len(clusters)).sum(-1)
             for matrix, rows, excess in blocks:
                 particle, cluster = matrix // len(clusters), matrix % len(clusters)
                 ctx.overlapping.append((particle, clusters[cluster.unsqueeze(-1), rows], excess))
@@ -116,6 +115,16 @@ class _LogPermanent(torch.autograd.Function):
             for grad, tensor, shapes in zip(grads, ctx.units, _by_kind(ctx.shapes), strict=True)
         )
         return None, None, *(grad for kind in sites for grad in kind)
+
+
+def _select(units: Units, clusters: Tensor) -> Units:
+    """The units of each cluster, shapes ``(*batch, clusters, size, entries of a unit)``.
+
+    A single cluster of all units goes without the dimension of the clusters.
+    """
+    if clusters.shape == (1, units.locs.shape[-2]):
+        return units
+    return Units(*(tensor[..., clusters, :] for tensor in units))
 
 
 def _gradients(units: Units, weights: Tensor) -> Units:

@@ -67,8 +67,8 @@ class UnitLayout:
         parts = [axis.units(tensors[position], rank) for position, axis, rank in self.parts]
         if len(parts) == 1:
             return parts[0]
-        batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-        return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
+        batch = _broadcast_shapes([part.shape[:-1] for part in parts])
+        return torch.cat([_expand(part, batch) for part in parts], -1)
 
     def sites_from(self, units: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The transpose of :meth:`units`: gradients of the sites from those of the units.
@@ -131,7 +131,7 @@ class FactorizedDensity:
             locs[name] = _drop_plates(_unexpand(normal.loc, rank), rank, padding)
             scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
         batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
-        return cls(symmetry, values, locs, scales, torch.broadcast_shapes(*batches))
+        return cls(symmetry, values, locs, scales, _broadcast_shapes(batches))
 
     def units(self, group: str, sites: Iterable[str]) -> Units:
         """Everything in the given sites that belongs to each unit of a group."""
@@ -262,6 +262,16 @@ def require_coordinatewise(trace: Any, symmetry: PermutationSymmetry) -> None:
                 "intervals, so a permutation of its entries does not permute the base guide's "
                 "unconstrained factors; leave the group out, or reparametrize the site"
             )
+
+
+def _broadcast_shapes(shapes: list[torch.Size]) -> torch.Size:
+    """As ``torch.broadcast_shapes``, which is slow where all shapes are the same."""
+    first = shapes[0]
+    return first if shapes.count(first) == len(shapes) else torch.broadcast_shapes(*shapes)
+
+
+def _expand(tensor: Tensor, batch: torch.Size) -> Tensor:
+    return tensor if tensor.shape[:-1] == batch else tensor.expand(*batch, tensor.shape[-1])
 
 
 def _unexpand(tensor: Tensor, rank: int) -> Tensor:

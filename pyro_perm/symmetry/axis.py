@@ -162,7 +162,7 @@ class Axis:
             dim += 1
         if rank == 1 and self.outer * self.inner == 1:
             return value.unsqueeze(-1)
-        return value.movedim(dim, batch)
+        return value if dim == batch else value.movedim(dim, batch)
 
     def _coordinates(self, length: int, device: torch.device) -> Tensor:
         coordinates = range(length) if self.index is None else self.index
