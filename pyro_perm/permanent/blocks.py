@@ -24,8 +24,10 @@ from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 from pyro_perm.permanent.exact import forward_backward
 
-AFFORDABLE_COST = 16.0
-"""Pairs that cost more nats than this are left out: a weight of 1e-7 beside the identity's."""
+# Pairs that cost more nats are left out: a weight of 1e-7 beside the identity's. Blocks that are
+# too large to be summed exactly are cut at lower costs, if what is cut weighs little in all.
+_AFFORDABLE_COSTS = (16.0, 10.0, 6.0, 4.0)
+_NEGLIGIBLE_WEIGHT = 0.01
 
 # Blocks are padded to these sizes, so that one batch serves several; larger blocks go to Bethe.
 _EXACT_SIZES = (2, 4, 6, 8, 10)
@@ -92,18 +94,15 @@ def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
     :returns: pairs of the matrix that each block belongs to, shape (b,), and its rows, shape
         (b, size), padded with -1.
     """
-    affordable = (ratios > -AFFORDABLE_COST).cpu().numpy()
-    diagonal = np.arange(ratios.shape[-1])
-    affordable[:, diagonal, diagonal] = False
+    weights = ratios.cpu().numpy()
     matrices: dict[int, list[int]] = {}
     rows: dict[int, list[_Nodes]] = {}
-    for matrix, links in enumerate(affordable):
-        nodes = np.flatnonzero(links.any(0) & links.any(1))
-        for part in _components(links[nodes][:, nodes]):
+    for matrix, log_weights in enumerate(weights):
+        for part in _components(log_weights, np.arange(len(log_weights)), _AFFORDABLE_COSTS):
             padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
             padding = np.full(padded - len(part), -1)
             matrices.setdefault(padded, []).append(matrix)
-            rows.setdefault(padded, []).append(np.concatenate([nodes[part], padding]))
+            rows.setdefault(padded, []).append(np.concatenate([part, padding]))
     return [
         (
             torch.tensor(matrices[size], device=ratios.device),
@@ -113,21 +112,60 @@ def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def _components(affordable: NDArray[np.bool_]) -> list[_Nodes]:
-    """Strongly connected components of at least two nodes."""
-    if not len(affordable):
-        return []
-    everything = np.arange(len(affordable))
-    if len(affordable) <= _ENUMERATED_SIZE:
-        return [everything]  # Few enough to be one block, connected or not.
-    linked = affordable | np.eye(len(affordable), dtype=bool)
-    if (linked.all(0) & linked.all(1)).any():
-        return [everything]  # One node goes with all others.
-    graph: Any = csr_array(affordable)
+def _components(
+    log_weights: NDArray[np.float64], nodes: _Nodes, costs: tuple[float, ...]
+) -> list[_Nodes]:
+    """Sets of at least two nodes that interact, split further while they are too large to sum.
+
+    A cut is made at a lower cost only where the swaps that it gives up weigh next to nothing.
+    """
+    within = log_weights[nodes][:, nodes]
+    parts = [nodes[part] for part in _strongly_connected(within > -costs[0])]
+    settled = []
+    for part in parts:
+        done = len(part) <= _EXACT_SIZES[-1] or len(costs) == 1
+        if done or _has_hub(log_weights[part][:, part] > -costs[-1]):
+            settled.append(part)
+            continue
+        finer = _components(log_weights, part, costs[1:])
+        cheap = _weight_of_swaps_between(log_weights, part, finer) < _NEGLIGIBLE_WEIGHT
+        settled += finer if cheap else [part]
+    return settled
+
+
+def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
+    np.fill_diagonal(links, False)
+    nodes = np.flatnonzero(links.any(0) & links.any(1))
+    if len(nodes) <= _ENUMERATED_SIZE:  # Few enough to be one block, connected or not.
+        return [nodes] if len(nodes) else []
+    links = links[nodes][:, nodes]
+    if _has_hub(links):
+        return [nodes]
+    graph: Any = csr_array(links)
     _, labels = connected_components(graph, directed=True, connection="strong")
     order = labels.argsort(kind="stable")
-    parts = np.split(order, np.diff(labels[order]).nonzero()[0] + 1)
+    parts = np.split(nodes[order], np.diff(labels[order]).nonzero()[0] + 1)
     return [part for part in parts if len(part) > 1]
+
+
+def _has_hub(links: NDArray[np.bool_]) -> bool:
+    """Whether one node is linked with all others, both ways: a quick sign of one component."""
+    both = links & links.T
+    np.fill_diagonal(both, True)
+    return bool(both.all(0).any())
+
+
+def _weight_of_swaps_between(
+    log_weights: NDArray[np.float64], nodes: _Nodes, parts: list[_Nodes]
+) -> float:
+    """Weight, relative to the identity, of all swaps of two nodes of different parts."""
+    label = np.zeros(len(log_weights), dtype=int)
+    label[nodes] = -1 - np.arange(len(nodes))  # A node in no part is a part of its own.
+    for number, part in enumerate(parts):
+        label[part] = number
+    within = log_weights[nodes][:, nodes]
+    apart = label[nodes][:, None] != label[nodes]
+    return float(np.exp((within + within.T)[apart]).sum() / 2)
 
 
 def _gather(ratios: Tensor, batch: Tensor, rows: Tensor) -> Tensor:

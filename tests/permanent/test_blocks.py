@@ -102,3 +102,21 @@ def test_nothing_to_permute(n):
     result = permanent_by_blocks(torch.randn(3, n, n))
     assert result.log_ratio.tolist() == [0.0, 0.0, 0.0]
     assert result.blocks == []
+
+
+def test_chains_of_weak_links_are_cut_into_exact_blocks():
+    """A long chain of blocks, neighbours linked at a cost that is affordable but next to nothing."""
+    blocks = [units(4, 2, 0.3, seed) for seed in range(5)]
+    matrix = torch.full((20, 20), -torch.inf)
+    for number, block in enumerate(blocks):
+        mine = slice(4 * number, 4 * number + 4)
+        matrix[mine, mine] = block
+    for end in range(3, 19, 4):
+        matrix[end, end + 1] = matrix[end + 1, end + 1] - 9.0
+        matrix[end + 1, end] = matrix[end, end] - 9.0
+    result = permanent_by_blocks(matrix)
+    assert [tuple(rows.shape) for _, rows, _ in result.blocks] == [(5, 4)]
+    expected = sum(log_permanent(block) - block.trace() for block in blocks)
+    torch.testing.assert_close(result.log_ratio, expected)
+    truth = log_permanent(matrix) - matrix.trace()
+    torch.testing.assert_close(result.log_ratio, truth, rtol=0, atol=1e-6)
