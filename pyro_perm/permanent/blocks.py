@@ -29,6 +29,8 @@ from pyro_perm.permanent.exact import forward_backward
 _AFFORDABLE_COSTS = (16.0, 10.0, 6.0, 4.0)
 _NEGLIGIBLE_WEIGHT = 0.01
 
+_SMALLEST_MARGINAL = 1e-30
+
 # Blocks are padded to these sizes, so that one batch serves several; larger blocks go to Bethe.
 _EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
@@ -83,6 +85,8 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     for matrix, rows in _blocks(ratios):
         value, marginals = _solve(_gather(ratios, matrix, rows))
         log_ratio.index_add_(0, matrix, value)
+        # Products with denormal numbers, which these become in single precision, are slow.
+        marginals.masked_fill_(marginals < _SMALLEST_MARGINAL, 0.0)
         marginals.diagonal(dim1=-2, dim2=-1).sub_(1.0)
         blocks.append(Block(matrix, rows.clamp_min(0), marginals))
     return BlockPermanent(log_ratio.reshape(log_matrix.shape[:-2]), blocks)
