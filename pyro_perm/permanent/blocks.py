@@ -26,7 +26,7 @@ from pyro_perm.permanent.exact import forward_backward
 
 # Pairs that cost more nats are left out: a weight of 1e-7 beside the identity's. Blocks that are
 # too large to be summed exactly are cut at lower costs, if what is cut weighs little in all.
-_AFFORDABLE_COSTS = (16.0, 10.0, 6.0, 4.0)
+_AFFORDABLE_COSTS = (16.0, 8.0, 4.0)
 _NEGLIGIBLE_WEIGHT = 0.01
 
 _SMALLEST_MARGINAL = 1e-30
