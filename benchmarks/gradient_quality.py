@@ -87,7 +87,7 @@ def draw(rows: list[tuple[str, float, float, float, float, float]], path: str) -
     """Estimates of I, cosine and relative error against the spread of the units."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), layout="constrained")
     axes[0].plot(SPREADS, [row[2] for row in rows[:: len(ESTIMATORS)]], "k--", label="exact")
     for name in ESTIMATORS:
         mine = [row for row in rows if row[0] == name]
@@ -100,7 +100,8 @@ def draw(rows: list[tuple[str, float, float, float, float, float]], path: str) -
     ):
         axis.set(xlabel="spread of the units' locs (scales 0.5)", ylabel=label)
     axes[2].set_yscale("log")
-    axes[0].legend()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=150)
 
 
