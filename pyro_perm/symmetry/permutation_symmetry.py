@@ -51,7 +51,7 @@ class PermutationSymmetry:
         reasons: Mapping[str, str] | None = None,
     ) -> None:
         self.spec: dict[str, dict[str, tuple[Axis, ...]]] = {
-            group: {site: _as_axes(axes) for site, axes in sites.items()}
+            group: {site: _as_axes(group, site, axes) for site, axes in sites.items()}
             for group, sites in spec.items()
         }
         for group, sites in self.spec.items():
@@ -326,8 +326,13 @@ class PermutationSymmetry:
         return self._sites
 
 
-def _as_axes(axes: AxisLike) -> tuple[Axis, ...]:
-    each = axes if isinstance(axes, Sequence) else (axes,)
+def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
+    each = axes if isinstance(axes, Sequence) and not isinstance(axes, str) else (axes,)
+    for axis in each:
+        if not isinstance(axis, int | Axis):
+            raise TypeError(
+                f"group '{group}', site '{site}': an axis is an int or an Axis, but is {axis!r}"
+            )
     return tuple(axis if isinstance(axis, Axis) else Axis(axis) for axis in each)
 
 

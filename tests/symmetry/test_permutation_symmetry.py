@@ -244,3 +244,9 @@ def test_summary_lists_groups_and_reasons() -> None:
 def test_an_empty_symmetry_is_falsy() -> None:
     assert not PermutationSymmetry({})
     assert PermutationSymmetry({"g": {"w": 0}})
+
+
+@pytest.mark.parametrize("axis", ["0", 1.0, None, (0, "1")])
+def test_what_is_no_axis_is_refused_with_its_place(axis: Any) -> None:
+    with pytest.raises(TypeError, match="group 'hidden', site 'w1': an axis is an int or an Axis"):
+        PermutationSymmetry({"hidden": {"w1": axis}})

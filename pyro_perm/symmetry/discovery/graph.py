@@ -38,7 +38,6 @@ class Call:
         arguments: values of the schema's arguments in order, with nodes for tensors.
         inputs: all nodes among the arguments.
         outputs: the nodes it makes, in order.
-        result_is_tensor: whether it returns one tensor, not several.
         source: the model's source line.
         blame: why everything it touches must be frozen, for what no rule can describe.
         is_read: whether the program reads the result, to branch on it.
@@ -49,7 +48,6 @@ class Call:
     arguments: tuple[Any, ...]
     inputs: list[Node]
     outputs: list[Node]
-    result_is_tensor: bool = True
     source: str | None = None
     blame: str | None = None
     is_read: bool = False

@@ -192,7 +192,6 @@ class Recorder(TorchDispatchMode):
             arguments=arguments,
             inputs=inputs,
             outputs=nodes,
-            result_is_tensor=isinstance(result, Tensor),
             source=source,
             blame=f"argument of the random {name}" if is_random else None,
             is_read=is_read,
