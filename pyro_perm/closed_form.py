@@ -1,49 +1,81 @@
 r"""Closed-form ``KL(q || p)`` between Normals, inside the traces of a stock loss.
 
-Where guide and prior are Normal, the sampled ``log q(w)`` and ``log p(w)`` of a site are replaced
-by their expectations under ``q``: minus the entropy and minus the cross-entropy. The loss then sums
-a KL divergence without Monte Carlo noise.
+Where guide and prior are Normal, the traces carry, in place of the sampled ``log q(w)`` and
+``log p(w)`` of a site, their expectations under ``q``: minus the entropy and minus the
+cross-entropy. The loss then sums a KL divergence without Monte Carlo noise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_perm.estimators.density import as_normal, base_site
 from pyro_perm.symmetrization import LOG_RATIO_SITE, permute_site, traced_permutations
 
 
-def use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
-    """Replace log-probabilities by their expectations wherever guide and prior are Normal.
+class ClosedFormTraces(Messenger):
+    """Traces of a guide and a model, log-probabilities filled in where they have a closed form.
+
+    Pyro asks a guide that is a messenger for the traces, and computes what is missing in them.
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Run the guide, and the model on what it drew."""
+        guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
+        model = poutine.replay(self.model, trace=guide_trace)
+        model_trace = poutine.trace(model).get_trace(*args, **kwargs)
+        _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+        self.traces = model_trace, guide_trace
+
+    def get_traces(self) -> tuple[Any, Any]:
+        """The traces of the model and of the guide."""
+        return self.traces
+
+
+def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
+    """Fill in the expectations of log-probabilities wherever guide and prior are Normal.
 
     Sites are left to Monte Carlo where one of the two is not Normal, and all of them if the guide
     draws sites in another order than the model: its sites may then depend on each other.
-
-    :param model_trace: trace of the model with log-probabilities computed; changed in place.
-    :param guide_trace: trace of the guide with score parts computed; changed in place.
     """
     latent = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
     if latent != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
         return
+    no_score: Any = 0.0
     for name in latent:
         prior: Any = model_trace.nodes[name]
         guide: Any = base_site(guide_trace.nodes, name)
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
         if p is None or q is None or not guide["fn"].has_rsample:
             continue
-        loc, scale = _where_the_model_met_it(guide_trace, name, q)
+        loc, scale = q.loc, q.scale
+        if prior["mask"] is not None or not _is_constant(p):
+            loc, scale = _where_the_model_met_it(guide_trace, name, q)
         cross_entropy = _cross_entropy(loc, scale, p)
-        entropy = q.entropy()
         _set_log_prob(prior, sum_rightmost(-cross_entropy, prior["fn"].event_dim))
-        _set_log_prob(guide, sum_rightmost(-entropy, guide["fn"].event_dim))
-        guide["score_parts"] = guide["score_parts"]._replace(
-            log_prob=guide["log_prob"], entropy_term=guide["log_prob"]
-        )
+        log_prob = sum_rightmost(-q.entropy(), guide["fn"].event_dim)
+        _set_log_prob(guide, log_prob)
+        parts = ScoreParts(log_prob, no_score, log_prob)
+        guide["score_parts"] = parts.scale_and_mask(guide["scale"], guide["mask"])
+
+
+def _is_constant(p: torch.distributions.Normal) -> bool:
+    """Whether all entries have one prior, so that their order does not matter."""
+    return not any(any(parameter.stride()) for parameter in (p.loc, p.scale))
 
 
 def _where_the_model_met_it(

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 
-from pyro_perm.closed_form import use_closed_form_kl
+from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
 from pyro_perm.symmetrization import (
     LOG_RATIO_SITE,
@@ -79,9 +79,10 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        use_closed_form_kl(model_trace, guide_trace)
-        return model_trace, guide_trace
+        traces: tuple[Any, Any] = super()._get_trace(
+            model, ClosedFormTraces(model, guide), args, kwargs
+        )
+        return traces
 
     def _corrected(self, model: Program, guide: Program) -> Program:
         """The guide, with the correction in its trace unless it has one already."""

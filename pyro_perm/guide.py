@@ -58,7 +58,7 @@ class AutoSymmetrized(AutoGuide):
         base.create_plates = None
         # Assigning the attribute would refuse a base that has already run.
         torch.nn.Module.add_module(self, "base", base)
-        self._adopt_base()
+        self._adopted_base()
         self.symmetry = as_symmetry(symmetry)
         self.estimator = as_estimator(estimator)
         self.permute = permute
@@ -72,16 +72,16 @@ class AutoSymmetrized(AutoGuide):
         first_call = self.prototype_trace is None
         if first_call:
             self._setup_prototype(*args, **kwargs)
-        self._adopt_base()
+        base = self._adopted_base()
         self._create_plates(*args, **kwargs)
         symmetry = self.symmetry
         assert symmetry is not None
         permutations = sample_permutations(symmetry) if self.permute else {}
-        with SymmetrizeMessenger(symmetry, permutations) as base:
-            result: dict[str, Tensor] = self.base(*args, **kwargs)
+        with SymmetrizeMessenger(symmetry, permutations) as drawn:
+            result: dict[str, Tensor] = base(*args, **kwargs)
         if first_call:
-            warn_if_coinciding(base.sites, symmetry)
-        add_log_ratio(base.sites, symmetry, self.estimator)
+            warn_if_coinciding(drawn.sites, symmetry)
+        add_log_ratio(drawn.sites, symmetry, self.estimator)
         return result
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -107,10 +107,12 @@ class AutoSymmetrized(AutoGuide):
     def _check_prototype(self, part_trace: Any) -> None:
         """The base guide's prototype is ours: both run the same model."""
 
-    def _adopt_base(self) -> None:
+    def _adopted_base(self) -> AutoGuide:
+        base: AutoGuide = self.base  # Looked up once: attributes of Pyro modules are slow.
         # Copying or pickling a guide cuts the links between the original's parts.
-        if self.base.master is None:
-            self.base._update_master(weakref.ref(self))
+        if base.master is None:
+            base._update_master(weakref.ref(self))
+        return base
 
 
 def _require_symmetrizable(base: Any) -> None:

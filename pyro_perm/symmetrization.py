@@ -57,7 +57,8 @@ class SymmetrizeMessenger(Messenger):
             value = pyro.sample(f"{name}_unconstrained", fn, infer=AUXILIARY)
             fn = dist.Delta(value, event_dim=fn.event_dim)
         moved = permute_site(self.symmetry, self.permutations, name, fn.v)
-        msg["fn"] = dist.Delta(moved, log_density=fn.log_density, event_dim=fn.event_dim)
+        # The base guide's own Delta has been validated.
+        msg["fn"] = dist.Delta(moved, fn.log_density, fn.event_dim, validate_args=False)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.sites[msg["name"]] = msg

@@ -138,12 +138,12 @@ def test_screen_is_refreshed_before_units_meet():
     locs = 100.0 * torch.arange(400.0).unsqueeze(-1).expand(400, 20).contiguous()
     scales = torch.ones(400, 20)
     screen = Screen()
-    assert screen.clusters(locs, scales) == []
-    assert screen.clusters(locs + 1e-3, scales) == []
+    assert screen.clusters([locs], [scales]) == []
+    assert screen.clusters([locs + 1e-3], [scales]) == []
     moving = locs.clone()
     for _ in range(40):
         moving[1] -= 2.5
-        clusters = screen.clusters(moving, scales)
+        clusters = screen.clusters([moving], [scales])
         near = (moving[0] - moving[1]).norm() < 10
         assert [c.tolist() for c in clusters] == [[[0, 1]]] or not near
     assert near
@@ -152,8 +152,8 @@ def test_screen_is_refreshed_before_units_meet():
 def test_screen_does_not_mistake_another_layer_for_its_own():
     screen, scales = Screen(), torch.ones(400, 20)
     apart = 100.0 * torch.arange(400.0).unsqueeze(-1).expand(400, 20).contiguous()
-    assert screen.clusters(apart, scales) == []
-    (together,) = screen.clusters(torch.zeros(400, 20), scales)
+    assert screen.clusters([apart], [scales]) == []
+    (together,) = screen.clusters([torch.zeros(400, 20)], [scales])
     assert together.shape == (1, 400)
 
 

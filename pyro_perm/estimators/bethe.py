@@ -15,22 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_perm.estimators.chain_rule import Term, lower_terms
-from pyro_perm.estimators.density import (
-    FactorizedDensity,
-    UnitLayout,
-    Units,
-    centered,
-    unit_pairs,
-)
+from pyro_perm.estimators.density import FactorizedDensity, Units, centered, unit_pairs
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.estimators.screening import Screen
+from pyro_perm.estimators.unit_layout import UnitLayout, joined
 from pyro_perm.permanent import permanent_by_blocks
 
 
@@ -82,64 +77,65 @@ class _LogPermanent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
-        units = Units(*map(layout.units, _by_kind(tensors)))
-        batch = units.values.shape[:-2]
-        total = units.values.new_zeros(batch, dtype=torch.float64)
-        ctx.layout, ctx.units, ctx.overlapping = layout, units, []
-        ctx.shapes = [tensor.shape for tensor in tensors]
-        for clusters in screen.clusters(units.locs, units.scales):
-            within = _select(units, clusters)
-            log_ratio, blocks = permanent_by_blocks(unit_pairs(within))
-            total += log_ratio.reshape(*batch, len(clusters)).sum(-1)
-            for matrix, rows, excess in blocks:
-                particle, cluster = matrix // len(clusters), matrix % len(clusters)
-                ctx.overlapping.append((particle, clusters[cluster.unsqueeze(-1), rows], excess))
+        values, locs, scales = map(layout.views, _by_kind(tensors))
+        ctx.layout, ctx.shapes, ctx.overlaps = layout, [t.shape for t in tensors], []
+        ctx.dtypes = [t.dtype for t in tensors]
+        total = locs[0].new_zeros((), dtype=torch.float64)
+        for cluster in screen.clusters(locs, scales):
+            units = centered(Units(*(joined(kind, cluster) for kind in (values, locs, scales))))
+            log_ratio, excess = permanent_by_blocks(unit_pairs(units))
+            total = total + (log_ratio if cluster is None else log_ratio.sum())
+            if excess is not None:
+                ctx.overlaps.append(_Overlap(units, cluster, excess))
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.overlapping:
+        if not ctx.overlaps:
             return (None,) * (2 + len(ctx.shapes))
-        flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in ctx.units]
-        grads = [torch.zeros_like(tensor) for tensor in flat]
-        for particle, rows, excess in ctx.overlapping:
-            weights = excess * grad_output.flatten()[particle, None, None]
-            # Parameters that all particles share have a batch of one.
-            places = [(particle.clamp_max(len(t) - 1).unsqueeze(-1), rows) for t in flat]
-            within = Units(*(tensor[place] for tensor, place in zip(flat, places, strict=True)))
-            for grad, place, part in zip(grads, places, _gradients(within, weights), strict=True):
-                grad.index_put_(place, part.to(grad.dtype), accumulate=True)
-        sites = (
-            ctx.layout.sites_from(grad.reshape(tensor.shape), shapes)
-            for grad, tensor, shapes in zip(grads, ctx.units, _by_kind(ctx.shapes), strict=True)
-        )
-        return None, None, *(grad for kind in sites for grad in kind)
+        grads = [overlap.gradients(grad_output) for overlap in ctx.overlaps]
+        clusters = [o.cluster.flatten() for o in ctx.overlaps if o.cluster is not None]
+        chosen = torch.cat(clusters) if clusters else None
+        sites: list[Tensor] = []
+        for shapes, *units in zip(_by_kind(ctx.shapes), *grads, strict=True):
+            rows = torch.cat([u.flatten(0, 1) for u in units]) if clusters else units[0]
+            sites += ctx.layout.sites_from(rows, shapes, chosen)
+        return None, None, *(grad.to(dtype) for grad, dtype in zip(sites, ctx.dtypes, strict=True))
 
 
-def _select(units: Units, clusters: Tensor) -> Units:
-    """The units of each cluster, shapes ``(*batch, clusters, size, entries of a unit)``.
+class _Overlap(NamedTuple):
+    """Units that overlap.
 
-    A single cluster of all units goes without the dimension of the clusters.
+    Attributes:
+        units: centered, shapes ``(*batch, n, width)`` or ``(*cluster, width)``.
+        cluster: their numbers, shape ``(sets, size)``, or None for the whole group.
+        excess: marginals minus the identity, shape ``(*batch, n, n)`` or ``(sets, size, size)``.
     """
-    if clusters.shape == (1, units.locs.shape[-2]):
-        return units
-    return Units(*(tensor[..., clusters, :] for tensor in units))
+
+    units: Units
+    cluster: Tensor | None
+    excess: Tensor
+
+    def gradients(self, grad_output: Tensor) -> Units:
+        """Gradients of the units, in their shapes."""
+        if self.cluster is None:
+            grad_output = grad_output[..., None, None]
+        return _gradients(self.units, (self.excess * grad_output).to(self.units.values.dtype))
 
 
 def _gradients(units: Units, weights: Tensor) -> Units:
     """Gradients of ``sum_ij R_ij L_ij`` for weights whose rows sum to zero."""
-    values, locs, scales = centered(units)
-    weights = weights.to(values.dtype)
+    values, locs, scales = units
     precision = scales.square().reciprocal()
     entries = values.shape[-1]
     # Two products instead of four.
     mixed, mixed_squares = (weights @ torch.cat([values, values.square()], -1)).split(entries, -1)
     weighted = weights.mT @ torch.cat([precision, precision * locs], -1)
     return Units(
-        values=weighted[..., entries:] - values * weighted[..., :entries],
+        values=torch.addcmul(weighted[..., entries:], values, weighted[..., :entries], value=-1),
         locs=precision * mixed,
-        scales=(mixed_squares - 2 * locs * mixed) * precision / scales,
+        scales=torch.addcmul(mixed_squares, locs, mixed, value=-2) * (precision / scales),
     )
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from pyro_perm.estimators.coupling import entries_of_a_unit, separable_sites
+from pyro_perm.estimators.coupling import separable_sites
+from pyro_perm.estimators.unit_layout import UnitLayout
 from pyro_perm.symmetry import PermutationSymmetry
 
 
@@ -35,7 +36,7 @@ def lower_terms(symmetry: PermutationSymmetry) -> tuple[Term, ...]:
     """
     groups = tuple(symmetry.spec)
     orders = (_ordered_terms(symmetry, order) for order in (groups, groups[::-1]))
-    return max(orders, key=lambda terms: sorted(entries_of_a_unit(symmetry, *t) for t in terms))
+    return max(orders, key=lambda terms: sorted(UnitLayout.of(symmetry, *t).width for t in terms))
 
 
 @lru_cache

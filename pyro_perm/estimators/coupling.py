@@ -5,7 +5,6 @@ Everything here depends on the symmetry alone, and is remembered, since training
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from itertools import combinations
 
@@ -37,17 +36,6 @@ def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
             site not in separable_sites(symmetry, group) for group, _ in symmetry.actions_on(site)
         )
     )
-
-
-def entries_of_a_unit(symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> int:
-    """How many entries of the given sites belong to each unit of a group."""
-    total = 0
-    for site in sites:
-        shape = symmetry.site_shape(site)
-        for acting, axis in symmetry.actions_on(site):
-            if acting == group:
-                total += math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
-    return total
 
 
 def _is_separable(symmetry: PermutationSymmetry, site: str, group: str, free: set[str]) -> bool:

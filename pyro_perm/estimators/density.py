@@ -8,10 +8,8 @@ factor. Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation change
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +17,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_perm.estimators.coupling import coupled_sites, separable_sites
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes
+from pyro_perm.symmetry import PermutationSymmetry
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 _WORTH_SINGLE_PRECISION = 1_000_000
@@ -32,59 +31,6 @@ class Units(NamedTuple):
     values: Tensor
     locs: Tensor
     scales: Tensor
-
-
-@dataclass(frozen=True)
-class UnitLayout:
-    """Where the entries of a group's units lie in the tensors of some sites.
-
-    Attributes:
-        sites: the sites.
-        parts: for each axis of the group, the position of its site, the axis, and the site's rank.
-    """
-
-    sites: tuple[str, ...]
-    parts: tuple[tuple[int, Axis, int], ...]
-
-    @classmethod
-    @lru_cache
-    def of(cls, symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> UnitLayout:
-        """The layout of a group's units in some of its sites."""
-        parts = (
-            (position, axis, symmetry.site_rank(site))
-            for position, site in enumerate(sites)
-            for acting, axis in symmetry.actions_on(site)
-            if acting == group
-        )
-        return cls(sites, tuple(parts))
-
-    def units(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Everything that belongs to each unit.
-
-        :param tensors: one a site, shape ``(*batch, *site shape)``.
-        :returns: shape ``(*batch, n, entries of a unit)``.
-        """
-        parts = [axis.units(tensors[position], rank) for position, axis, rank in self.parts]
-        if len(parts) == 1:
-            return parts[0]
-        batch = _broadcast_shapes([part.shape[:-1] for part in parts])
-        return torch.cat([_expand(part, batch) for part in parts], -1)
-
-    def sites_from(self, units: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-        """The transpose of :meth:`units`: gradients of the sites from those of the units.
-
-        :param units: shape ``(*batch, n, entries of a unit)``.
-        :param shapes: shapes of the sites' tensors, with all of the batch, or less to sum over it.
-        """
-        totals: dict[int, Tensor] = {}
-        start = 0
-        for position, axis, rank in self.parts:
-            shape = shapes[position][-rank:]
-            stop = start + math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
-            value = axis.from_units(units[..., start:stop], shape)
-            totals[position] = totals[position] + value if position in totals else value
-            start = stop
-        return [totals[position].sum_to_size(shape) for position, shape in enumerate(shapes)]
 
 
 @dataclass(frozen=True)
@@ -131,20 +77,21 @@ class FactorizedDensity:
             locs[name] = _drop_plates(_unexpand(normal.loc, rank), rank, padding)
             scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
         batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
-        return cls(symmetry, values, locs, scales, _broadcast_shapes(batches))
+        return cls(symmetry, values, locs, scales, broadcast_shapes(batches))
 
     def units(self, group: str, sites: Iterable[str]) -> Units:
         """Everything in the given sites that belongs to each unit of a group."""
-        layout = UnitLayout.of(self.symmetry, group, tuple(sites))
+        sites = tuple(sites)
+        layout = UnitLayout.of(self.symmetry, group, sites)
         kinds = (self.values, self.locs, self.scales)
-        return Units(*(layout.units([kind[site] for site in layout.sites]) for kind in kinds))
+        return Units(*(layout.units([kind[site] for site in sites]) for kind in kinds))
 
     def unit_pairs(self, group: str, sites: Iterable[str]) -> Tensor:
         """``L[i, j] = log q_i(w_j)`` up to a constant that no permutation changes, in nats.
 
         :returns: shape ``(*batch, n, n)``, in double precision.
         """
-        return unit_pairs(self.units(group, sites))
+        return unit_pairs(centered(self.units(group, sites)))
 
     def log_ratio(self, permutations: Permutations) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g`` at the cost of a gather each.
@@ -192,16 +139,17 @@ class FactorizedDensity:
 def unit_pairs(units: Units) -> Tensor:
     """Log-density of every unit's values under every unit's factor, by one matrix product.
 
+    :param units: units relative to a common center, see :func:`centered`.
     :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``, double precision.
     """
-    values, locs, scales = centered(units)
+    values, locs, scales = units
     precision = scales.square().reciprocal()
     weighted = precision * locs
-    constant = (weighted * locs).sum(-1) + 2 * scales.log().sum(-1)
+    constant = (weighted * locs - precision.log()).sum(-1, keepdim=True)
     squares = (
-        torch.cat([precision, -2 * weighted], -1) @ torch.cat([values.square(), values], -1).mT
+        torch.cat([precision, weighted], -1) @ torch.cat([values.square(), -2 * values], -1).mT
     )
-    return -0.5 * (squares.double() + constant.double().unsqueeze(-1))
+    return -0.5 * (squares.double() + constant.double())
 
 
 def centered(units: Units) -> Units:
@@ -262,16 +210,6 @@ def require_coordinatewise(trace: Any, symmetry: PermutationSymmetry) -> None:
                 "intervals, so a permutation of its entries does not permute the base guide's "
                 "unconstrained factors; leave the group out, or reparametrize the site"
             )
-
-
-def _broadcast_shapes(shapes: list[torch.Size]) -> torch.Size:
-    """As ``torch.broadcast_shapes``, which is slow where all shapes are the same."""
-    first = shapes[0]
-    return first if shapes.count(first) == len(shapes) else torch.broadcast_shapes(*shapes)
-
-
-def _expand(tensor: Tensor, batch: torch.Size) -> Tensor:
-    return tensor if tensor.shape[:-1] == batch else tensor.expand(*batch, tensor.shape[-1])
 
 
 def _unexpand(tensor: Tensor, rank: int) -> Tensor:

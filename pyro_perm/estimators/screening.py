@@ -11,7 +11,7 @@ pair might have come within ``_SAFE``; checking that is ``O(n d)``.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 from numpy import flatnonzero, intp, stack, unique
@@ -30,44 +30,54 @@ class Screen:
     """Remembers which units of a group may overlap while the parameters stay near a reference."""
 
     def __init__(self) -> None:
-        self._locs = self._scales = torch.empty(0)
-        self._clusters: list[Tensor] = []
-        self._nearest_apart = 0.0
+        self._reference: _Reference | None = None
+        self._clusters: list[Tensor | None] = []
 
-    def clusters(self, locs: Tensor, scales: Tensor) -> list[Tensor]:
+    def clusters(self, locs: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor | None]:
         """Sets of units that may overlap with each other, and with no unit outside the set.
 
-        :param locs: shape ``(n, entries of a unit)``; with a batch, nothing is screened.
-        :param scales: same shape.
+        :param locs: shapes ``(n, width)``; together they hold the entries of each unit. With a
+            batch, nothing is screened.
+        :param scales: same shapes.
         :returns: one tensor for each size of a set, shape ``(sets, size)``; units in none overlap
-            with no other. A single set of all units where screening is not worth its cost.
+            with no other. None stands for the whole group, where screening is not worth its cost.
         """
-        size, entries = locs.shape[-2:]
-        if locs.dim() > 2 or size**2 * entries < _WORTHWHILE:
-            return [_all_units(size, locs.device)]
-        if not self._still_holds(locs, scales):
-            self._refresh(locs, scales)
+        size, width = locs[0].shape[-2], sum(part.shape[-1] for part in locs)
+        if size**2 * width < _WORTHWHILE or any(part.dim() > 2 for part in locs):
+            return [None]
+        if self._reference is None or not self._reference.holds(locs, scales):
+            self._refresh(torch.cat(tuple(locs), -1), torch.cat(tuple(scales), -1))
         return self._clusters
-
-    def _still_holds(self, locs: Tensor, scales: Tensor) -> bool:
-        if self._locs.shape != locs.shape or self._locs.device != locs.device:
-            return False
-        moved = ((locs - self._locs) / self._scales).square().sum(-1).max().sqrt()
-        smallest, largest = (scales / self._scales).aminmax()
-        rescaled = torch.maximum(largest, 1 / smallest)
-        return bool((self._nearest_apart - 2 * moved) / rescaled.square() > _SAFE)
 
     def _refresh(self, locs: Tensor, scales: Tensor) -> None:
         distances = _distances(locs, scales)
         near = distances < _SAFE + _MARGIN
-        self._locs, self._scales = locs.clone(), scales.clone()
-        self._nearest_apart = distances.masked_fill(near, torch.inf).min().item()
-        self._clusters = _components(near)
+        self._reference = _Reference(locs, scales, distances.masked_fill(near, torch.inf).min())
+        self._clusters = [*_components(near)]
 
 
-@lru_cache
-def _all_units(size: int, device: torch.device) -> Tensor:
-    return torch.arange(size, device=device).unsqueeze(0)
+class _Reference:
+    """Parameters at which no two units of different sets are nearer than a distance."""
+
+    def __init__(self, locs: Tensor, scales: Tensor, nearest_apart: Tensor) -> None:
+        self.minus_locs = -locs
+        self.precision = scales.reciprocal()
+        self.nearest_apart = nearest_apart
+        # Allocating tensors of this size anew at every step would cost more than the arithmetic.
+        self.scratch = torch.empty_like(locs)
+
+    def holds(self, locs: Sequence[Tensor], scales: Sequence[Tensor]) -> bool:
+        """Whether units of different sets are still further apart than ``_SAFE``."""
+        if locs[0].shape[0] != len(self.scratch) or locs[0].device != self.scratch.device:
+            return False
+        relative = torch.cat(tuple(locs), -1, out=self.scratch)
+        relative.add_(self.minus_locs).mul_(self.precision)
+        moved = torch.linalg.vector_norm(relative, dim=-1).max()
+        smallest, largest = (
+            torch.cat(tuple(scales), -1, out=self.scratch).mul_(self.precision).aminmax()
+        )
+        rescaled = torch.maximum(largest, 1 / smallest)
+        return bool((self.nearest_apart - 2 * moved) / rescaled.square() > _SAFE)
 
 
 def _distances(locs: Tensor, scales: Tensor) -> Tensor:

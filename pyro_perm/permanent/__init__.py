@@ -7,14 +7,13 @@ permanent sums over all permutations :math:`g` of the columns,
 """
 
 from pyro_perm.permanent.bethe import BethePermanent, bethe, log_bethe_permanent
-from pyro_perm.permanent.blocks import Block, BlockPermanent, permanent_by_blocks
+from pyro_perm.permanent.blocks import BlockPermanent, permanent_by_blocks
 from pyro_perm.permanent.exact import log_permanent, permutation_marginals
 from pyro_perm.permanent.sampling import permutation_log_prob, sample_permutations
 from pyro_perm.permanent.sinkhorn import Sinkhorn, sinkhorn
 
 __all__ = [
     "BethePermanent",
-    "Block",
     "BlockPermanent",
     "Sinkhorn",
     "bethe",

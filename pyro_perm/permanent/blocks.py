@@ -43,25 +43,16 @@ _BETHE_SWEEPS, _BETHE_TOLERANCE = 100, 1e-4
 _Nodes = NDArray[np.intp]
 
 
-class Block(NamedTuple):
-    """Blocks of one padded size that interact, each within one matrix of the batch.
+class BlockPermanent(NamedTuple):
+    """The permanent relative to the identity's weight.
 
     Attributes:
-        matrix: the matrix that each block belongs to, in the flattened batch, shape (b,).
-        rows: its rows, which are its columns too, shape (b, size); padded with 0.
-        excess: marginals minus the identity, shape (b, size, size); zero where padded.
+        log_ratio: its logarithm, shape (...).
+        excess: marginals minus the identity, shape (..., n, n), or None where all are zero.
     """
 
-    matrix: Tensor
-    rows: Tensor
-    excess: Tensor
-
-
-class BlockPermanent(NamedTuple):
-    """Log-permanent relative to the identity's weight, shape (...), and where it comes from."""
-
     log_ratio: Tensor
-    blocks: list[Block]
+    excess: Tensor | None
 
 
 @torch.no_grad()
@@ -78,19 +69,25 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     :raises ValueError: if the matrices are not square.
     """
     check_square(log_matrix)
-    size = log_matrix.shape[-1]
+    batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
     ratios = log_matrix.double() - log_matrix.diagonal(dim1=-2, dim2=-1).double().unsqueeze(-2)
-    ratios = ratios.reshape(log_matrix.shape[:-2].numel(), size, size)
+    ratios = ratios.reshape(batch.numel(), size, size)
+    blocks = _blocks(ratios)
+    if not blocks:
+        return BlockPermanent(ratios.new_zeros(batch), None)
     log_ratio = ratios.new_zeros(len(ratios))
-    blocks = []
-    for matrix, rows in _blocks(ratios):
+    # The last row and column are for the padding.
+    excess = ratios.new_zeros(len(ratios), size + 1, size + 1)
+    for matrix, rows in blocks:
         value, marginals = _solve(_gather(ratios, matrix, rows))
         log_ratio.index_add_(0, matrix, value)
         # Products with denormal numbers, which these become in single precision, are slow.
         marginals.masked_fill_(marginals < _SMALLEST_MARGINAL, 0.0)
         marginals.diagonal(dim1=-2, dim2=-1).sub_(1.0)
-        blocks.append(Block(matrix, rows.clamp_min(0), marginals))
-    return BlockPermanent(log_ratio.reshape(log_matrix.shape[:-2]), blocks)
+        excess[matrix[:, None, None], rows[:, :, None], rows[:, None, :]] = marginals
+    return BlockPermanent(
+        log_ratio.reshape(batch), excess[:, :size, :size].reshape(*batch, size, size)
+    )
 
 
 def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:

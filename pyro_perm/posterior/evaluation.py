@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide
 from tqdm import tqdm
 
-from pyro_perm.closed_form import use_closed_form_kl
+from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
 from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.guide import AutoSymmetrized
@@ -140,9 +140,10 @@ class _MeanFieldELBO(Trace_ELBO):
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        use_closed_form_kl(model_trace, guide_trace)
-        return model_trace, guide_trace
+        traces: tuple[Any, Any] = super()._get_trace(
+            model, ClosedFormTraces(model, guide), args, kwargs
+        )
+        return traces
 
 
 def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ class PermutationSymmetry:
         """Whether there is a group at all."""
         return bool(self.spec)
 
-    @property
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that some group permutes."""
         return tuple(dict.fromkeys(site for sites in self.spec.values() for site in sites))

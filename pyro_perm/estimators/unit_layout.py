@@ -1,0 +1,128 @@
+"""Where the entries of a group's units lie in the tensors of its sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_perm.symmetry import Axis, PermutationSymmetry
+
+
+class Part(NamedTuple):
+    """What a group permutes along one axis.
+
+    Attributes:
+        position: position of the site.
+        axis: the axis.
+        rank: number of dimensions of the site.
+        width: number of entries of each unit.
+    """
+
+    position: int
+    axis: Axis
+    rank: int
+    width: int
+
+
+@dataclass(frozen=True)
+class UnitLayout:
+    """Gathers everything that belongs to each unit of a group, and puts gradients back.
+
+    Attributes:
+        size: number of units.
+        parts: one for each axis of the group.
+    """
+
+    size: int
+    parts: tuple[Part, ...]
+
+    @classmethod
+    @lru_cache
+    def of(cls, symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> UnitLayout:
+        """The layout of a group's units in some of its sites."""
+        parts = (
+            _part(position, axis, symmetry.site_shape(site))
+            for position, site in enumerate(sites)
+            for acting, axis in symmetry.actions_on(site)
+            if acting == group
+        )
+        return cls(symmetry.groups[group], tuple(parts))
+
+    @property
+    def width(self) -> int:
+        """Number of entries of a unit."""
+        return sum(part.width for part in self.parts)
+
+    def views(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What belongs to each unit, part by part.
+
+        :param tensors: one a site, shape ``(*batch, *site shape)``.
+        :returns: one a part, shape ``(*batch, n, width)``, of the tensors' memory where possible.
+        """
+        return [part.axis.units(tensors[part.position], part.rank) for part in self.parts]
+
+    def units(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Everything that belongs to each unit.
+
+        :param tensors: one a site, shape ``(*batch, *site shape)``.
+        :returns: shape ``(*batch, n, width)``.
+        """
+        return joined(self.views(tensors))
+
+    def sites_from(
+        self, units: Tensor, shapes: Sequence[torch.Size], chosen: Tensor | None = None
+    ) -> list[Tensor]:
+        """The transpose of :meth:`units`: gradients of the sites from those of the units.
+
+        :param units: shape ``(*batch, n, width)``, or ``(*chosen, width)``.
+        :param shapes: shapes of the sites' tensors, with all of the batch, or less to sum over it.
+        :param chosen: the units that the gradients belong to, each once; by default all of them.
+        """
+        totals: dict[int, Tensor] = {}
+        start = 0
+        for position, axis, rank, width in self.parts:
+            part = units[..., start : start + width]
+            if chosen is not None:
+                everywhere = part.new_zeros(self.size, width)
+                part = everywhere.index_copy_(0, chosen.flatten(), part.reshape(-1, width))
+            site = axis.from_units(part, shapes[position][-rank:])
+            totals[position] = totals[position] + site if position in totals else site
+            start += width
+        return [totals[position].sum_to_size(shape) for position, shape in enumerate(shapes)]
+
+
+def joined(views: Sequence[Tensor], chosen: Tensor | None = None) -> Tensor:
+    """The parts side by side.
+
+    :param views: shapes ``(*batch, n, width)``.
+    :param chosen: units to take, by default all of them.
+    :returns: shape ``(*batch, n, total width)``, or ``(*batch, *chosen, total width)``.
+    """
+    if chosen is not None:
+        flat = chosen.flatten()
+        views = [view.index_select(-2, flat).unflatten(-2, chosen.shape) for view in views]
+    if len(views) == 1:
+        return views[0]
+    batch = broadcast_shapes([view.shape[:-1] for view in views])
+    return torch.cat([_expand(view, batch) for view in views], -1)
+
+
+def _part(position: int, axis: Axis, shape: tuple[int, ...]) -> Part:
+    width = math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
+    return Part(position, axis, len(shape), width)
+
+
+def broadcast_shapes(shapes: list[torch.Size]) -> torch.Size:
+    """As ``torch.broadcast_shapes``, which is slow where all shapes are the same."""
+    first = shapes[0]
+    return first if shapes.count(first) == len(shapes) else torch.broadcast_shapes(*shapes)
+
+
+def _expand(tensor: Tensor, batch: torch.Size) -> Tensor:
+    return tensor if tensor.shape[:-1] == batch else tensor.expand(*batch, tensor.shape[-1])
