@@ -1,42 +1,58 @@
 """Time and peak memory of one evaluation and gradient of the correction, against width.
 
 Bethe beside InfoNCE with 32 permutations evaluated naively: the density of all weights, once for
-each permutation. Layers with 64 inputs and 10 outputs, units apart as at a fan-in start, or half
-of them switched off (equal to the prior). Each measurement runs in a process of its own, so that
-its peak memory is its own. Run ``python benchmarks/width.py``.
+each permutation. Layers with 64 inputs and 10 outputs, units apart as at a fan-in start, or so wide
+that some come near each other, or half of them switched off (equal to the prior). Each measurement
+runs in a process of its own, so that its peak memory is its own.
+
+The last column is what screening changes: of the value, in nats, and of the gradient, in nats for a
+move of a loc by its scale, the largest of all. Run ``python benchmarks/width.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.distributions import Normal
 
 import pyro_perm as pp
+import pyro_perm.estimators.screening as screen_module
 from pyro_perm.estimators.density import FactorizedDensity
 
 WIDTHS = [50, 100, 200, 500, 1000, 2000, 4000]
 METHODS = ["nothing", "Bethe", "naive InfoNCE K=32"]
 
 
-def layer(width: int, off: float) -> FactorizedDensity:
-    """A layer at a fan-in start, a share of whose units equal a standard normal prior."""
+class Case(NamedTuple):
+    """How the units lie: their scales, and the share that equals a standard normal prior."""
+
+    scale: float
+    off: float
+
+
+CASES = {"apart": Case(0.05, 0.0), "near": Case(0.15, 0.0), "half off": Case(0.05, 0.5)}
+
+
+def layer(width: int, case: Case) -> FactorizedDensity:
+    """A layer at a fan-in start, all of whose units are near, or some switched off."""
     torch.manual_seed(0)
     spec = {"hidden": {"w0": 0, "b0": 0, "w1": 1}}
     shapes = {"w0": (width, 64), "b0": (width,), "w1": (10, width)}
     symmetry = pp.PermutationSymmetry(spec, shapes=shapes)
     locs = {site: torch.randn(shape) / 8 for site, shape in shapes.items()}
-    scales = {site: torch.full(shape, 0.05) for site, shape in shapes.items()}
+    scales = {site: torch.full(shape, case.scale) for site, shape in shapes.items()}
     for site, axis in (("w0", 0), ("b0", 0), ("w1", 1)):
         for kind, value in ((locs, 0.0), (scales, 1.0)):
-            kind[site].movedim(axis, 0)[: int(off * width)] = value
+            kind[site].movedim(axis, 0)[: int(case.off * width)] = value
     for tensor in (*locs.values(), *scales.values()):
         tensor.requires_grad_()
     values = {site: locs[site] + scales[site] * torch.randn(shapes[site]) for site in shapes}
@@ -59,9 +75,9 @@ def naive_info_nce(density: FactorizedDensity) -> torch.Tensor:
     return torch.cat([own.unsqueeze(0), log_q(moved)]).logsumexp(0) - own
 
 
-def measure(method: str, width: int, off: float) -> None:
+def measure(method: str, width: int, case: str) -> None:
     """Print seconds and peak megabytes of this process."""
-    density = layer(width, off)
+    density = layer(width, CASES[case])
     run: Callable[[FactorizedDensity], torch.Tensor] = {
         "nothing": lambda d: sum(v.sum() for v in d.values.values()),
         "Bethe": pp.Bethe().log_ratio,
@@ -78,30 +94,62 @@ def measure(method: str, width: int, off: float) -> None:
     print(statistics.median(seconds[1:]), peak)
 
 
+def screening(width: int, case: str) -> None:
+    """Print what screening changes of value and gradient."""
+    density = layer(width, CASES[case])
+    results = []
+    for worthwhile in (0, math.inf):
+        screen_module._WORTHWHILE = worthwhile
+        value = pp.Bethe().log_ratio(density)
+        grads = torch.autograd.grad(
+            value, [*density.locs.values()], retain_graph=True, materialize_grads=True
+        )
+        scaled = [grad * s for grad, s in zip(grads, density.scales.values(), strict=True)]
+        results.append((value.item(), torch.cat([grad.flatten() for grad in scaled])))
+    (screened, grads), (whole, whole_grads) = results
+    print(abs(screened - whole), (grads - whole_grads).abs().max().item())
+
+
+def in_a_process(*arguments: str) -> tuple[float, float]:
+    """The two numbers that a process of its own prints."""
+    command = [sys.executable, __file__, "--one", *arguments]
+    first, second = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return float(first), float(second)
+
+
+def row(width: int, case: str) -> str:
+    """A row of the table."""
+    _, floor = in_a_process("nothing", str(width), case)
+    cells = []
+    for method in METHODS[1:]:
+        seconds, peak = in_a_process(method, str(width), case)
+        cells.append(f"{1e3 * seconds:14.1f} ms {peak - floor:8.0f} MB")
+    value, gradient = in_a_process("screening", str(width), case)
+    cells.append(f"{value:.1e}, {gradient:.1e}")
+    return f"{width:6d}" + "".join(f"{cell:>28s}" for cell in cells)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("METHOD", "WIDTH", "OFF"))
+    parser.add_argument("--one", nargs=3, metavar=("WHAT", "WIDTH", "CASE"))
     parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
     options = parser.parse_args()
     if options.one:
-        method, width, off = options.one
-        measure(method, int(width), float(off))
+        what, width, case = options.one
+        if what == "screening":
+            screening(int(width), case)
+        else:
+            measure(what, int(width), case)
         return
-    for off in (0.0, 0.5):
-        print(f"\n{off:.0%} of the units switched off; ms, and MB above doing nothing")
-        print(f"{'units':>6s}" + "".join(f"{method:>28s}" for method in METHODS[1:]))
+    for case in CASES:
+        print(f"\nunits {case}; ms, and MB above doing nothing")
+        titles = [*METHODS[1:], "screening changes"]
+        print(f"{'units':>6s}" + "".join(f"{title:>28s}" for title in titles))
         for width in options.widths:
-            cells, floor = [], 0.0
-            for method in METHODS:
-                command = [sys.executable, __file__, "--one", method, str(width), str(off)]
-                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                seconds, peak = map(float, output.split())
-                if method == "nothing":
-                    floor = peak
-                else:
-                    cells.append(f"{1e3 * seconds:14.1f} ms {peak - floor:8.0f} MB")
-            print(f"{width:6d}" + "".join(f"{cell:>28s}" for cell in cells))
+            print(row(width, case), flush=True)
 
 
 if __name__ == "__main__":

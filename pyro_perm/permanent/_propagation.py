@@ -133,7 +133,8 @@ def _sum(x: Tensor, dim: int) -> Tensor:
 
 
 def _leave_one_out(x: Tensor, dim: int, out: Tensor) -> None:
-    torch.sub(_sum(x, dim) * (1 + _EPS), x, out=out)
+    # Rounding must not leave less than nothing.
+    torch.sub(_sum(x, dim), x, alpha=1 - _EPS, out=out)
 
 
 def _log_sum(x: Tensor, dim: int) -> Tensor:
