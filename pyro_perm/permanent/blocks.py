@@ -36,7 +36,7 @@ _EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
 
 # Enough for training: on blocks of trained layers the value is mostly within 1e-4 nats of the fixed
-# point's and at worst 0.02, the marginals within a percent, less than the approximation's own error.
+# point's and at worst 0.02, the marginals within a percent: less than the Bethe approximation errs.
 _BETHE_SWEEPS, _BETHE_TOLERANCE = 50, 3e-4
 
 
