@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.discovery.isolation import exposed, isolated
 from pyro_perm.symmetry.discovery.log_joint import (
+    comparable,
     enumerated,
     is_enumerated,
     latent_sites,
@@ -126,9 +127,10 @@ def _evaluate(
 ) -> _Result:
     """Run a check on the model's log joint, in the best precision that the model allows."""
     model = exposed(model)
-    with isolated() as writes:
+    with isolated(model) as writes:
         with writes:
             trace = prior_trace(model, args, kwargs)
+        model = comparable(model, trace)
         symmetry.bind(trace)
         try:
             return check(symmetry, _Density(model, trace, args, kwargs, torch.float64))

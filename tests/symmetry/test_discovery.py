@@ -13,12 +13,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bayesian import groups_of, normal, regression, written
+from bayesian import bayesian, groups_of, normal, regression, written
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoNormal, init_to_value
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_perm import AutoSymmetrized, init_to_fan_in
 from pyro_perm.symmetry import PermutationSymmetry, find_symmetry, register_axis_rule
 from pyro_perm.symmetry.discovery.rules import table
 from pyro_perm.symmetry.double_precision import DoublePrecision
@@ -236,6 +238,32 @@ def test_an_unknown_operation_freezes_until_it_has_a_rule(scale_rows: Any) -> No
 def test_a_rule_is_for_an_operator() -> None:
     with pytest.raises(TypeError, match=r"takes operators such as torch\.ops\.aten\.mm, but got"):
         register_axis_rule(torch.tanh)
+
+
+def predictions(x: Tensor) -> Tensor:
+    return torch.tanh(x @ normal("w1", 3, 4)) @ normal("w2", 4, 2)
+
+
+def test_what_is_not_observed_but_returned_must_not_change() -> None:
+    symmetry = find_symmetry(predictions, X)
+    assert groups_of(symmetry) == written(["w1[-1] w2[-2]"])
+    assert "the observed value of site 'returned value 0'" in symmetry.reasons["w2[-1]"]
+
+
+def test_a_prior_alone_is_reported() -> None:
+    with pytest.warns(UserWarning, match="this is the symmetry of its prior alone; pass the obs"):
+        symmetry = find_symmetry(lambda: normal("w", 3))
+    assert groups_of(symmetry) == written(["w[-1]"])
+
+
+def test_a_guide_may_be_part_of_the_models_module() -> None:
+    """Then Pyro caches the model's sites while the guide runs."""
+    whole = PyroModule()
+    whole.net = bayesian(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    whole.guide = AutoSymmetrized(AutoNormal(whole.net, init_loc_fn=init_to_fan_in))
+    whole.guide(X)
+    expected = written(["0.weight[-2] 0.bias[-1] 2.weight[-1]"])
+    assert groups_of(whole.guide.symmetry) == expected
 
 
 def test_a_model_without_latent_sites() -> None:

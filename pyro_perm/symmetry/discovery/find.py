@@ -27,6 +27,7 @@ from pyro_perm.symmetry.discovery.isolation import exposed, isolated
 from pyro_perm.symmetry.discovery.layout import axes_along
 from pyro_perm.symmetry.discovery.log_joint import (
     LogJoint,
+    comparable,
     latent_sites,
     prior_trace,
     record_log_joint,
@@ -60,9 +61,10 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
     """
     visible = model
     model = exposed(model)
-    with isolated() as writes:
+    with isolated(model) as writes:
         with writes:
             trace = prior_trace(model, args, kwargs)
+        model = comparable(model, trace)
         joint = record_log_joint(model, trace, args, kwargs)
         if visible is not model:
             trace = prior_trace(visible, args, kwargs)
@@ -75,10 +77,20 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
         priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
         spec, reasons = _extract(interpreter, joint, priors)
     symmetry = PermutationSymmetry(spec, reasons=reasons)
-    for warning in joint.graph.warnings():
+    for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=2)
     confirm(symmetry, model, *args, **kwargs)
     return symmetry
+
+
+def _warnings(joint: LogJoint) -> Iterator[str]:
+    """What the user should know about the analysis."""
+    if joint.factors.keys() <= joint.latents.keys():
+        yield (
+            "the model observes nothing and returns no tensor, so this is the symmetry of its "
+            "prior alone; pass the observations too"
+        )
+    yield from joint.graph.warnings()
 
 
 def _tie_enumerated(interpreter: Interpreter, joint: LogJoint) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_perm.symmetry.discovery.modules import own_calls
+
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
 # These operations do not declare that they write running mean and variance, while training.
@@ -25,7 +27,7 @@ _RUNNING_MOMENTS, _IS_TRAINING = (3, 4), 5
 
 
 @contextmanager
-def isolated(seed: int = 0) -> Iterator[WriteLog]:
+def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
     """Leave random state, parameter store and buffers as they were; switch fused kernels off.
 
     What the model writes in place is restored at the end, if its first run is made inside of the
@@ -35,7 +37,8 @@ def isolated(seed: int = 0) -> Iterator[WriteLog]:
     with ExitStack() as stack:
         for context in (
             poutine.block(),
-            poutine.seed(rng_seed=seed),
+            poutine.seed(rng_seed=0),
+            own_calls(model),
             _without_new_params(),
             torch.no_grad(),
             pyro.validation_enabled(False),
