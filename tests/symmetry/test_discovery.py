@@ -308,6 +308,11 @@ def strided(x: Tensor) -> None:
     observe(h[:, ::2].sum(-1) + 2 * h[:, 1::2].sum(-1))
 
 
+def interleaved_gates(x: Tensor) -> None:
+    h = x[:, :1] * normal("u", 6)
+    observe((h[:, ::2] * h[:, 1::2].sigmoid()) @ normal("w", 3))
+
+
 def separate_sites(x: Tensor) -> None:
     locs = torch.stack([pyro.sample(f"loc{k}", dist.Normal(0.0, 1.0)) for k in range(3)])
     observe(torch.tanh(x[:, :1] - locs).sum(-1) + (normal("w", 2) ** 2).sum())
@@ -348,7 +353,8 @@ def true_order(model: Callable[..., Any]) -> int:
     ("model", "missed"),
     [
         *((two_layers, 1), (recurrent, 1), (two_kinds, 1), (mixture, 1), (gram, 1)),
-        (strided, 4),  # strided slices
+        (interleaved_gates, 1),
+        (strided, 2),  # even and odd places are permuted alike
         (separate_sites, 1),  # not axes, so no permutation along axes either
     ],
 )

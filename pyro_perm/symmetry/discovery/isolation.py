@@ -15,9 +15,9 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_perm.symmetry.discovery.modules import own_calls
+from pyro_perm.symmetry.dispatch_mode import EagerDispatchMode
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
@@ -86,7 +86,7 @@ def _written_arguments(func: Any) -> list[tuple[int, str]]:
     ]
 
 
-class WriteLog(TorchDispatchMode):
+class WriteLog(EagerDispatchMode):
     """Remembers every tensor that is written in place: buffers, counters, caches."""
 
     def __init__(self) -> None:
