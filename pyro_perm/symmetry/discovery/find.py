@@ -52,7 +52,9 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
     The model runs a few times, on data that should have the shapes used in training, observations
     included; its random state, parameters and buffers are left as they were. Its tensor operations
     tell which axes of which latent sites may be permuted together without changing the log joint,
-    whatever the data and parameters are. What cannot be understood is left alone.
+    whatever the data and parameters are. What cannot be understood is left alone. If the model
+    observes nothing, as a network without its likelihood, the tensors that it returns must not
+    change either.
 
     :param model: a Pyro model, called with ``*args`` and ``**kwargs``.
     :returns: the group, which has met the model. It is falsy if nothing can be permuted; its
