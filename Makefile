@@ -44,4 +44,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing pyro_perm[dev] into $(VENV); the first time takes a few minutes ...'
 	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) --no-deps tyxe  # it asks for torchvision, which it does not import
 	@touch $(VENV)/.demo $@

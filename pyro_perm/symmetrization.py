@@ -21,8 +21,10 @@ from pyro.poutine.runtime import InferDict, am_i_wrapped
 from torch import Tensor
 
 from pyro_perm.estimators import Bethe, Estimator
-from pyro_perm.estimators.density import FactorizedDensity, require_coordinatewise
+from pyro_perm.estimators.density import FactorizedDensity, require_tractable_supports
 from pyro_perm.symmetry import PermutationSymmetry, find_symmetry
+from pyro_perm.symmetry.discovery.isolation import isolated
+from pyro_perm.symmetry.discovery.log_joint import prior_trace
 from pyro_perm.uniform_permutation import UniformPermutation
 
 LOG_RATIO_SITE = "log_ratio_symmetrized"
@@ -167,7 +169,7 @@ def verified_symmetry(
     """The given symmetry, or the one found in the model, verified on the model.
 
     :raises ValueError: if the symmetry does not fit the model, or none is found.
-    :raises TypeError: if a symmetric site's support is not a product of intervals.
+    :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
     """
     if symmetry is None:
         symmetry = find_symmetry(model, *args, **kwargs)
@@ -180,9 +182,9 @@ def verified_symmetry(
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
             + reasons
         )
-    with poutine.block(), poutine.seed(rng_seed=0):
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
-    require_coordinatewise(trace, symmetry)
+    with isolated(model) as writes, writes:
+        trace = prior_trace(model, args, kwargs)
+    require_tractable_supports(trace, symmetry)
     return symmetry
 
 

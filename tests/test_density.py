@@ -1,5 +1,7 @@
 """The trace density of the symmetrized guide is log q^G, exactly where the estimator is exact."""
 
+import itertools
+import math
 from dataclasses import replace
 
 import pyro
@@ -7,7 +9,9 @@ import pytest
 import torch
 from problems import PROBLEMS, brute_force_log_q_symmetrized, one_hidden_layer, two_hidden_layers
 from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import Normal, constraints
+from pyro.infer.autoguide import AutoNormal, init_to_value
+from torch.distributions import biject_to
 
 import pyro_perm as pp
 from pyro_perm.estimators.coupling import coupled_sites
@@ -194,3 +198,60 @@ def test_single_precision_agrees_with_double_at_small_scales():
 def test_estimators_refuse_bad_counts(estimator, number):
     with pytest.raises(ValueError, match="num_permutations must be a positive int"):
         estimator(number)
+
+
+def mixture():
+    """A Gaussian mixture whose weights are one of the sites that its labels permute."""
+    weights = pyro.sample("weights", pyro.distributions.Dirichlet(torch.full((3,), 2.0)))
+    loc = pyro.sample("loc", Normal(0.0, 2.0).expand([3]).to_event(1))
+    components = Normal(loc, 0.5)
+    likelihood = pyro.distributions.MixtureSameFamily(
+        pyro.distributions.Categorical(weights), components
+    )
+    with pyro.plate("data", 6):
+        pyro.sample("x", likelihood, obs=torch.linspace(-2.0, 2.0, 6))
+
+
+def draw_of_mixture(num_particles):
+    """Its guide, the density of some draws, and log q of the draw moved by every permutation."""
+    init = init_to_value(
+        values={"weights": torch.tensor([0.2, 0.3, 0.5]), "loc": torch.tensor([-0.5, 0.1, 0.6])}
+    )
+    guide = pp.AutoSymmetrized(AutoNormal(mixture, init_loc_fn=init, init_scale=0.5))
+    guide()
+    with poutine.trace() as tracer, pyro.plate("particles", num_particles, dim=-2):
+        guide.base()
+    nodes = tracer.trace.nodes
+    density = _flatten_batch(FactorizedDensity.from_sites(nodes, guide.symmetry))
+    on_simplex = pyro.distributions.TransformedDistribution(
+        nodes["weights_unconstrained"]["fn"].base_dist, biject_to(constraints.simplex)
+    )
+    log_q = [
+        on_simplex.log_prob(nodes["weights"]["value"][..., list(g)])
+        + nodes["loc_unconstrained"]["fn"].log_prob(nodes["loc"]["value"][..., list(g)])
+        for g in itertools.permutations(range(3))
+    ]
+    return guide, density, torch.stack(log_q).squeeze(-1)
+
+
+def test_weights_on_a_simplex_are_permuted_with_their_volume():
+    guide, density, log_q = draw_of_mixture(5)
+    assert guide.symmetry.spec["P0"].keys() == {"weights", "loc"}
+    expected = log_q.logsumexp(0) - math.log(6) - log_q[0]
+    torch.testing.assert_close(pp.Exact().log_ratio(density), expected, rtol=0, atol=1e-9)
+    sampled = pp.ImportanceSampled(num_permutations=4000).log_ratio(density)
+    torch.testing.assert_close(sampled, expected, rtol=0, atol=0.1)
+
+
+def test_the_training_default_leaves_a_simplex_out():
+    _, density, log_q = draw_of_mixture(400)
+    loc_only = [
+        Normal(density.locs["loc"], density.scales["loc"]).log_prob(moved).sum(-1)
+        for g in itertools.permutations(range(3))
+        for moved in [density.values["loc"][..., list(g)]]
+    ]
+    loc_only = torch.stack(loc_only)
+    bethe = pp.Bethe().log_ratio(density)
+    torch.testing.assert_close(bethe, loc_only.logsumexp(0) - math.log(6) - loc_only[0])
+    exact = log_q.logsumexp(0) - math.log(6) - log_q[0]
+    assert -bethe.mean() < -exact.mean()  # I(g; loc) < I(g; loc, weights)

@@ -124,18 +124,21 @@ def test_sites_of_the_subsampled_plate_itself():
 
 
 def test_supports_that_a_permutation_does_not_permute_unconstrained():
-    def model():
-        pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+    class Ordered(dist.MultivariateNormal):
+        support = dist.constraints.ordered_vector
 
-    guide = pp.AutoSymmetrized(AutoNormal(model), pp.PermutationSymmetry({"classes": {"p": 0}}))
-    with pytest.raises(TypeError, match=r"'classes', site 'p'.*Simplex\(\) is not a product"):
+    def model():
+        pyro.sample("p", Ordered(torch.zeros(3), torch.eye(3)))
+
+    guide = pp.AutoSymmetrized(AutoNormal(model), pp.PermutationSymmetry({"ranks": {"p": 0}}))
+    with pytest.raises(TypeError, match=r"'ranks', site 'p'.*Ordered.* is neither a product"):
         guide()
 
 
 def test_models_without_symmetry():
     def model():
         pyro.sample("a", dist.Normal(0.0, 1.0))
-        pyro.sample("b", dist.Normal(0.0, 2.0))
+        pyro.sample("b", dist.Normal(0.0, 2.0), obs=torch.tensor(0.5))
 
     with pytest.raises(ValueError, match="found no permutation symmetry in the model"):
         pp.AutoSymmetrized(AutoNormal(model))()

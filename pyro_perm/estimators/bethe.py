@@ -37,7 +37,8 @@ class Bethe(Estimator):
     permanent, exact on blocks of up to 10 overlapping units and the Bethe approximation (Huang &
     Jebara 2009; Vontobel 2013) on larger ones. The Bethe permanent lies below the permanent, so
     ``I(g; w)`` is overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its
-    units coincide: train with it, and report :func:`~pyro_perm.mutual_information`.
+    units coincide: train with it, and report :func:`~pyro_perm.mutual_information`. Sites on a
+    simplex are left out: ``I`` of the group's other sites is no larger.
     """
 
     _screens: dict[str, Screen] = field(

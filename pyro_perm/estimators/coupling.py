@@ -18,7 +18,8 @@ def separable_sites(
     """Sites whose density splits into unit pairs of this group.
 
     These are the group's sites on which no other group, save the ``fixed`` ones, permutes the same
-    entries, and which the group itself permutes along one dimension only.
+    entries, and which the group itself permutes along one dimension only. A simplex is none of
+    them: in unconstrained space it has fewer coordinates than entries.
     """
     free = set(symmetry.spec) - fixed | {group}
     return tuple(
@@ -39,6 +40,8 @@ def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
 
 
 def _is_separable(symmetry: PermutationSymmetry, site: str, group: str, free: set[str]) -> bool:
+    if symmetry.is_simplex(site):
+        return False
     length = symmetry.site_shape(site)
     acting = [(g, axis) for g, axis in symmetry.actions_on(site) if g in free]
     return all(

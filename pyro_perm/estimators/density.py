@@ -4,6 +4,10 @@ For a group of ``n`` units, let ``L[i, j] = log q_i(w_j)``: the log-density of e
 belongs to sampled unit ``j`` (incoming row, bias, outgoing column) under unit ``i``'s variational
 factor. Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
 ``sum_g q(g . w)`` is the permanent of ``exp L``.
+
+A Dirichlet's weights are not permuted in unconstrained space, where stick-breaking gives them one
+coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` itself, outside of
+``L``.
 """
 
 from __future__ import annotations
@@ -13,14 +17,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_perm.estimators.coupling import coupled_sites, separable_sites
 from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes
 from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry.binding import unwrapped
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
+_STICK_BREAKING = biject_to(constraints.simplex)
 _WORTH_SINGLE_PRECISION = 1_000_000
 _HARMLESS_IN_SINGLE_PRECISION = 3000.0
 
@@ -39,8 +46,10 @@ class FactorizedDensity:
 
     Attributes:
         symmetry: the symmetry, bound to the model.
-        values: site -> sampled value in unconstrained space, shape ``(*batch, *site shape)``.
-        locs: site -> loc, same shape, or without the batch where all particles share it.
+        values: site -> sampled value in unconstrained space, shape ``(*batch, *site shape)``; on
+            the simplex itself for a site of probability vectors.
+        locs: site -> loc in unconstrained space, ``(*batch, *site shape)``, or without the batch
+            where all particles share it.
         scales: site -> scale, as ``locs``.
         batch_shape: shape of the particles' batch.
     """
@@ -73,7 +82,10 @@ class FactorizedDensity:
                     "the symmetry"
                 )
             rank, padding = symmetry.site_rank(name), plates - symmetry.site_plates(name)
-            values[name] = _drop_plates(node["value"], rank, padding)
+            value = node["value"]
+            if symmetry.is_simplex(name):
+                value = _STICK_BREAKING(value.double())
+            values[name] = _drop_plates(value, rank, padding)
             locs[name] = _drop_plates(_unexpand(normal.loc, rank), rank, padding)
             scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
         batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
@@ -115,11 +127,9 @@ class FactorizedDensity:
         if self.symmetry.groups[group] == 1:
             return False
         permutation = {group: torch.arange(self.symmetry.groups[group]).roll(1)}
-        parameters = (
-            {site: tensors[site] for site in self.symmetry.spec[group]}
-            for tensors in (self.locs, self.scales)
-        )
-        return all(
+        sites = [s for s in self.symmetry.spec[group] if not self.symmetry.is_simplex(s)]
+        parameters = ({s: tensors[s] for s in sites} for tensors in (self.locs, self.scales))
+        return bool(sites) and all(
             torch.equal(moved, tensors[site])
             for tensors in parameters
             for site, moved in self.symmetry.apply(permutation, tensors).items()
@@ -128,12 +138,20 @@ class FactorizedDensity:
     def _log_ratio_of_sites(self, permutations: Permutations, sites: Iterable[str]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for site in sites:
-            value, loc, scale = self.values[site], self.locs[site], self.scales[site]
-            moved = self.symmetry.apply(permutations, {site: value})[site]
-            change = ((value - loc) / scale).square() - ((moved - loc) / scale).square()
-            event = tuple(range(-self.symmetry.site_rank(site), 0))
-            total = total.to(change.device) + 0.5 * change.sum(event, dtype=torch.float64)
+            log_ratio = self._log_ratio_of_site(permutations, site)
+            total = total.to(log_ratio.device) + log_ratio
         return total
+
+    def _log_ratio_of_site(self, permutations: Permutations, site: str) -> Tensor:
+        value, loc, scale = self.values[site], self.locs[site], self.scales[site]
+        moved = self.symmetry.apply(permutations, {site: value})[site]
+        rank, log_volume = self.symmetry.site_rank(site), None
+        if self.symmetry.is_simplex(site):
+            (value, before), (moved, after) = map(_stick_lengths, (value, moved))
+            log_volume = sum_rightmost(before - after, rank - 1)
+        change = ((value - loc) / scale).square() - ((moved - loc) / scale).square()
+        gain = 0.5 * change.sum(tuple(range(-rank, 0)), dtype=torch.float64)
+        return gain if log_volume is None else gain + log_volume
 
 
 def unit_pairs(units: Units) -> Tensor:
@@ -193,23 +211,27 @@ def base_site(sites: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str,
     return sites.get(f"{name}_unconstrained") or sites[name]
 
 
-def require_coordinatewise(trace: Any, symmetry: PermutationSymmetry) -> None:
-    """Refuse sites on which a permutation is no coordinate permutation in unconstrained space.
+def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> None:
+    """Refuse sites whose density at permuted values is not known here.
 
     :param trace: a trace of the model.
     :raises TypeError: naming the site and its support.
     """
     for name in symmetry.sites:
-        support = trace.nodes[name]["fn"].support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        if biject_to(support).codomain.event_dim:
+        support = unwrapped(trace.nodes[name]["fn"].support)
+        if not symmetry.is_simplex(name) and biject_to(support).codomain.event_dim:
             group = next(g for g, sites in symmetry.spec.items() if name in sites)
             raise TypeError(
-                f"group '{group}', site '{name}': its support {support} is not a product of "
-                "intervals, so a permutation of its entries does not permute the base guide's "
-                "unconstrained factors; leave the group out, or reparametrize the site"
+                f"group '{group}', site '{name}': its support {support} is neither a product of "
+                "intervals nor a simplex, so a permutation of its entries does not permute the "
+                "base guide's unconstrained factors; leave the group out, or reparametrize the site"
             )
+
+
+def _stick_lengths(value: Tensor) -> tuple[Tensor, Tensor]:
+    """A point of the simplex in unconstrained space, and ``log |dw/du|`` there."""
+    unconstrained = _STICK_BREAKING.inv(value)
+    return unconstrained, _STICK_BREAKING.log_abs_det_jacobian(unconstrained, value)
 
 
 def _unexpand(tensor: Tensor, rank: int) -> Tensor:

@@ -6,8 +6,8 @@ field replaces it by one matrix of unit pairs a group,
 ``M_l[i, j] = E[log q of what belongs to unit j of group l under unit i's factors]``,
 
 the expectation being over independent permutations of the other groups with marginals ``P``, which
-are in turn those of ``exp M``. It is a function of ``w`` and the parameters only, and follows a
-relabelling of ``w``, as long as what it starts from does.
+are in turn those of ``exp M``. Simplices are left out. It is a function of ``w`` and the parameters
+only, and follows a relabelling of ``w``, as long as what it starts from does.
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ def expected_pairs(
     in_place = frozenset(symmetry.spec) - frozenset(marginals)
     separable = separable_sites(symmetry, group, in_place)
     strength = torch.as_tensor(strength, dtype=torch.float64)[..., None, None]
+    size, device = symmetry.groups[group], next(iter(density.values.values())).device
+    nothing = torch.zeros(*density.batch_shape, size, size, dtype=torch.float64, device=device)
     terms = [density.unit_pairs(group, separable)] if separable else []
     for site in symmetry.spec[group]:
-        if site not in separable:
+        if site not in separable and not symmetry.is_simplex(site):
             for acting, axis in symmetry.actions_on(site):
                 if acting == group:
                     pairs = _expected_pairs_of_axis(density, site, axis, marginals)
                     terms.append(strength.to(pairs.device) * pairs)
-    return reduce(torch.add, terms)
+    return reduce(torch.add, terms, nothing)
 
 
 def mean_field(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
+
+from torch.distributions import constraints
 
 from pyro_perm.symmetry.axis import Axis
 
@@ -20,10 +22,13 @@ class SiteShape:
     Attributes:
         shape: the whole shape, plates on the left, event on the right.
         event_dim: how many of its dimensions are the event's.
+        is_simplex: whether its events are probability vectors, which have fewer coordinates in
+            unconstrained space than entries to permute.
     """
 
     shape: tuple[int, ...]
     event_dim: int
+    is_simplex: bool = field(default=False, compare=False)
 
 
 def bound_actions(spec: Spec, shapes: Mapping[str, SiteShape]) -> tuple[dict[str, int], Actions]:
@@ -75,8 +80,17 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
                     "permute only sites that every call draws in full; remove the site from "
                     "the symmetry, or the subsampling from the plate"
                 )
-        shapes[site] = SiteShape(tuple(node["value"].shape), node["fn"].event_dim)
+        shape, fn = tuple(node["value"].shape), node["fn"]
+        is_simplex = unwrapped(fn.support) is constraints.simplex
+        shapes[site] = SiteShape(shape, fn.event_dim, is_simplex)
     return shapes
+
+
+def unwrapped(support: constraints.Constraint) -> constraints.Constraint:
+    """The constraint on each event, or on each entry where these are independent."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def _resolve(group: str, site: str, axis: Axis, shape: SiteShape) -> tuple[Axis, int]:

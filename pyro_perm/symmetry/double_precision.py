@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_perm.symmetry.dispatch_mode import EagerDispatchMode
 
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class DoublePrecision(TorchDispatchMode):
+class DoublePrecision(EagerDispatchMode):
     """Carries out every operation in double precision.
 
     Tensors of lower precision are replaced by double copies where operations meet them, once for

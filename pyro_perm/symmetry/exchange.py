@@ -79,7 +79,8 @@ def from_json(
         for group, sites in document["groups"].items()
     }
     shapes = document["shapes"] and {
-        site: SiteShape(tuple(s["shape"]), s["event_dim"]) for site, s in document["shapes"].items()
+        site: SiteShape(**{**fields, "shape": tuple(fields["shape"])})
+        for site, fields in document["shapes"].items()
     }
     return spec, shapes, document["reasons"]
 

@@ -180,14 +180,13 @@ class PermutationSymmetry:
             that does not exist, or sizes that contradict each other.
         """
         shapes = site_shapes(self.spec, trace)
-        if self._sites is None:
-            self._bind(shapes)
-        elif shapes != self._sites:
+        if self._sites is not None and shapes != self._sites:
             changed = next(site for site in shapes if shapes[site] != self._sites[site])
             raise ValueError(
                 f"site '{changed}' has shape {shapes[changed].shape}, but the symmetry met it with "
                 f"shape {self._sites[changed].shape}: build a PermutationSymmetry for each model"
             )
+        self._bind(shapes)
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of a site's value, plates included."""
@@ -201,6 +200,10 @@ class PermutationSymmetry:
         """Number of the model's plate dimensions in a site's value."""
         shape = self._require_bound()[site]
         return len(shape.shape) - shape.event_dim
+
+    def is_simplex(self, site: str) -> bool:
+        """Whether a site holds probability vectors, as a Dirichlet does."""
+        return self._require_bound()[site].is_simplex
 
     def actions_on(self, site: str) -> list[tuple[str, Axis]]:
         """The groups that permute a site, each with an axis; dimensions count from the right."""

@@ -209,7 +209,17 @@ def _index(p: Program, h: Tensor) -> Tensor:
 
 
 def _strided(p: Program, h: Tensor) -> Tensor:
-    return h[:, ::2] if h.shape[1] > 2 else h
+    start, step = p.choose.randrange(3), p.choose.randrange(2, 4)
+    return h[:, start::step] if h.shape[1] > start + 1 else h
+
+
+def _interleaved(p: Program, h: Tensor) -> Tensor:
+    if h.shape[-1] % 2:
+        return h
+    first, second = h[..., ::2], h[..., 1::2]
+    if p.choose.random() < 0.5:
+        return first * second.sigmoid()
+    return torch.stack([first - second, first + 2 * second], -1).flatten(-2)
 
 
 def _repeat(p: Program, h: Tensor) -> Tensor:
@@ -224,7 +234,7 @@ for _rank in STEPS:
     STEPS[_rank] += [_pointwise] * 4 + [
         *(_bias, _bias, _softmax, _normalize, _residual, _residual, _in_place, _write_slice),
         *(_preallocated, _write_through_view, _branch, _position, _coloured, _order, _order),
-        *(_cat, _cat, _chunk, _narrow, _pad, _index, _strided, _repeat, _mask),
+        *(_cat, _cat, _chunk, _narrow, _pad, _index, _strided, _interleaved, _repeat, _mask),
     ]
 
 

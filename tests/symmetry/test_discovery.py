@@ -13,12 +13,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bayesian import groups_of, normal, regression, written
+from bayesian import bayesian, groups_of, normal, regression, written
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoNormal, init_to_value
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_perm import AutoSymmetrized, init_to_fan_in
 from pyro_perm.symmetry import PermutationSymmetry, find_symmetry, register_axis_rule
 from pyro_perm.symmetry.discovery.rules import table
 from pyro_perm.symmetry.double_precision import DoublePrecision
@@ -238,6 +240,32 @@ def test_a_rule_is_for_an_operator() -> None:
         register_axis_rule(torch.tanh)
 
 
+def predictions(x: Tensor) -> Tensor:
+    return torch.tanh(x @ normal("w1", 3, 4)) @ normal("w2", 4, 2)
+
+
+def test_what_is_not_observed_but_returned_must_not_change() -> None:
+    symmetry = find_symmetry(predictions, X)
+    assert groups_of(symmetry) == written(["w1[-1] w2[-2]"])
+    assert "the observed value of site 'returned value 0'" in symmetry.reasons["w2[-1]"]
+
+
+def test_a_prior_alone_is_reported() -> None:
+    with pytest.warns(UserWarning, match="this is the symmetry of its prior alone; pass the obs"):
+        symmetry = find_symmetry(lambda: normal("w", 3))
+    assert groups_of(symmetry) == written(["w[-1]"])
+
+
+def test_a_guide_may_be_part_of_the_models_module() -> None:
+    """Then Pyro caches the model's sites while the guide runs."""
+    whole = PyroModule()
+    whole.net = bayesian(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    whole.guide = AutoSymmetrized(AutoNormal(whole.net, init_loc_fn=init_to_fan_in))
+    whole.guide(X)
+    expected = written(["0.weight[-2] 0.bias[-1] 2.weight[-1]"])
+    assert groups_of(whole.guide.symmetry) == expected
+
+
 def test_a_model_without_latent_sites() -> None:
     assert not find_symmetry(lambda x: observe(x[:, 0]), X)
 
@@ -280,6 +308,11 @@ def strided(x: Tensor) -> None:
     observe(h[:, ::2].sum(-1) + 2 * h[:, 1::2].sum(-1))
 
 
+def interleaved_gates(x: Tensor) -> None:
+    h = x[:, :1] * normal("u", 6)
+    observe((h[:, ::2] * h[:, 1::2].sigmoid()) @ normal("w", 3))
+
+
 def separate_sites(x: Tensor) -> None:
     locs = torch.stack([pyro.sample(f"loc{k}", dist.Normal(0.0, 1.0)) for k in range(3)])
     observe(torch.tanh(x[:, :1] - locs).sum(-1) + (normal("w", 2) ** 2).sum())
@@ -320,7 +353,8 @@ def true_order(model: Callable[..., Any]) -> int:
     ("model", "missed"),
     [
         *((two_layers, 1), (recurrent, 1), (two_kinds, 1), (mixture, 1), (gram, 1)),
-        (strided, 4),  # strided slices
+        (interleaved_gates, 1),
+        (strided, 2),  # even and odd places are permuted alike
         (separate_sites, 1),  # not axes, so no permutation along axes either
     ],
 )

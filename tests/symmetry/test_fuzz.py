@@ -1,11 +1,13 @@
 """Soundness on random programs: whatever is found must leave the log joint invariant.
 
-``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred.
+``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred. ``python
+tests/symmetry/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 import pytest
@@ -40,10 +42,14 @@ def check_programs(seeds: range) -> list[GroupCheck]:
 def test_random_programs_are_invariant(start: int) -> None:
     checks = check_programs(range(start, start + BATCH))
     assert all(check.passed for check in checks)
+    effective, num = effective_controls(checks)
+    assert effective >= 0.9 * num > 0
+
+
+def effective_controls(checks: list[GroupCheck]) -> tuple[int, int]:
+    """How many groups have an effective control, and how many a control at all."""
     with_control = [check for check in checks if check.control is not None]
-    effective = [check for check in with_control if check.is_effective]
-    print(f"{len(checks)} groups, {len(effective)} of {len(with_control)} controls effective")
-    assert len(effective) >= 0.9 * len(with_control) > 0
+    return sum(check.is_effective for check in with_control), len(with_control)
 
 
 @pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
@@ -64,3 +70,13 @@ def operator(name: str) -> object:
     packet, _, overload = name.partition(".")
     found = getattr(torch.ops.aten, packet)
     return getattr(found, overload) if overload else found
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    start, stop = map(int, sys.argv[1:])
+    checks = check_programs(range(start, stop))
+    failed = sum(not check.passed for check in checks)
+    effective, num = effective_controls(checks)
+    print(f"programs {start} to {stop - 1}: {len(checks)} groups, {failed} failures, ", end="")
+    print(f"{effective} of {num} controls effective")

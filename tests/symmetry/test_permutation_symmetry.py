@@ -15,6 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry.binding import SiteShape
 
 laws = settings(derandomize=True, deadline=None, max_examples=40)
 BATCHES = [((), (4,)), ((4,), ()), ((4,), (4,)), ((2, 1), (3,)), ((3,), (2, 3))]
@@ -211,6 +212,10 @@ def test_json_round_trip(symmetry: PermutationSymmetry) -> None:
     assert_equal(copy.apply(g, w), symmetry.apply(g, w))
     unbound = PermutationSymmetry.from_json(PermutationSymmetry(SPEC, reasons={"a": "b"}).to_json())
     assert not unbound.is_bound and unbound.reasons == {"a": "b"}
+    simplex = {"weights": SiteShape((3,), 1, is_simplex=True)}
+    labels = PermutationSymmetry({"labels": {"weights": 0}})
+    labels._bind(simplex)
+    assert PermutationSymmetry.from_json(labels.to_json()).is_simplex("weights")
     with pytest.raises(ValueError, match="write one with to_json"):
         PermutationSymmetry.from_json("{}")
 

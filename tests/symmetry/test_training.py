@@ -6,6 +6,7 @@ import networks  # noqa: F401  (registers its examples)
 import pyro
 import pytest
 import sequence_networks  # noqa: F401
+import statistical_models  # noqa: F401
 import torch
 from bayesian import EXAMPLES
 from pyro.infer import SVI, Trace_ELBO
@@ -14,7 +15,10 @@ from pyro.optim import Adam
 
 import pyro_perm as pp
 
-NAMES = ("resnet_group_norm", "transformer", "lstm", "densenet", "lenet")
+NAMES = (
+    *("resnet_group_norm", "transformer", "lstm", "densenet", "lenet"),
+    *("gaussian_mixture", "hidden_markov_marginal"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -105,6 +105,20 @@ def test_enumerated_variables_are_summed_out() -> None:
         PermutationSymmetry({"labels": {"loc": 0}}).verify(enumerated, Y)
 
 
+def test_a_check_that_proves_nothing_says_so() -> None:
+    def dead(x: Tensor) -> None:
+        h = torch.relu(x @ normal("w1", 3, 4) - 1e9)
+        pyro.sample("y", dist.Normal(h @ normal("w2", 4), 1.0).to_event(1), obs=Y)
+
+    symmetry = PermutationSymmetry({"hidden": {"w1": 1, "w2": 0}})
+    with pytest.warns(
+        UserWarning,
+        match=r"group 'hidden' leaves the log joint as it is, but so does the group without axis 0 "
+        r"of site 'w2': the check could not have noticed a wrong spec",
+    ):
+        symmetry.verify(dead, X)
+
+
 def test_a_group_with_one_axis_has_no_control() -> None:
     def alone() -> None:
         pyro.factor("f", normal("w", 3).sum())

@@ -27,6 +27,7 @@ from pyro_perm.symmetry.discovery.isolation import exposed, isolated
 from pyro_perm.symmetry.discovery.layout import axes_along
 from pyro_perm.symmetry.discovery.log_joint import (
     LogJoint,
+    comparable,
     latent_sites,
     prior_trace,
     record_log_joint,
@@ -51,7 +52,9 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
     The model runs a few times, on data that should have the shapes used in training, observations
     included; its random state, parameters and buffers are left as they were. Its tensor operations
     tell which axes of which latent sites may be permuted together without changing the log joint,
-    whatever the data and parameters are. What cannot be understood is left alone.
+    whatever the data and parameters are. What cannot be understood is left alone. If the model
+    observes nothing, as a network without its likelihood, the tensors that it returns must not
+    change either.
 
     :param model: a Pyro model, called with ``*args`` and ``**kwargs``.
     :returns: the group, which has met the model. It is falsy if nothing can be permuted; its
@@ -60,9 +63,10 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
     """
     visible = model
     model = exposed(model)
-    with isolated() as writes:
+    with isolated(model) as writes:
         with writes:
             trace = prior_trace(model, args, kwargs)
+        model = comparable(model, trace)
         joint = record_log_joint(model, trace, args, kwargs)
         if visible is not model:
             trace = prior_trace(visible, args, kwargs)
@@ -75,10 +79,20 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
         priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
         spec, reasons = _extract(interpreter, joint, priors)
     symmetry = PermutationSymmetry(spec, reasons=reasons)
-    for warning in joint.graph.warnings():
+    for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=2)
     confirm(symmetry, model, *args, **kwargs)
     return symmetry
+
+
+def _warnings(joint: LogJoint) -> Iterator[str]:
+    """What the user should know about the analysis."""
+    if joint.factors.keys() <= joint.latents.keys():
+        yield (
+            "the model observes nothing and returns no tensor, so this is the symmetry of its "
+            "prior alone; pass the observations too"
+        )
+    yield from joint.graph.warnings()
 
 
 def _tie_enumerated(interpreter: Interpreter, joint: LogJoint) -> None:

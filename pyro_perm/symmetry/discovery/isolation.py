@@ -15,7 +15,9 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_perm.symmetry.discovery.modules import own_calls
+from pyro_perm.symmetry.dispatch_mode import EagerDispatchMode
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
@@ -25,7 +27,7 @@ _RUNNING_MOMENTS, _IS_TRAINING = (3, 4), 5
 
 
 @contextmanager
-def isolated(seed: int = 0) -> Iterator[WriteLog]:
+def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
     """Leave random state, parameter store and buffers as they were; switch fused kernels off.
 
     What the model writes in place is restored at the end, if its first run is made inside of the
@@ -35,7 +37,8 @@ def isolated(seed: int = 0) -> Iterator[WriteLog]:
     with ExitStack() as stack:
         for context in (
             poutine.block(),
-            poutine.seed(rng_seed=seed),
+            poutine.seed(rng_seed=0),
+            own_calls(model),
             _without_new_params(),
             torch.no_grad(),
             pyro.validation_enabled(False),
@@ -83,7 +86,7 @@ def _written_arguments(func: Any) -> list[tuple[int, str]]:
     ]
 
 
-class WriteLog(TorchDispatchMode):
+class WriteLog(EagerDispatchMode):
     """Remembers every tensor that is written in place: buffers, counters, caches."""
 
     def __init__(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -17,8 +18,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_perm.symmetry.discovery.graph import Call, Graph, Node
+from pyro_perm.symmetry.discovery.modules import modules_among
 from pyro_perm.symmetry.discovery.recorder import ReadWatch, Recorder
-from pyro_perm.symmetry.discovery.sources import is_model_code, source_line
+from pyro_perm.symmetry.discovery.sources import source_line
 
 Model = Callable[..., Any]
 
@@ -96,6 +98,37 @@ def latent_sites(trace: Any) -> Iterator[tuple[str, Any]]:
     for name, site in trace.iter_stochastic_nodes():
         if not site_is_subsample(site):
             yield name, site
+
+
+def comparable(model: Model, trace: Any) -> Model:
+    """The model, or if it observes nothing, the model with its predictions observed.
+
+    A network without its likelihood, such as the ``net`` of TyXe's ``VariationalBNN``, is meant to
+    return the same under the group, whatever its output will be compared with. Latent values among
+    what a model returns are no predictions.
+
+    :param trace: a trace of the model.
+    """
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+    if any(site["is_observed"] and not site_is_subsample(site) for site in sites):
+        return model
+    latent = {id(site["value"]) for site in sites}
+    returned = _tensors(trace.nodes["_RETURN"]["value"])
+    predictions = [k for k, value in enumerate(returned) if id(value) not in latent]
+    return functools.partial(_observe_predictions, model, predictions)
+
+
+def _observe_predictions(model: Model, positions: Sequence[int], *args: Any, **kwargs: Any) -> None:
+    returned = _tensors(model(*args, **kwargs))
+    for position in positions:
+        mean = returned[position]
+        anything = torch.arange(mean.numel()).sin().view(mean.shape)
+        likelihood = dist.Normal(1.0 * mean, 1.0).to_event(mean.dim())
+        pyro.sample(f"returned value {position}", likelihood, obs=anything)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def is_enumerated(site: Any) -> bool:
@@ -195,7 +228,7 @@ def _outside_tensors(model: Model, args: Any, kwargs: Any) -> Iterator[tuple[Ten
         for leaf in tree_flatten(argument)[0]:
             if isinstance(leaf, Tensor):
                 yield leaf, f"argument '{name}'"
-    for module in _modules((model, args, kwargs)):
+    for module in modules_among((model, args, kwargs)):
         for name, parameter in module.named_parameters():
             yield parameter, f"parameter '{name}'"
         for name, buffer in module.named_buffers():
@@ -212,27 +245,3 @@ def _hidden_data(args: Any, kwargs: Any) -> str | None:
             if is_array or (has_numbers and isinstance(leaf, int | float)):
                 return f"{name}; pass a tensor"
     return None
-
-
-def _modules(roots: Any) -> Iterator[torch.nn.Module]:
-    """The modules among some objects, and those that the model's functions among them refer to."""
-    seen: set[int] = set()
-    queue = list(tree_flatten(roots)[0])
-    while queue:
-        found = queue.pop()
-        if id(found) in seen or not callable(found):
-            continue
-        seen.add(id(found))
-        if isinstance(found, torch.nn.Module):
-            yield found
-        elif isinstance(found, functools.partial):
-            queue += [found.func, *found.args, *found.keywords.values()]
-        elif inspect.ismethod(found):
-            queue += [found.__func__, found.__self__]
-        elif inspect.isfunction(found):
-            if is_model_code(found.__code__):
-                names = inspect.getclosurevars(found)
-                queue += [*names.nonlocals.values(), *names.globals.values()]
-            queue.append(getattr(found, "__wrapped__", None))
-        else:
-            queue += [*getattr(found, "__dict__", {}).values(), type(found).__call__]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_perm.symmetry.discovery.graph import Call, Graph, Node
 from pyro_perm.symmetry.discovery.isolation import written_tensors
 from pyro_perm.symmetry.discovery.sources import is_validation, source_line
+from pyro_perm.symmetry.dispatch_mode import EagerDispatchMode
 
 aten = torch.ops.aten
 
@@ -67,7 +67,7 @@ class _Write:
         return bool(mask.as_strided(*_geometry(tensor)).any())
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(EagerDispatchMode):
     """Records every operation that involves a tensor it was told about, or computed from one.
 
     Tensors that it was not told about are constants of the model: operations among them are only

@@ -103,16 +103,28 @@ def cut(
     end: int | None,
     step: int,
 ) -> Axes:
-    """A segment of a dimension."""
+    """A segment of a dimension, or every ``step``-th entry of it."""
     axes, length = list(tensor), tensor.shape[dim]
     begin, stop, _ = slice(start, end).indices(length)
-    stop = max(begin, stop)
     if step == 1:
+        stop = max(begin, stop)
         axes[dim] = rules.segments(axes[dim], [begin, stop - begin, length - stop])[1]
     else:
-        rules.freeze(axes[dim])
-        axes[dim] = rules.fixed(len(range(begin, stop, step)))
+        axes[dim] = _column(rules, axes[dim], range(begin, stop, step))
     return axes
+
+
+def _column(rules: AxisRules, axis: AxisExpr, places: range) -> AxisExpr:
+    """Every ``step``-th entry: a column of a matrix with rows of ``step`` entries."""
+    column = places.start % places.step
+    start, length, total = places.start - column, len(places) * places.step, size_of(axis)
+    if start + length > total:  # the last row is cut short
+        rules.freeze(axis)
+        return rules.fixed(len(places))
+    matrix = rules.segments(axis, [start, length, total - start - length])[1]
+    rows, columns = rules.factors(matrix, [len(places), places.step])
+    rules.segments(columns, [column, 1, places.step - 1 - column])
+    return rows
 
 
 @register_axis_rule(aten.select.int)
