@@ -89,7 +89,7 @@ def _where_the_model_met_it(
     if not permutations or name not in symmetry.sites:
         return q.loc, q.scale
     loc, scale = (permute_site(symmetry, permutations, name, t) for t in (q.loc, q.scale))
-    return loc, scale
+    return loc, scale.abs() if symmetry.signed_groups else scale
 
 
 def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) -> Tensor:

@@ -68,8 +68,13 @@ class SymmetrizeMessenger(Messenger):
 
 def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
     """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
+    signed = symmetry.signed_groups
     return {
-        group: pyro.sample(permutation_site(group), UniformPermutation(size), infer=AUXILIARY)
+        group: pyro.sample(
+            permutation_site(group),
+            UniformPermutation(size, signed=group in signed),
+            infer=AUXILIARY,
+        )
         for group, size in symmetry.groups.items()
     }
 

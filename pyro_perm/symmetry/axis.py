@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-
-def generators_of(size: int) -> list[Tensor]:
-    """A transposition and a cycle of ``size`` units, which generate the whole group."""
-    if size < 2:
-        return []
-    identity = torch.arange(size)
-    return [torch.cat([identity[:2].flip(0), identity[2:]]), identity.roll(1)]
+from pyro_perm.symmetry.signed_permutation import compose, generators, unit_of
 
 
 @dataclass(frozen=True)
@@ -32,12 +26,15 @@ class Axis:
     :param index: the coordinates along the axis that the group permutes, in
         ``(outer, size, inner)`` order, where these are not all of them: a segment of a
         concatenation, one class of units.
+    :param sign: whether flipping a unit negates its entries along this axis. A group with such an
+        axis flips the signs of its units, besides permuting them.
     """
 
     dim: int
     outer: int = 1
     inner: int = 1
     index: range | tuple[int, ...] | None = None
+    sign: bool = False
 
     def __post_init__(self) -> None:
         if self.outer < 1 or self.inner < 1:
@@ -52,6 +49,7 @@ class Axis:
                 ("outer", self.outer, 1),
                 ("inner", self.inner, 1),
                 ("index", self.index, None),
+                ("sign", self.sign, False),
             )
             if value != default
         ]
@@ -90,14 +88,14 @@ class Axis:
         return permuted // block
 
     def commutes_with(self, other: Axis, length: int) -> bool:
-        """Whether permutations along two axes of one site commute, whatever the permutations."""
+        """Whether the groups along two axes of one site commute, whatever their elements."""
         if self.dim != other.dim:
             return True
         mine, theirs = (
-            [axis.gather_index(p, length) for p in generators_of(axis.size(length))]
+            [axis.gather_index(g, length) for g in generators(axis.size(length), signed=axis.sign)]
             for axis in (self, other)
         )
-        return all(torch.equal(x[y], y[x]) for x in mine for y in theirs)
+        return all(torch.equal(compose(x, y), compose(y, x)) for x in mine for y in theirs)
 
     def is_disjoint_from(self, other: Axis, length: int) -> bool:
         """Whether two axes lie along the same dimension and share no coordinate."""
@@ -108,15 +106,19 @@ class Axis:
     def gather_index(self, permutation: Tensor, length: int) -> Tensor:
         """Coordinates to gather along the axis so that unit ``i`` becomes unit ``permutation[i]``.
 
-        :param permutation: shape ``(..., size)``.
+        :param permutation: shape ``(..., size)``; signed, if the axis is.
         :param length: length of the axis.
-        :returns: shape ``(..., length)``.
+        :returns: shape ``(..., length)``, a signed permutation of the coordinates if the axis is
+            signed.
         """
         if self.index is None and self.outer == self.inner == 1:
             return permutation
         size = permutation.shape[-1]
         table = self._coordinates(length, permutation.device)
-        moved = table.view(self.outer, size, self.inner)[:, permutation, :]
+        units = unit_of(permutation) if self.sign else permutation
+        moved = table.view(self.outer, size, self.inner)[:, units, :]
+        if self.sign:
+            moved = torch.where(permutation.unsqueeze(-1) < 0, ~moved, moved)
         moved = moved.movedim(0, -3).flatten(-3)
         if self.index is None:
             return moved

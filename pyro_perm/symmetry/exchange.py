@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
@@ -40,8 +39,8 @@ def axes_to_perm(
         for group, axis in actions[site]:
             if groups[axis.dim] is not None or axis != Axis(axis.dim):
                 raise ValueError(
-                    f"group '{group}', site '{site}': axis {axis} is structured or shared by "
-                    "several groups, which axes_to_perm cannot express; use to_json instead"
+                    f"group '{group}', site '{site}': axis {axis} is structured, signed or shared "
+                    "by several groups, which axes_to_perm cannot express; use to_json instead"
                 )
             groups[axis.dim] = group
         found[site] = tuple(groups)
@@ -85,20 +84,29 @@ def from_json(
     return spec, shapes, document["reasons"]
 
 
-def summary(spec: Spec, sizes: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+def summary(
+    spec: Spec,
+    sizes: Mapping[str, int],
+    log_orders: Mapping[str, float],
+    reasons: Mapping[str, str],
+) -> str:
     """A table of the groups, and why the other axes are not permuted."""
     rows = [("group", "size", "log n!", "axes")]
     for group, sites in spec.items():
-        names = (f"{site}[{axis}]" for site, axes in sites.items() for axis in axes)
-        log_order = math.lgamma(sizes[group] + 1)
-        rows.append((group, str(sizes[group]), f"{log_order:.1f}", ", ".join(names)))
+        names = (
+            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]"
+            for site, axes in sites.items()
+            for axis in axes
+        )
+        rows.append((group, str(sizes[group]), f"{log_orders[group]:.1f}", ", ".join(names)))
+    if any(axis.sign for sites in spec.values() for axes in sites.values() for axis in axes):
+        rows[0] = ("group", "size", "log order", "axes (± flips sign)")
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  {axes}"
         for group, size, nats, axes in rows
     ]
-    total = sum(math.lgamma(size + 1) for size in sizes.values())
-    lines.append(f"log |G| = {total:.1f} nats")
+    lines.append(f"log |G| = {sum(log_orders.values()):.1f} nats")
     if reasons:
         lines += ["", "not permuted:"]
         lines += [f"  {axis} is fixed: {reason}" for axis, reason in reasons.items()]
@@ -119,7 +127,8 @@ def _axis_to_json(axis: Axis) -> dict[str, Any]:
     written: Any = index
     if isinstance(index, range):
         written = {"start": index.start, "stop": index.stop, "step": index.step}
-    return {"dim": axis.dim, "outer": axis.outer, "inner": axis.inner, "index": written}
+    fields = {"dim": axis.dim, "outer": axis.outer, "inner": axis.inner, "index": written}
+    return fields | ({"sign": True} if axis.sign else {})
 
 
 def _axis_from_json(fields: Mapping[str, Any]) -> Axis:
@@ -128,4 +137,4 @@ def _axis_from_json(fields: Mapping[str, Any]) -> Axis:
         index = range(index["start"], index["stop"], index["step"])
     elif index is not None:
         index = tuple(index)
-    return Axis(fields["dim"], fields["outer"], fields["inner"], index)
+    return Axis(fields["dim"], fields["outer"], fields["inner"], index, fields.get("sign", False))

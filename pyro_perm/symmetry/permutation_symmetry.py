@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import exchange
-from pyro_perm.symmetry.axis import Axis, generators_of
+from pyro_perm.symmetry import exchange, signed_permutation
+from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape, bound_actions, site_shapes
+from pyro_perm.symmetry.signed_permutation import sign_of, unit_of
 
 Permutations = Mapping[str, Tensor]
 AxisLike = int | Axis | Sequence["int | Axis"]
@@ -31,6 +31,11 @@ class PermutationSymmetry:
         symmetry.verify(model, x, y)
         g = symmetry.sample()
         moved = symmetry.apply(g, values)
+
+    A group with an axis ``Axis(dim, sign=True)`` is hyperoctahedral: it permutes its units and
+    flips their signs, as those of odd activations such as ``tanh`` may. In its permutations the
+    entry ``~j`` stands for minus unit ``j``; scales do not flip, so take the absolute value of what
+    :meth:`apply` returns for them.
 
     Group sizes are read off the model, at the first call of a guide, a loss or :meth:`verify`
     that uses the symmetry; give ``shapes`` to have them without a model.
@@ -59,6 +64,11 @@ class PermutationSymmetry:
             if not sites:
                 raise ValueError(f"group '{group}' permutes no site: give it a {{site: axis}}")
         self.reasons: dict[str, str] = dict(reasons or {})
+        self.signed_groups: frozenset[str] = frozenset(
+            group
+            for group, sites in self.spec.items()
+            if any(axis.sign for axes in sites.values() for axis in axes)
+        )
         self._sites: dict[str, SiteShape] | None = None
         self._groups: dict[str, int] = {}
         self._actions: dict[str, list[tuple[str, Axis]]] = {}
@@ -129,11 +139,13 @@ class PermutationSymmetry:
         return symmetry
 
     def summary(self) -> str:
-        """A table of the groups, their sizes, ``log n!`` in nats and their axes, and the reasons.
+        """A table of the groups: sizes, ``log n!`` in nats and axes, and the reasons.
+
+        The order of a group that flips signs is ``log n! 2^n``; a sign marks the axes that flip.
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return exchange.summary(self.spec, self.groups, self.reasons)
+        return exchange.summary(self.spec, self.groups, self.log_orders, self.reasons)
 
     def __repr__(self) -> str:
         lines = [
@@ -165,7 +177,18 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return sum(math.lgamma(size + 1) for size in self.groups.values())
+        return sum(self.log_orders.values())
+
+    @property
+    def log_orders(self) -> dict[str, float]:
+        """``log n!`` of each group, or ``log n! 2^n`` if it flips signs, in nats.
+
+        :raises ValueError: before the symmetry has met a model.
+        """
+        return {
+            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
+            for group, size in self.groups.items()
+        }
 
     @property
     def is_bound(self) -> bool:
@@ -224,18 +247,27 @@ class PermutationSymmetry:
         :raises ValueError: before the symmetry has met a model.
         """
         return {
-            group: torch.rand(*sample_shape, size, device=device, generator=generator).argsort(-1)
+            group: signed_permutation.sample(
+                sample_shape,
+                size,
+                signed=group in self.signed_groups,
+                device=device,
+                generator=generator,
+            )
             for group, size in self.groups.items()
         }
 
     def generators(self) -> Iterator[tuple[str, Tensor]]:
-        """A transposition and a cycle for each group: together they generate the whole group.
+        """A transposition and a cycle for each group, and the flip of a unit if it flips signs.
+
+        Together they generate the whole group.
 
         :returns: pairs of a group and one of its permutations, shape ``(n,)``.
         :raises ValueError: before the symmetry has met a model.
         """
         for group, size in self.groups.items():
-            for permutation in generators_of(size):
+            signed = group in self.signed_groups
+            for permutation in signed_permutation.generators(size, signed=signed):
                 yield group, permutation
 
     def apply(self, permutations: Permutations, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,7 +291,7 @@ class PermutationSymmetry:
     @staticmethod
     def inverse(permutations: Permutations) -> dict[str, Tensor]:
         """The element that undoes another."""
-        return {group: p.argsort(-1) for group, p in permutations.items()}
+        return {group: signed_permutation.inverse(p) for group, p in permutations.items()}
 
     @staticmethod
     def compose(first: Permutations, second: Permutations) -> dict[str, Tensor]:
@@ -269,11 +301,7 @@ class PermutationSymmetry:
         """
         if first.keys() != second.keys():
             raise ValueError(f"cannot compose groups {list(first)} with groups {list(second)}")
-        composed = {}
-        for group, p in first.items():
-            p, q = torch.broadcast_tensors(p, second[group])
-            composed[group] = q.gather(-1, p)
-        return composed
+        return {group: signed_permutation.compose(p, second[group]) for group, p in first.items()}
 
     def verify(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Check numerically that the model's log joint does not change under the group.
@@ -297,7 +325,14 @@ class PermutationSymmetry:
                     f"but the permutation has {permutation.shape[-1]}"
                 )
             rank = self.site_rank(site) if self.is_bound else value.dim()
-            value = _take(value, axis.gather_index(permutation, length), axis.dim, rank)
+            if group in self.signed_groups and not axis.sign:
+                permutation = unit_of(permutation)
+            index = axis.gather_index(permutation, length)
+            if axis.sign:
+                value = _take(value, unit_of(index), axis.dim, rank)
+                value = value * _along(sign_of(index), axis.dim, rank)
+            else:
+                value = _take(value, index, axis.dim, rank)
         return value
 
     def _actions_for(self, site: str, value: Tensor) -> list[tuple[str, Axis]]:
@@ -344,10 +379,15 @@ def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
     """Gather along a negative dimension with an index that may carry batch dimensions."""
     if index.dim() == 1:
         return value.index_select(dim, index)
-    index = index.reshape(
-        *index.shape[:-1], *(1,) * (rank + dim), index.shape[-1], *(1,) * (-1 - dim)
-    )
+    index = _along(index, dim, rank)
     missing = index.dim() - value.dim()
     value = value.reshape(*(1,) * missing, *value.shape)
     index = index.reshape(*(1,) * -missing, *index.shape)
     return torch.take_along_dim(value, index, dim)
+
+
+def _along(vectors: Tensor, dim: int, rank: int) -> Tensor:
+    """Vectors, shape ``(*batch, length)``, laid along a negative dimension of a site."""
+    return vectors.reshape(
+        *vectors.shape[:-1], *(1,) * (rank + dim), vectors.shape[-1], *(1,) * (-1 - dim)
+    )

@@ -54,6 +54,7 @@ class GroupCheck:
             single axis, which has no mis-tied variant.
         rounding: how much of a change rounding errors can explain, in nats.
         by_site: the changes of the sites' log-probabilities, in nats.
+        is_flip: whether the sign of a unit was flipped, rather than units permuted.
     """
 
     group: str
@@ -61,6 +62,7 @@ class GroupCheck:
     control: float | None
     rounding: float
     by_site: Mapping[str, float] = field(default_factory=dict)
+    is_flip: bool = False
 
     @property
     def is_effective(self) -> bool:
@@ -97,13 +99,13 @@ def verify(
 def check_groups(
     symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> list[GroupCheck]:
-    """Compare the log joint before and after a transposition and a cycle of each group.
+    """Compare the log joint before and after a transposition, a cycle and a flip of each group.
 
     It is computed at random points of the latent space, in double precision where the model allows,
     with enumerated variables summed out and the model's own randomness and subsampling held fixed.
     For comparison, each group is also moved with one of its axes left behind.
 
-    :returns: one result for each group.
+    :returns: one result for each group, and another one for the signs of a group that flips them.
     """
     return _evaluate(_check_groups, symmetry, model, args, kwargs)
 
@@ -235,17 +237,19 @@ def _check_generators(
     before: LogProbs,
     rounding: float,
 ) -> list[GroupCheck]:
-    worst: dict[str, GroupCheck] = {}
+    worst: dict[tuple[str, bool], GroupCheck] = {}
     for group, permutation in symmetry.generators():
-        g = {group: permutation}
+        g, is_flip = {group: permutation}, bool((permutation < 0).any())
         after, _ = density(symmetry.apply(g, values))
         changes = _changes(before, after)
-        control = _control(symmetry, density, g, values, before)
-        check = GroupCheck(group, max(changes.values()), control, rounding, changes)
-        known = worst.setdefault(group, check)
+        control = _control(symmetry, density, g, is_flip, values, before)
+        check = GroupCheck(
+            group, max(changes.values()), control, rounding, changes, is_flip=is_flip
+        )
+        known = worst.setdefault((group, is_flip), check)
         controls = [c.control for c in (known, check) if c.control is not None]
         found = max(known, check, key=lambda c: c.change)
-        worst[group] = replace(found, control=max(controls, default=None))
+        worst[group, is_flip] = replace(found, control=max(controls, default=None))
     return list(worst.values())
 
 
@@ -265,16 +269,17 @@ def _control(
     symmetry: PermutationSymmetry,
     density: _Density,
     g: dict[str, Tensor],
+    is_flip: bool,
     values: dict[str, Tensor],
     before: LogProbs,
 ) -> float | None:
-    """How much the log joint changes when one axis of a group is left behind."""
+    """How much the log joint changes when one axis that moves is left behind."""
     (group,) = g
     along = [
         (site, axis)
         for site in symmetry.spec[group]
         for acting, axis in symmetry.actions_on(site)
-        if acting == group
+        if acting == group and (axis.sign or not is_flip)
     ]
     rest: dict[str, list[Axis]] = {}
     for site, axis in along[:-1]:
@@ -299,14 +304,22 @@ def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
     priors = [site for site in changed if site in sites]
     axes = ", ".join(f"{site}[{', '.join(map(str, along))}]" for site, along in sites.items())
     advice = f"an axis is wrong or missing in {axes}"
-    if priors:
+    if check.is_flip:
+        advice = f"an activation is not odd, or {advice}"
+    if priors and check.is_flip:
+        advice = (
+            f"the prior of site '{priors[0]}' is not symmetric about zero (or its mean is a latent "
+            f"site that the group must flip too), or {advice}"
+        )
+    elif priors:
         advice = (
             f"the prior of site '{priors[0]}' is not exchangeable over the group's units (or its "
             f"hyperparameters are latent sites that the group must permute too), or {advice}"
         )
+    cause = f"{'flipping a unit of ' if check.is_flip else ''}group '{check.group}'"
     return (
-        f"group '{check.group}' changes the log joint by {check.change:.1e} nats{control}: the "
-        f"log-probability of site {what or 'none'}; {advice}"
+        f"{cause} changes the log joint by {check.change:.1e} nats{control}: the log-probability "
+        f"of site {what or 'none'}; {advice}"
     )
 
 
