@@ -81,7 +81,7 @@ def _is_constant(p: torch.distributions.Normal) -> bool:
 def _where_the_model_met_it(
     guide_trace: Any, name: str, q: torch.distributions.Normal
 ) -> tuple[Tensor, Tensor]:
-    """Loc and scale, permuted as the sample was."""
+    """Loc and scale, moved as the sample was: a flip changes the sign of the scale too."""
     if LOG_RATIO_SITE not in guide_trace.nodes:
         return q.loc, q.scale
     symmetry, _ = guide_trace.nodes[LOG_RATIO_SITE]["infer"]["symmetrization"]
@@ -89,7 +89,7 @@ def _where_the_model_met_it(
     if not permutations or name not in symmetry.sites:
         return q.loc, q.scale
     loc, scale = (permute_site(symmetry, permutations, name, t) for t in (q.loc, q.scale))
-    return loc, scale.abs() if symmetry.signed_groups else scale
+    return loc, scale
 
 
 def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) -> Tensor:

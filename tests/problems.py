@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -88,13 +89,15 @@ def one_hidden_layer(units: int = 4) -> Problem:
     return Problem("one_hidden_layer", model, _data(12, 2), spec)
 
 
-def two_hidden_layers(first: int = 3, second: int = 4) -> Problem:
+def two_hidden_layers(
+    first: int = 3, second: int = 4, activation: Callable = torch.relu
+) -> Problem:
     def model(x, y):
         w1, b1 = normal("w1", first, 2), normal("b1", first)
         w2, b2 = normal("w2", second, first), normal("b2", second)
         w3 = normal("w3", 1, second)
-        h = torch.relu(linear(x, w1, b1))
-        observe(linear(torch.relu(linear(h, w2, b2)), w3), y)
+        h = activation(linear(x, w1, b1))
+        observe(linear(activation(linear(h, w2, b2)), w3), y)
 
     spec = {"first": {"w1": 0, "b1": 0, "w2": 1}, "second": {"w2": 0, "b2": 0, "w3": 1}}
     return Problem("two_hidden_layers", model, _data(12, 2), spec)
@@ -215,6 +218,47 @@ PROBLEMS = [
     hierarchical(),
     units_in_plate(),
     local_latents(),
+]
+
+
+def with_signs(problem: Problem, *, plain: tuple[str, ...] = ()) -> Problem:
+    """The same problem, its units flipping their signs at all sites but the plain ones."""
+
+    def signed(site: str, axes: Any) -> tuple[pp.Axis, ...]:
+        each = axes if isinstance(axes, tuple) else (axes,)
+        each = (axis if isinstance(axis, pp.Axis) else pp.Axis(axis) for axis in each)
+        return tuple(replace(axis, sign=site not in plain) for axis in each)
+
+    spec = {
+        group: {site: signed(site, axes) for site, axes in sites.items()}
+        for group, sites in problem.spec.items()
+    }
+    return replace(problem, name=f"signed_{problem.name}", spec=spec)
+
+
+def one_signed_layer_of_two() -> Problem:
+    """A ReLU layer, which only permutes, on a tanh layer, which flips too."""
+
+    def model(x, y):
+        w1, w2, w3 = normal("w1", 2, 2), normal("w2", 3, 2), normal("w3", 1, 3)
+        observe(linear(torch.relu(linear(torch.tanh(linear(x, w1)), w2)), w3), y)
+
+    spec = {
+        "odd": {"w1": pp.Axis(0, sign=True), "w2": pp.Axis(1, sign=True)},
+        "relu": {"w2": 0, "w3": 1},
+    }
+    return Problem("one_signed_layer_of_two", model, _data(8, 2), spec)
+
+
+SIGNED_PROBLEMS = [
+    with_signs(one_hidden_layer(3)),
+    with_signs(two_hidden_layers(3, 3, torch.tanh)),
+    with_signs(three_hidden_layers()),
+    with_signs(recurrent()),
+    with_signs(hierarchical(3), plain=("tau",)),
+    with_signs(units_in_plate(3)),
+    with_signs(local_latents()),
+    one_signed_layer_of_two(),
 ]
 
 

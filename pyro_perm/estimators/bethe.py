@@ -8,11 +8,14 @@ and since the rows of ``R`` sum to zero,
 ``sum_ij R_ij L_ij = -1/2 sum_i 1/s_i^2 ((R w^2)_i - 2 m_i (R w)_i)``.
 
 Units that overlap with no other have ``R = 0`` and cost nothing.
+
+Where units flip their signs, ``L_ij`` is summed over the signs (see
+:mod:`pyro_perm.estimators.density`). What that adds to its gradient is ``-2 S_ij dO_ij``, with
+``S_ij`` the probability that unit ``j``, if it came from unit ``i``, came with its sign changed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +25,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_perm.estimators.chain_rule import Term, lower_terms
-from pyro_perm.estimators.density import FactorizedDensity, Units, centered, unit_pairs
+from pyro_perm.estimators.density import (
+    FactorizedDensity,
+    Units,
+    centered,
+    odd_pairs,
+    unit_pairs,
+)
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.estimators.screening import Screen
 from pyro_perm.estimators.unit_layout import UnitLayout, joined
@@ -41,7 +50,7 @@ class Bethe(Estimator):
     simplex are left out: ``I`` of the group's other sites is no larger.
     """
 
-    _screens: dict[str, Screen] = field(
+    _screens: dict[tuple[str, bool], Screen] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
 
@@ -53,20 +62,21 @@ class Bethe(Estimator):
             if term.sites:
                 total = total + self._log_permanent(density, term)
             else:  # Nothing tells its permutations apart.
-                total = total + math.lgamma(symmetry.groups[term.group] + 1)
+                total = total + symmetry.log_orders[term.group]
         return torch.as_tensor(total, dtype=torch.float64).expand(density.batch_shape)
 
     def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor:
-        """``log perm(exp L) - sum_i L_ii`` for one group."""
+        """``log perm(exp L) - sum_i log q_i(w_i)`` for one group."""
         layout = UnitLayout.of(density.symmetry, *term)
-        screen = self._screens.setdefault(term.group, Screen())
+        signed = layout.flips is not None
+        screen = self._screens.setdefault((term.group, signed), Screen(layout.flips))
         tensors = [
             kind[site]
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
         result: Tensor = _LogPermanent.apply(layout, screen, *tensors)
-        return result
+        return result + density.log_flips(*term) if signed else result
 
 
 class _LogPermanent(torch.autograd.Function):
@@ -83,8 +93,9 @@ class _LogPermanent(torch.autograd.Function):
         ctx.dtypes = [t.dtype for t in tensors]
         total = locs[0].new_zeros((), dtype=torch.float64)
         for cluster in screen.clusters(locs, scales):
-            units = centered(Units(*(joined(kind, cluster) for kind in (values, locs, scales))))
-            log_ratio, excess = permanent_by_blocks(unit_pairs(units))
+            units = Units(*(joined(kind, cluster) for kind in (values, locs, scales)))
+            units = centered(units, layout.flips)
+            log_ratio, excess = permanent_by_blocks(unit_pairs(units, layout.flips))
             total = total + (log_ratio if cluster is None else log_ratio.sum())
             if excess is not None:
                 ctx.overlaps.append(_Overlap(units, cluster, excess))
@@ -95,7 +106,7 @@ class _LogPermanent(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.overlaps:
             return (None,) * (2 + len(ctx.shapes))
-        grads = [overlap.gradients(grad_output) for overlap in ctx.overlaps]
+        grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]
         clusters = [o.cluster.flatten() for o in ctx.overlaps if o.cluster is not None]
         chosen = torch.cat(clusters) if clusters else None
         sites: list[Tensor] = []
@@ -118,11 +129,17 @@ class _Overlap(NamedTuple):
     cluster: Tensor | None
     excess: Tensor
 
-    def gradients(self, grad_output: Tensor) -> Units:
+    def gradients(self, grad_output: Tensor, flips: Tensor | None) -> Units:
         """Gradients of the units, in their shapes."""
         if self.cluster is None:
             grad_output = grad_output[..., None, None]
-        return _gradients(self.units, (self.excess * grad_output).to(self.units.values.dtype))
+        weights = (self.excess * grad_output).to(self.units.values.dtype)
+        grads = _gradients(self.units, weights)
+        if flips is None:
+            return grads
+        weights *= -2 * (-2 * odd_pairs(self.units, flips)).sigmoid()
+        odd = _odd_gradients(self.units, weights, flips)
+        return Units(*(grad + part for grad, part in zip(grads, odd, strict=True)))
 
 
 def _gradients(units: Units, weights: Tensor) -> Units:
@@ -137,6 +154,16 @@ def _gradients(units: Units, weights: Tensor) -> Units:
         values=torch.addcmul(weighted[..., entries:], values, weighted[..., :entries], value=-1),
         locs=precision * mixed,
         scales=torch.addcmul(mixed_squares, locs, mixed, value=-2) * (precision / scales),
+    )
+
+
+def _odd_gradients(units: Units, weights: Tensor, flips: Tensor) -> Units:
+    """Gradients of ``sum_ij T_ij O_ij``."""
+    values, locs, scales = units
+    precision = scales.square().reciprocal() * flips.to(scales)
+    mixed = precision * (weights @ values)
+    return Units(
+        values=weights.mT @ (precision * locs), locs=mixed, scales=-2 * locs / scales * mixed
     )
 
 

@@ -39,6 +39,27 @@ def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
     )
 
 
+@lru_cache
+def elementwise_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
+    """Sites whose density under a given element is not a sum over matrices of unit pairs.
+
+    These are the coupled sites, and all sites of groups that flip signs: unit pairs sum over them.
+    """
+    signed = (site for group in symmetry.signed_groups for site in symmetry.spec[group])
+    return tuple(dict.fromkeys((*coupled_sites(symmetry), *signed)))
+
+
+@lru_cache
+def uncoupled_groups(symmetry: PermutationSymmetry, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """The largest of some groups whose sites all split into unit pairs, given all other groups."""
+    chosen: list[str] = []
+    for group in sorted(candidates, key=lambda name: -symmetry.groups[name]):
+        others = frozenset(symmetry.spec) - {*chosen, group}
+        if separable_sites(symmetry, group, others) == tuple(symmetry.spec[group]):
+            chosen.append(group)
+    return tuple(chosen)
+
+
 def _is_separable(symmetry: PermutationSymmetry, site: str, group: str, free: set[str]) -> bool:
     if symmetry.is_simplex(site):
         return False

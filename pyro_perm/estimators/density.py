@@ -5,6 +5,10 @@ belongs to sampled unit ``j`` (incoming row, bias, outgoing column) under unit `
 factor. Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
 ``sum_g q(g . w)`` is the permanent of ``exp L``.
 
+Where units flip their signs, the sum over the signs factorizes: ``L`` becomes
+``log(q_i(w_j) + q_i(-w_j)) = log q_i(w_j) + softplus(-2 O[i, j])``, where the part of
+``log q_i(w_j)`` that is odd is ``O[i, j] = sum_d w_jd m_id / s_id^2`` over the entries that flip.
+
 A Dirichlet's weights are not permuted in unconstrained space, where stick-breaking gives them one
 coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` itself, outside of
 ``L``.
@@ -20,8 +24,9 @@ import torch
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.nn.functional import softplus
 
-from pyro_perm.estimators.coupling import coupled_sites, separable_sites
+from pyro_perm.estimators.coupling import elementwise_sites, separable_sites
 from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes
 from pyro_perm.symmetry import PermutationSymmetry
 from pyro_perm.symmetry.binding import unwrapped
@@ -101,9 +106,26 @@ class FactorizedDensity:
     def unit_pairs(self, group: str, sites: Iterable[str]) -> Tensor:
         """``L[i, j] = log q_i(w_j)`` up to a constant that no permutation changes, in nats.
 
+        Summed over the signs of ``w_j`` if the group flips them.
+
         :returns: shape ``(*batch, n, n)``, in double precision.
         """
-        return unit_pairs(centered(self.units(group, sites)))
+        sites = tuple(sites)
+        flips = UnitLayout.of(self.symmetry, group, sites).flips
+        return unit_pairs(centered(self.units(group, sites), flips), flips)
+
+    def log_flips(self, group: str, sites: Iterable[str]) -> Tensor:
+        """``log sum_s q(s . w) / q(w)`` over the signs ``s`` of a group that flips them.
+
+        :param sites: sites of the group that count.
+        :returns: shape ``(*batch)``, in nats and double precision.
+        """
+        sites = tuple(sites)
+        flips = UnitLayout.of(self.symmetry, group, sites).flips
+        assert flips is not None
+        units = centered(self.units(group, sites), flips)
+        odd = (_odd_weights(units, flips) * units.values).sum(-1, dtype=torch.float64)
+        return _log_sum_of_signs(odd).sum(-1)
 
     def log_ratio(self, permutations: Permutations) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g`` at the cost of a gather each.
@@ -111,10 +133,10 @@ class FactorizedDensity:
         :param permutations: a permutation for every group, shape ``(num, *batch, n)``.
         :returns: shape ``(num, *batch)``, in nats and double precision.
         """
-        coupled = coupled_sites(self.symmetry)
-        total = self._log_ratio_of_sites(permutations, coupled)
+        elementwise = elementwise_sites(self.symmetry)
+        total = self._log_ratio_of_sites(permutations, elementwise)
         for group, permutation in permutations.items():
-            sites = [s for s in separable_sites(self.symmetry, group) if s not in coupled]
+            sites = [s for s in separable_sites(self.symmetry, group) if s not in elementwise]
             if sites:
                 total = total + gather_pairs(self.unit_pairs(group, sites), permutation)
         return total
@@ -154,10 +176,11 @@ class FactorizedDensity:
         return gain if log_volume is None else gain + log_volume
 
 
-def unit_pairs(units: Units) -> Tensor:
+def unit_pairs(units: Units, flips: Tensor | None = None) -> Tensor:
     """Log-density of every unit's values under every unit's factor, by one matrix product.
 
     :param units: units relative to a common center, see :func:`centered`.
+    :param flips: which entries change sign, to sum over the signs of every unit.
     :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``, double precision.
     """
     values, locs, scales = units
@@ -167,11 +190,34 @@ def unit_pairs(units: Units) -> Tensor:
     squares = (
         torch.cat([precision, weighted], -1) @ torch.cat([values.square(), -2 * values], -1).mT
     )
-    return -0.5 * (squares.double() + constant.double())
+    pairs = -0.5 * (squares.double() + constant.double())
+    return pairs if flips is None else pairs + _log_sum_of_signs(odd_pairs(units, flips))
 
 
-def centered(units: Units) -> Units:
+def odd_pairs(units: Units, flips: Tensor) -> Tensor:
+    """The odd part of the unit pairs, ``(log q_i(w_j) - log q_i(-w_j)) / 2``.
+
+    :param units: as for :func:`unit_pairs`; what flips is not centered.
+    :param flips: which entries change sign, shape ``(entries of a unit,)``.
+    :returns: shape ``(*batch, n, n)``, double precision.
+    """
+    return (_odd_weights(units, flips) @ units.values.mT).double()
+
+
+def _odd_weights(units: Units, flips: Tensor) -> Tensor:
+    weights: Tensor = units.locs / units.scales.square()
+    return weights * flips.to(weights)
+
+
+def _log_sum_of_signs(odd: Tensor) -> Tensor:
+    """``log(1 + exp(-2 odd))``."""
+    return softplus(-2 * odd, threshold=40)
+
+
+def centered(units: Units, flips: Tensor | None = None) -> Units:
     """Units relative to the mean loc, in the precision that their squares need.
+
+    Entries that flip stay relative to zero.
 
     Expanding squares loses what is common to ``w^2``, ``2 w m`` and ``m^2`` to rounding, about
     ``w^2 / s^2`` times the machine epsilon: nats in single precision where scales are small. Single
@@ -179,6 +225,8 @@ def centered(units: Units) -> Units:
     """
     values, locs, scales = units
     center = locs.mean(-2, keepdim=True).detach()
+    if flips is not None:
+        center = center.masked_fill(flips.to(center.device), 0.0)
     if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
         single = Units(values - center, locs - center, scales)
         squares = (single.values / scales).detach().square().sum(-1)
@@ -219,8 +267,15 @@ def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> Non
     """
     for name in symmetry.sites:
         support = unwrapped(trace.nodes[name]["fn"].support)
+        acting = symmetry.actions_on(name)
+        flipping = [group for group, axis in acting if axis.sign]
+        if flipping and not isinstance(support, type(constraints.real)):
+            raise TypeError(
+                f"group '{flipping[0]}', site '{name}': its support is {support}, and only values "
+                "on the whole real line can change their sign; give the axis without sign=True"
+            )
         if not symmetry.is_simplex(name) and biject_to(support).codomain.event_dim:
-            group = next(g for g, sites in symmetry.spec.items() if name in sites)
+            group = acting[0][0]
             raise TypeError(
                 f"group '{group}', site '{name}': its support {support} is neither a product of "
                 "intervals nor a simplex, so a permutation of its entries does not permute the "

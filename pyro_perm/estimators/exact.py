@@ -16,7 +16,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.coupling import separable_sites
+from pyro_perm.estimators.coupling import uncoupled_groups
 from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.permanent import log_permanent
@@ -42,10 +42,13 @@ class Exact(Estimator):
 
         :raises ValueError: if the group is too large; names the groups.
         """
-        groups = density.symmetry.groups
+        groups, signed = density.symmetry.groups, density.symmetry.signed_groups
         summed = _groups_by_permanent(density)
         enumerated = {group: size for group, size in groups.items() if group not in summed}
-        order = math.prod(map(math.factorial, enumerated.values()))
+        order = math.prod(
+            math.factorial(size) * (2**size if group in signed else 1)
+            for group, size in enumerated.items()
+        )
         if order > MAX_ENUMERATED:
             raise ValueError(
                 f"Exact would enumerate {order} elements of the groups {list(enumerated)}, more "
@@ -54,23 +57,20 @@ class Exact(Estimator):
             )
         subsets = 2 ** max((groups[group] for group in summed), default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
-        terms = [_log_sum(density, summed, chunk) for chunk in _elements(enumerated, at_once)]
+        tables = {group: _all_elements(size, group in signed) for group, size in enumerated.items()}
+        terms = [_log_sum(density, summed, chunk) for chunk in _elements(tables, at_once)]
         return torch.cat(terms).logsumexp(0) - density.symmetry.log_order
 
 
-def _groups_by_permanent(density: FactorizedDensity) -> list[str]:
+def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
     """The largest groups that fit a permanent and share no entry with each other."""
-    groups = density.symmetry.groups
-    summed: list[str] = []
-    for group in sorted(groups, key=lambda name: -groups[name]):
-        others = frozenset(groups) - {*summed, group}
-        sites = separable_sites(density.symmetry, group, others)
-        if groups[group] <= MAX_UNITS and sites == tuple(density.symmetry.spec[group]):
-            summed.append(group)
-    return summed
+    fitting = (group for group, size in density.symmetry.groups.items() if size <= MAX_UNITS)
+    return uncoupled_groups(density.symmetry, tuple(fitting))
 
 
-def _log_sum(density: FactorizedDensity, summed: list[str], elements: dict[str, Tensor]) -> Tensor:
+def _log_sum(
+    density: FactorizedDensity, summed: tuple[str, ...], elements: dict[str, Tensor]
+) -> Tensor:
     """``log sum_g q(g w) / q(w)`` over the summed groups, for many elements of the others.
 
     :param elements: permutations of the other groups, shape ``(num, *ones, n)``.
@@ -83,15 +83,20 @@ def _log_sum(density: FactorizedDensity, summed: list[str], elements: dict[str, 
     moved = replace(density, values=density.symmetry.apply(elements, density.values))
     total = density.log_ratio(elements)
     for group in summed:
-        pairs = moved.unit_pairs(group, density.symmetry.spec[group])
+        sites = density.symmetry.spec[group]
+        pairs = moved.unit_pairs(group, sites)
         total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if group in density.symmetry.signed_groups:
+            total = total + moved.log_flips(group, sites)
     num = max((len(p) for p in elements.values()), default=1)
     return total.expand(num, *density.batch_shape)
 
 
-def _elements(groups: dict[str, int], at_once: int) -> Iterator[dict[str, Tensor]]:
-    """All elements of a product of symmetric groups, in batches of permutations ``(num, n)``."""
-    tables = {group: _all_permutations(size) for group, size in groups.items()}
+def _elements(tables: dict[str, Tensor], at_once: int) -> Iterator[dict[str, Tensor]]:
+    """All elements of a product of groups, in batches of permutations ``(num, n)``.
+
+    :param tables: group -> its elements, shape ``(order, n)``.
+    """
     orders = tuple(len(table) for table in tables.values())
     for chunk in torch.arange(math.prod(orders)).split(at_once):
         numbers = torch.unravel_index(chunk, orders) if orders else ()
@@ -102,5 +107,9 @@ def _elements(groups: dict[str, int], at_once: int) -> Iterator[dict[str, Tensor
 
 
 @lru_cache
-def _all_permutations(size: int) -> Tensor:
-    return torch.tensor(list(permutations(range(size))))
+def _all_elements(size: int, signed: bool) -> Tensor:
+    all_permutations = torch.tensor(list(permutations(range(size))))
+    if not signed:
+        return all_permutations
+    flips = torch.cartesian_prod(*[torch.tensor([False, True])] * size).reshape(-1, 1, size)
+    return torch.where(flips, ~all_permutations, all_permutations).flatten(0, 1)

@@ -72,7 +72,15 @@ class Proposal:
 
 @torch.no_grad()
 def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
-    """A weakly and a strongly coupled proposal, or a single one where no site is shared."""
+    """A weakly and a strongly coupled proposal, or a single one where no site is shared.
+
+    :raises ValueError: if a group flips signs.
+    """
+    for group in density.symmetry.signed_groups:
+        raise ValueError(
+            f"group '{group}' flips the signs of its units, which proposals over permutations do "
+            "not draw: evaluate with SampledChainRule(num_permutations=64), or leave out estimator="
+        )
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
         return [Proposal(density, marginals, _filled(density, 1.0))]

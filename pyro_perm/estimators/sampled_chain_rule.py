@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,9 +49,10 @@ class SampledChainRule(Estimator):
         return Bounds(-self.log_ratio(density), upper)
 
     def _log_sums(self, density: FactorizedDensity, terms: Sequence[Term], first: int) -> Tensor:
-        """Sum over the terms of the estimated ``log perm(exp L) - sum_i L[i, i]``.
+        """Sum over the terms of the estimated ``log perm(exp L) - sum_i log q_i(w_i)``.
 
-        A term without sites says nothing about its group, and counts with its ``log n!``.
+        A term without sites says nothing about its group, and counts with its ``log n!``, or
+        ``log n! 2^n``.
 
         :param first: 0 to count the true permutation among the samples, 1 not to.
         """
@@ -58,11 +60,14 @@ class SampledChainRule(Estimator):
         device = trivial[terms[0].group].device
         total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)
         for group, sites in terms:
+            signed = group in density.symmetry.signed_groups
             if sites:
                 pairs = density.unit_pairs(group, sites)
+                total = total + density.log_flips(group, sites) if signed else total
             else:
                 size = density.symmetry.groups[group]
                 pairs = torch.zeros(size, size, dtype=torch.float64, device=device)
+                total = total + size * math.log(2) if signed else total
             pairs = pairs.expand(*density.batch_shape, *pairs.shape[-2:])
             drawn, log_prob = sample_rescaled(pairs, self.num_permutations, trivial[group])
             total = total + log_mean((gather_pairs(pairs, drawn) - log_prob)[first:])

@@ -27,9 +27,14 @@ _WORTHWHILE = 2_000_000
 
 
 class Screen:
-    """Remembers which units of a group may overlap while the parameters stay near a reference."""
+    """Remembers which units of a group may overlap while the parameters stay near a reference.
 
-    def __init__(self) -> None:
+    :param flips: which entries of a unit its flip negates, if units flip: a unit may then overlap
+        with the negative of another.
+    """
+
+    def __init__(self, flips: Tensor | None = None) -> None:
+        self._flips = flips
         self._reference: _Reference | None = None
         self._clusters: list[Tensor | None] = []
 
@@ -50,7 +55,10 @@ class Screen:
         return self._clusters
 
     def _refresh(self, locs: Tensor, scales: Tensor) -> None:
-        distances = _distances(locs, scales)
+        distances = _distances(locs, scales, locs)
+        if self._flips is not None:
+            negatives = torch.where(self._flips.to(locs.device), -locs, locs)
+            distances = torch.minimum(distances, _distances(locs, scales, negatives))
         near = distances < _SAFE + _MARGIN
         self._reference = _Reference(locs, scales, distances.masked_fill(near, torch.inf).min())
         self._clusters = [*_components(near)]
@@ -80,12 +88,16 @@ class _Reference:
         return bool((self.nearest_apart - 2 * moved) / rescaled.square() > _SAFE)
 
 
-def _distances(locs: Tensor, scales: Tensor) -> Tensor:
-    """``sqrt(2 KL(q_j || q_i))``, made symmetric by the mean over both directions."""
-    locs = locs - locs.mean(-2, keepdim=True)
+def _distances(locs: Tensor, scales: Tensor, images: Tensor) -> Tensor:
+    """``sqrt(2 KL(q_j || q_i))``, made symmetric by the mean over both directions.
+
+    :param images: locs of the ``q_j``.
+    """
+    center = locs.mean(-2, keepdim=True)
+    locs, images = locs - center, images - center
     precision = scales.square().reciprocal()
     weighted = precision * locs
-    squares = precision @ (scales.square() + locs.square()).mT - 2 * weighted @ locs.mT
+    squares = precision @ (scales.square() + images.square()).mT - 2 * weighted @ images.mT
     twice_kl = squares + (weighted * locs).sum(-1, keepdim=True) - locs.shape[-1]
     return ((twice_kl + twice_kl.mT) / 2).clamp_min(0.0).sqrt()
 

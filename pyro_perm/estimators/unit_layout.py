@@ -37,22 +37,29 @@ class UnitLayout:
     Attributes:
         size: number of units.
         parts: one for each axis of the group.
+        flips: which entries of a unit its flip negates, shape ``(width,)``; None if the group has
+            no flips.
     """
 
     size: int
     parts: tuple[Part, ...]
+    flips: Tensor | None
 
     @classmethod
     @lru_cache
     def of(cls, symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> UnitLayout:
         """The layout of a group's units in some of its sites."""
-        parts = (
+        parts = tuple(
             _part(position, axis, symmetry.site_shape(site))
             for position, site in enumerate(sites)
             for acting, axis in symmetry.actions_on(site)
             if acting == group
         )
-        return cls(symmetry.groups[group], tuple(parts))
+        flips = None
+        if group in symmetry.signed_groups:
+            signs = [part.axis.sign for part in parts for _ in range(part.width)]
+            flips = torch.tensor(signs, dtype=torch.bool)
+        return cls(symmetry.groups[group], parts, flips)
 
     @property
     def width(self) -> int:

@@ -68,7 +68,8 @@ def mutual_information(
     importance sampling, and for groups that share sites also the chain rule with importance-sampled
     permanents and bidirectional annealed importance sampling, besides the trivial bounds 0 and
     ``log |G|``. Choosing the best on the samples that are reported would bias the certificate, so
-    each half of the samples chooses the methods that are reported on the other half.
+    each half of the samples chooses the methods that are reported on the other half. Where groups
+    flip signs, the chain rule alone competes.
 
     :param guide: an :class:`AutoSymmetrized`, or a plain autoguide with ``symmetry`` given.
     :param args: arguments of the model; ``kwargs`` likewise.

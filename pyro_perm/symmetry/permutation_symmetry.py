@@ -64,7 +64,7 @@ class PermutationSymmetry:
             if not sites:
                 raise ValueError(f"group '{group}' permutes no site: give it a {{site: axis}}")
         self.reasons: dict[str, str] = dict(reasons or {})
-        self.signed_groups: frozenset[str] = frozenset(
+        self.signed_groups: tuple[str, ...] = tuple(
             group
             for group, sites in self.spec.items()
             if any(axis.sign for axes in sites.values() for axis in axes)

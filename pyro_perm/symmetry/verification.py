@@ -50,7 +50,7 @@ class GroupCheck:
     Attributes:
         group: the group.
         change: the largest change under its generators, in nats.
-        control: the change when its last axis is left behind, in nats; None for a group with a
+        control: the change when the last axis that moves is left behind, in nats; None for a group with a
             single axis, which has no mis-tied variant.
         rounding: how much of a change rounding errors can explain, in nats.
         by_site: the changes of the sites' log-probabilities, in nats.
@@ -316,20 +316,28 @@ def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
             f"the prior of site '{priors[0]}' is not exchangeable over the group's units (or its "
             f"hyperparameters are latent sites that the group must permute too), or {advice}"
         )
-    cause = f"{'flipping a unit of ' if check.is_flip else ''}group '{check.group}'"
     return (
-        f"{cause} changes the log joint by {check.change:.1e} nats{control}: the log-probability "
+        f"{_mover(check)} changes the log joint by {check.change:.1e} nats{control}: the log-probability "
         f"of site {what or 'none'}; {advice}"
     )
 
 
 def _doubt(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
-    site, axes = list(symmetry.spec[check.group].items())[-1]
+    *_, (site, axis) = (
+        (site, axis)
+        for site, axes in symmetry.spec[check.group].items()
+        for axis in axes
+        if axis.sign or not check.is_flip
+    )
     return (
-        f"group '{check.group}' leaves the log joint as it is, but so does the group without "
-        f"axis {axes[-1]} of site '{site}': the check could not have noticed a wrong spec. Call "
+        f"{_mover(check)} leaves the log joint as it is, but so does the group without "
+        f"axis {axis} of site '{site}': the check could not have noticed a wrong spec. Call "
         "verify() with data on which the site matters, or leave the axis out"
     )
+
+
+def _mover(check: GroupCheck) -> str:
+    return f"{'flipping a unit of ' if check.is_flip else ''}group '{check.group}'"
 
 
 def _same(value: Any) -> Any:
