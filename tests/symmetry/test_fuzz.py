@@ -34,7 +34,7 @@ def check_programs(seeds: range) -> list[GroupCheck]:
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the model reads a value")
-            checks += check_groups(find_symmetry(program, *args), program, *args)
+            checks += check_groups(find_symmetry(program, *args, signs=True), program, *args)
     return checks
 
 

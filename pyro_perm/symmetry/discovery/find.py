@@ -33,6 +33,7 @@ from pyro_perm.symmetry.discovery.log_joint import (
     record_log_joint,
 )
 from pyro_perm.symmetry.discovery.opaque_priors import OpaquePrior, opaque_priors
+from pyro_perm.symmetry.discovery.signs import with_signs
 from pyro_perm.symmetry.double_precision import DoublePrecision
 from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry.verification import confirm
@@ -40,7 +41,9 @@ from pyro_perm.symmetry.verification import confirm
 Spec = dict[str, dict[str, tuple[Axis, ...]]]
 
 
-def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> PermutationSymmetry:
+def find_symmetry(
+    model: Callable[..., Any], *args: Any, signs: bool = False, **kwargs: Any
+) -> PermutationSymmetry:
     """Read the permutation symmetry of a model off its log joint, and verify it.
 
     Usage::
@@ -57,6 +60,9 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
     change either.
 
     :param model: a Pyro model, called with ``*args`` and ``**kwargs``.
+    :param signs: whether to look for groups that also flip the signs of their units, as units with
+        odd activations (``tanh``, ``sin``, none) do under priors symmetric about zero. ``reasons``
+        tells for every group that does not why that is so.
     :returns: the group, which has met the model. It is falsy if nothing can be permuted; its
         ``reasons`` tell for every axis of a latent site that is not permuted why that is so.
     :raises SymmetryVerificationError: if the numerical check contradicts the analysis.
@@ -78,6 +84,9 @@ def find_symmetry(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Permu
         _tie_enumerated(interpreter, joint)
         priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
         spec, reasons = _extract(interpreter, joint, priors)
+        if signs:
+            spec, why_unsigned = with_signs(joint, spec)
+            reasons |= why_unsigned
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=2)
