@@ -50,8 +50,8 @@ class GroupCheck:
     Attributes:
         group: the group.
         change: the largest change under its generators, in nats.
-        control: the change when the last axis that moves is left behind, in nats; None for a group with a
-            single axis, which has no mis-tied variant.
+        control: the change when the last axis that moves is left behind, in nats; None where a
+            single axis moves, which has no mis-tied variant.
         rounding: how much of a change rounding errors can explain, in nats.
         by_site: the changes of the sites' log-probabilities, in nats.
         is_flip: whether the sign of a unit was flipped, rather than units permuted.
@@ -89,9 +89,11 @@ def verify(
     :raises SymmetryVerificationError: if a group changes the log joint; names the group, its axes
         and the sites whose log-probability changes.
     """
-    for check in check_groups(symmetry, model, *args, **kwargs):
+    checks = check_groups(symmetry, model, *args, **kwargs)
+    for check in checks:
         if not check.passed:
             raise SymmetryVerificationError(_explain(symmetry, check))
+    for check in checks:
         if check.control is not None and not check.is_effective:
             warnings.warn(_doubt(symmetry, check), stacklevel=3)
 
@@ -317,8 +319,8 @@ def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
             f"hyperparameters are latent sites that the group must permute too), or {advice}"
         )
     return (
-        f"{_mover(check)} changes the log joint by {check.change:.1e} nats{control}: the log-probability "
-        f"of site {what or 'none'}; {advice}"
+        f"{_mover(check)} changes the log joint by {check.change:.1e} nats{control}: the "
+        f"log-probability of site {what or 'none'}; {advice}"
     )
 
 

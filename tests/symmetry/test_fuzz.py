@@ -78,5 +78,6 @@ if __name__ == "__main__":
     checks = check_programs(range(start, stop))
     failed = sum(not check.passed for check in checks)
     effective, num = effective_controls(checks)
-    print(f"programs {start} to {stop - 1}: {len(checks)} groups, {failed} failures, ", end="")
-    print(f"{effective} of {num} controls effective")
+    signed = sum(check.is_flip for check in checks)
+    print(f"programs {start} to {stop - 1}: {len(checks) - signed} groups, {signed} with signs, ")
+    print(f"{failed} failures, {effective} of {num} controls effective")

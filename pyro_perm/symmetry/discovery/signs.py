@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.binding import unwrapped
 from pyro_perm.symmetry.discovery.axes import Reason
 from pyro_perm.symmetry.discovery.graph import Call, Node
 from pyro_perm.symmetry.discovery.log_joint import LogJoint
@@ -55,7 +56,7 @@ def _flipping_axes(joint: LogJoint, sites: Sites) -> tuple[set[Unknown], Reason 
         (site, axis)
         for site, axes in sites.items()
         for axis in axes
-        if _is_real(joint.latents[site].fn.support)
+        if isinstance(unwrapped(joint.latents[site].fn.support), type(constraints.real))
     ]
     if not unknowns:
         return set(), Reason("no site of the group has the whole real line as its support")
@@ -139,9 +140,3 @@ def _apply_rule(call: Call, rules: ParityRules, arguments: Any) -> list[Tensor] 
     results = [found] if isinstance(found, Tensor) else list(found)
     fits = [tuple(result.shape) for result in results] == list(rules.result_shapes)
     return results if fits else None
-
-
-def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return isinstance(support, type(constraints.real))
