@@ -79,5 +79,7 @@ if __name__ == "__main__":
     failed = sum(not check.passed for check in checks)
     effective, num = effective_controls(checks)
     signed = sum(check.is_flip for check in checks)
-    print(f"programs {start} to {stop - 1}: {len(checks) - signed} groups, {signed} with signs, ")
+    print(
+        f"programs {start} to {stop - 1}: {len(checks) - signed} groups, {signed} signed, ", end=""
+    )
     print(f"{failed} failures, {effective} of {num} controls effective")

@@ -126,7 +126,7 @@ class _Dataflow:
         if known is not None:
             return known
         if node.content is not None:
-            return torch.where(node.content == 0, ZERO, INVARIANT).expand(node.shape)
+            return torch.where(node.content.cpu() == 0, ZERO, INVARIANT).expand(node.shape)
         return torch.zeros(node.shape, dtype=torch.long)
 
 
