@@ -29,10 +29,22 @@ class AutoSymmetrized(AutoGuide):
 
     A draw is one of ``q``, its units permuted at random. The density of a trace is ``log q^G`` as
     the estimator has it, so that ``ELBO(q^G) = ELBO(q) + I(g; w)`` under every Pyro loss (Gelberg
-    et al. 2024, Theorem 4.1). The parameters are those of the base guide. Usage::
+    et al. 2024, Theorem 4.1). The parameters are those of the base guide. Usage:
 
-        guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=init_to_fan_in))
-        svi = SVI(model, guide, optim, Trace_ELBO())
+    >>> import pyro
+    >>> from pyro.infer import SVI, Trace_ELBO
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> from pyro_perm import init_to_fan_in
+    >>> def model():
+    ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([4]).to_event(1))
+    ...     pyro.sample("y", pyro.distributions.Normal(w.tanh().sum(), 0.1), obs=torch.tensor(1.0))
+    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=init_to_fan_in))
+    >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    >>> losses = [svi.step() for _ in range(10)]
+    >>> guide.symmetry
+    PermutationSymmetry({
+        'P0': {'w': -1},
+    })
 
     :param base: an :class:`~pyro.infer.autoguide.AutoNormal`, trained or new, or another autoguide
         that draws the symmetric sites from Normals, independent of each other and of all other

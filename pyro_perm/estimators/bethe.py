@@ -42,12 +42,13 @@ from pyro_perm.permanent import permanent_by_blocks
 class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
 
-    Coupled groups follow the chain rule, in the order of :func:`lower_terms`; each term is one
-    permanent, exact on blocks of up to 10 overlapping units and the Bethe approximation (Huang &
-    Jebara 2009; Vontobel 2013) on larger ones. The Bethe permanent lies below the permanent, so
-    ``I(g; w)`` is overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its
-    units coincide: train with it, and report :func:`~pyro_perm.mutual_information`. Sites on a
-    simplex are left out: ``I`` of the group's other sites is no larger.
+    Coupled groups follow the chain rule, in the order of
+    :func:`~pyro_perm.estimators.chain_rule.lower_terms`; each term is one permanent, exact on
+    blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
+    2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
+    overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:
+    train with it, and report :func:`~pyro_perm.mutual_information`. Sites on a simplex are left
+    out: ``I`` of the group's other sites is no larger.
     """
 
     _screens: dict[tuple[str, bool], Screen] = field(

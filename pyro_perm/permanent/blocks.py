@@ -65,6 +65,11 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     result: pairs of a weight below 1e-7, and between parts of a larger block pairs whose swaps
     together weigh less than 0.01. Outside of the blocks the marginals are the identity.
 
+    >>> log_matrix = torch.full((4, 4), -50.0)
+    >>> log_matrix[:2, :2] = log_matrix[2:, 2:] = 0.0  # two pairs of units that look alike
+    >>> permanent_by_blocks(log_matrix).log_ratio.exp()
+    tensor(4., dtype=torch.float64)
+
     :param log_matrix: log weights with a finite diagonal, shape (..., n, n).
     :raises ValueError: if the matrices are not square.
     """

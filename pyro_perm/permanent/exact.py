@@ -35,6 +35,9 @@ def log_permanent(log_matrix: Tensor) -> Tensor:
     Computed in float64 and differentiable once, the gradient being
     :func:`permutation_marginals`.
 
+    >>> log_permanent(torch.zeros(3, 3)).exp()  # 3! permutations of weight one
+    tensor(6.)
+
     :param log_matrix: log weights, shape (..., n, n) with n <= 20; ``-inf`` forbids a pair.
     :returns: shape (...); ``-inf``, with a gradient of zero, where no permutation is permitted.
     :raises ValueError: if the matrices are not square, or larger than 20 by 20.
@@ -45,6 +48,10 @@ def log_permanent(log_matrix: Tensor) -> Tensor:
 
 def permutation_marginals(log_matrix: Tensor) -> Tensor:
     """Probability that a permutation drawn proportionally to its weight maps i to j.
+
+    >>> permutation_marginals(torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log1p())
+    tensor([[0.8000, 0.2000],
+            [0.2000, 0.8000]])
 
     :param log_matrix: log weights, shape (..., n, n) with n <= 20; ``-inf`` forbids a pair.
     :returns: doubly stochastic matrices, shape (..., n, n), without gradient; zero where no

@@ -29,6 +29,10 @@ def sample_permutations(
 ) -> tuple[Tensor, Tensor]:
     """Draw permutations from the row-by-row proposal.
 
+    >>> log_weights = torch.tensor([[0.0, 9.0], [9.0, 0.0]])
+    >>> sample_permutations(log_weights, 1)
+    (tensor([[1, 0]]), tensor([-0.0001]))
+
     :param log_weights: log weights, shape (..., n, n), each row up to a constant.
     :param num_samples: number of permutations drawn for each matrix.
     :param generator: source of randomness; the global one if None.
@@ -57,6 +61,9 @@ def sample_permutations(
 @torch.no_grad()
 def permutation_log_prob(log_weights: Tensor, permutations: Tensor) -> Tensor:
     """Log-probability of given permutations under the row-by-row proposal.
+
+    >>> permutation_log_prob(torch.zeros(3, 3), torch.tensor([2, 0, 1])).exp()
+    tensor(0.1667)
 
     :param log_weights: log weights, shape (..., n, n), each row up to a constant.
     :param permutations: permutations of 0..n-1, shape (sample_shape, ..., n), whose i-th entry

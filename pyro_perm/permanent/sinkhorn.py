@@ -43,6 +43,10 @@ def sinkhorn(log_matrix: Tensor, *, max_iterations: int = 200, tolerance: float 
 
     The iterations run in float64 and stop when every matrix of the batch has converged.
 
+    >>> sinkhorn(torch.tensor([[4.0, 1.0], [1.0, 1.0]]).log()).log_scaled.exp()
+    tensor([[0.6667, 0.3333],
+            [0.3333, 0.6667]])
+
     :param log_matrix: log weights, shape (..., n, n); ``-inf`` forbids a pair.
     :param max_iterations: largest number of row and column normalizations.
     :param tolerance: largest accepted distance of a row or column sum from one.

@@ -55,9 +55,17 @@ def to_arviz(
 ) -> Any:
     """Draw from a trained guide into ArviZ's format.
 
-    Usage::
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", pyro.distributions.Normal(mu, 1.0), obs=y)
+    >>> data = to_arviz(model, AutoNormal(model), torch.zeros(5), num_samples=20, progress=False)
+    >>> data["log_likelihood"]["y"].shape
+    (1, 20, 5)
 
-        data = to_arviz(model, guide, x, y)
+    What to do with it::
+
         az.loo(data)
         az.summary(data, kind="stats")  # the draws are independent: no R-hat
         data.to_netcdf("posterior.nc")

@@ -19,6 +19,9 @@ class Axis:
     the row-major view ``(outer, size, inner)``: a flattened channel-by-space axis has
     ``inner = H * W``, a fused query/key/value projection has ``outer = 3``.
 
+    >>> Axis(0, outer=3, inner=2).size(24)  # queries, keys and values of heads of dimension 2
+    4
+
     :param dim: dimension in the site's event shape; a negative one counts from the right, and may
         reach into the site's plates, which lie to the left of its event shape.
     :param outer: how often the whole group is repeated along the axis.

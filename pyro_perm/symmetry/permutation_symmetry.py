@@ -23,14 +23,17 @@ class PermutationSymmetry:
 
     The group is ``G = S_n1 x S_n2 x ...`` (Gelberg et al. 2024, Section 3). An element ``g`` is a
     dictionary with one permutation a group; it acts on latent values by indexing, so that unit
-    ``i`` of ``apply(g, w)`` is unit ``g[i]`` of ``w``. Usage::
+    ``i`` of ``apply(g, w)`` is unit ``g[i]`` of ``w``. Usage:
 
-        symmetry = PermutationSymmetry(
-            {"hidden": {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}}
-        )
-        symmetry.verify(model, x, y)
-        g = symmetry.sample()
-        moved = symmetry.apply(g, values)
+    >>> symmetry = PermutationSymmetry(
+    ...     {"hidden": {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}},
+    ...     shapes={"fc1.weight": (3, 2), "fc1.bias": (3,), "fc2.weight": (1, 3)},
+    ... )
+    >>> symmetry.groups
+    {'hidden': 3}
+    >>> g = {"hidden": torch.tensor([2, 0, 1])}
+    >>> symmetry.apply(g, {"fc1.bias": torch.tensor([1.0, 2.0, 3.0])})
+    {'fc1.bias': tensor([3., 1., 2.])}
 
     A group with an axis ``Axis(dim, sign=True)`` is hyperoctahedral: it permutes its units and
     flips their signs, as those of odd activations such as ``tanh`` may. In its permutations the

@@ -46,11 +46,23 @@ def find_symmetry(
 ) -> PermutationSymmetry:
     """Read the permutation symmetry of a model off its log joint, and verify it.
 
-    Usage::
+    Usage:
 
-        symmetry = find_symmetry(model, x, y)
-        print(symmetry.summary())
-        guide = AutoSymmetrized(AutoNormal(model), symmetry)
+    >>> import pyro
+    >>> from pyro.distributions import Normal
+    >>> def model(x, y):
+    ...     w1 = pyro.sample("w1", Normal(0.0, 1.0).expand([20, 3]).to_event(2))
+    ...     w2 = pyro.sample("w2", Normal(0.0, 1.0).expand([20]).to_event(1))
+    ...     f = torch.tanh(x @ w1.T) @ w2
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("y", Normal(f, 0.1), obs=y)
+    >>> symmetry = find_symmetry(model, torch.randn(5, 3), torch.randn(5))
+    >>> symmetry
+    PermutationSymmetry({
+        'P0': {'w1': -2, 'w2': -1},
+    })
+    >>> symmetry.reasons
+    {'w1[-1]': 'tied to dim 1 of argument 0, which is not a latent site'}
 
     The model runs a few times, on data that should have the shapes used in training, observations
     included; its random state, parameters and buffers are left as they were. Its tensor operations
