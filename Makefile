@@ -9,13 +9,15 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types
+.PHONY: help demo test lint types docs notebooks
 
 help:
-	@echo 'make demo   compare two guides on real data; options in ARGS="--data wine"'
-	@echo 'make test   run the tests; options in ARGS="-k guide"'
-	@echo 'make lint   check style and formatting'
-	@echo 'make types  check types'
+	@echo 'make demo       compare two guides on real data; options in ARGS="--data wine"'
+	@echo 'make test       run the tests; options in ARGS="-k guide"'
+	@echo 'make lint       check style and formatting'
+	@echo 'make types      check types'
+	@echo 'make docs       build the site in docs/_build/html'
+	@echo 'make notebooks  execute the tutorials; one of them: ARGS=tutorials/01_quickstart.py'
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m pyro_perm $(ARGS)
@@ -31,6 +33,13 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	@$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	@$(BIN)/python -m sphinx -q -a -W --keep-going docs docs/_build/html
+	@echo 'The site: docs/_build/html/index.html'
+
+notebooks: $(VENV)/.docs
+	@$(BIN)/python docs/notebooks.py $(ARGS)
+
 $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
@@ -40,7 +49,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(PIP_INSTALL) -e '.[demo]'
 	@touch $@
 
-# The dev extra includes the demo's.
+# The docs and dev extras include the demo's.
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'Installing pyro_perm[docs] into $(VENV); the first time takes a few minutes ...'
+	@$(PIP_INSTALL) -e '.[docs]'
+	@touch $(VENV)/.demo $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing pyro_perm[dev] into $(VENV); the first time takes a few minutes ...'
 	@$(PIP_INSTALL) -e '.[dev]'

@@ -1,0 +1,89 @@
+"""Every example of the documentation runs, and notebooks are what their sources say."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import pyro_perm as pp
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+from notebooks import TUTORIALS, unexecuted  # noqa: E402
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+MODULES = [module.name for module in pkgutil.walk_packages(pp.__path__, "pyro_perm.")]
+EXAMPLES = [
+    example
+    for module in ["pyro_perm", *MODULES]
+    for example in doctest.DocTestFinder().find(importlib.import_module(module), module)
+    if example.examples
+]
+CODE = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if CODE.search(page.read_text())]
+SOURCES = sorted(TUTORIALS.glob("*.py"))
+
+
+def run(example):
+    report = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    failed = runner.run(example, out=report.append, clear_globs=False).failed
+    assert not failed, "".join(report)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_docstring_example(example):
+    torch.set_default_dtype(torch.float32)
+    run(example)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_of_page(page):
+    """The blocks of a page run one after the other, in one namespace."""
+    torch.set_default_dtype(torch.float32)
+    text = page.read_text()
+    namespace = {"__name__": page.stem}
+    for block in CODE.finditer(text):
+        line = text.count("\n", 0, block.start(2))
+        if block[1] == "pycon":
+            example = doctest.DocTestParser().get_doctest(block[2], {}, page.name, str(page), line)
+            example.globs = namespace  # Not a copy: later blocks see what this one defines.
+            run(example)
+        else:
+            exec(compile("\n" * line + block[2], str(page), "exec"), namespace)
+
+
+def test_reference_lists_every_exported_name():
+    listed = re.findall(r"^   (\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted([*listed, "__version__"]) == sorted(pp.__all__)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_links_between_files_lead_somewhere(name):
+    page = ROOT / name
+    links = LINK.findall(page.read_text())
+    assert links
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_notebook_is_its_source_executed(source):
+    path = source.with_suffix(".ipynb")
+    assert path.exists(), f"make notebooks ARGS={source.relative_to(ROOT)}"
+    notebook, expected = nbformat.read(path, as_version=4), unexecuted(source)
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [
+        (c.cell_type, c.source) for c in expected.cells
+    ], f"{path.name} is out of date: make notebooks ARGS={source.relative_to(ROOT)}"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert path.stat().st_size < 1_000_000
