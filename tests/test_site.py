@@ -20,11 +20,26 @@ PAGES = [
     "index.html",
     "tutorials/01_quickstart.html",
     "mathematics.html",
+    "discovery.html",
     "gotchas.html",
     "supported.html",
     "api.html",
     "api/permanent/bethe.html",
 ]
+
+# Elements that stick out on the right, other than within a box that scrolls.
+STICKING_OUT = """
+function scrolls(element) {
+    return getComputedStyle(element).overflowX !== 'visible';
+}
+function boxed(element) {
+    const parent = element.parentElement;
+    return parent.tagName !== 'ARTICLE' && (scrolls(parent) || boxed(parent));
+}
+return [...document.querySelectorAll('article *')]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e))
+    .map(e => e.outerHTML.slice(0, 100));
+"""
 
 pytestmark = pytest.mark.skipif(
     not (SITE / "index.html").exists(), reason="the site is not built: make docs"
@@ -86,6 +101,7 @@ def wait_for(browser, selector):
 def test_page_fits_the_screen_and_asks_for_nothing_from_outside(browser, address, page, width):
     resize(browser, width)
     browser.get(f"{address}/{page}")
+    assert browser.execute_script(STICKING_OUT) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     loaded = browser.execute_script("return [...document.images].every(i => i.naturalWidth > 0)")
     assert loaded

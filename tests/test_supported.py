@@ -1,7 +1,6 @@
 """docs/supported.md says what is observed here; ``python tests/test_supported.py`` rewrites it."""
 
 import math
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -40,12 +39,6 @@ from pyro.optim import Adam
 
 import pyro_perm as pp
 from pyro_perm.estimators.density import FactorizedDensity
-
-sys.path.insert(0, str(Path(__file__).parent / "symmetry"))
-import networks  # noqa: F401  (registers its examples)
-import sequence_networks  # noqa: F401
-import statistical_models  # noqa: F401
-from bayesian import EXAMPLES
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 UNITS = 4
@@ -210,11 +203,6 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def model_row(example):
-    axes = ", ".join(str(len(group.split())) for group in example.groups)
-    return example.name.replace("_", " "), str(len(example.groups)), axes or "none"
-
-
 def page():
     """The page, from what happens."""
     torch.set_default_dtype(torch.float64)
@@ -247,9 +235,8 @@ networks of some widths and depths:
 
 ## Models
 
-The groups that `find_symmetry` finds in the models of `tests/symmetry`, where every axis is listed:
-
-{table(("model", "groups", "axes of each group"), map(model_row, EXAMPLES))}
+`find_symmetry` reads the symmetry off the model's operations: see
+[what is found](discovery.md#what-is-found), and [what is missed](discovery.md#what-is-missed).
 """
 
 

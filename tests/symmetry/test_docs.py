@@ -1,19 +1,14 @@
-"""The page about discovery: its examples run, and its table is that of the architecture tests."""
+"""The page about discovery has the table of the architecture tests."""
 
 from __future__ import annotations
 
-import doctest
 import re
 from pathlib import Path
 
 import networks  # noqa: F401  (registers its examples)
-import pytest
 import sequence_networks  # noqa: F401
 import statistical_models  # noqa: F401
-import torch
 from bayesian import EXAMPLES, written
-
-from pyro_perm.symmetry.discovery.rules import table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "discovery.md").read_text()
 GROUPS = {example.name: written(example.groups) for example in EXAMPLES}
@@ -22,17 +17,6 @@ GROUPS = {example.name: written(example.groups) for example in EXAMPLES}
 def section(title: str) -> str:
     """The text under a heading."""
     return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
-
-
-def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
-    code = "\n".join(re.findall(r"^```pycon\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
-    example = doctest.DocTestParser().get_doctest(code, {}, "discovery.md", None, 0)
-    assert len(example.examples) > 30
-    failures: list[str] = []
-    doctest.DocTestRunner().run(example, out=failures.append)
-    assert not failures, "".join(failures)
 
 
 def test_every_row_names_architecture_tests_with_such_a_group() -> None:
