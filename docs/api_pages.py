@@ -6,6 +6,7 @@ that defines it.
 
 import inspect
 import pkgutil
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +52,7 @@ def write_pages(package: ModuleType, folder: Path) -> list[str]:
 
     :returns: the pages' names, relative to the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     names = []
     for info in pkgutil.iter_modules(package.__path__):
         if info.name.startswith("_"):
@@ -59,15 +60,15 @@ def write_pages(package: ModuleType, folder: Path) -> list[str]:
         module = import_module(f"{package.__name__}.{info.name}")
         submodules = write_pages(module, folder / info.name) if info.ispkg else []
         submodules = [f"{info.name}/{submodule}" for submodule in submodules]
-        update(folder / f"{info.name}.rst", page(module, submodules))
+        (folder / f"{info.name}.rst").write_text(page(module, submodules))
         names.append(info.name)
     return names
 
 
-def update(path: Path, text: str) -> None:
-    """Write a file if that changes it, so that Sphinx reads again what did change."""
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+def write_reference(app):
+    folder = Path(app.srcdir) / "api"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_pages(pyro_perm, folder)
 
 
 def skip_field_alias(app, what, name, obj, skip, options):
@@ -77,6 +78,6 @@ def skip_field_alias(app, what, name, obj, skip, options):
 
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("builder-inited", lambda app: write_pages(pyro_perm, Path(app.srcdir) / "api"))
+    app.connect("builder-inited", write_reference)
     app.connect("autodoc-skip-member", skip_field_alias)
     return {"parallel_read_safe": True}
