@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 
 import pyro_perm as pp
-from pyro_perm.posterior.arviz import assemble
+
 
 NUM = 20
 

@@ -1,59 +1,56 @@
-"""A trained guide's posterior in ArviZ, of either generation.
-
-``InferenceData`` in ArviZ 0.x, an xarray ``DataTree`` in 1.x, with the same groups and variables.
-"""
+"""A posterior in ArviZ, of either generation."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-from unittest import mock
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.subsample_messenger import SubsampleMessenger
-from pyro.poutine.util import prune_subsample_sites, site_is_factor
+from pyro.infer import MCMC
 from torch import Tensor
-from tqdm.auto import trange
 
-from pyro_perm._version import __version__
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.posterior.attributes import certificate, source, versions
+from pyro_perm.posterior.dims import default_dims
+from pyro_perm.posterior.draws import (
+    Call,
+    evaluate,
+    guide_posterior,
+    mcmc_posterior,
+    prior,
+)
+from pyro_perm.posterior.evaluation import SymmetrizedELBO
+from pyro_perm.posterior.full_data import Site, run
+from pyro_perm.posterior.inference_data import assemble
+from pyro_perm.posterior.map_draws import DrawMapper, Groups
+from pyro_perm.symmetrization import as_symmetry
+from pyro_perm.symmetry import PermutationSymmetry
 
 Program = Callable[..., Any]
-Group = dict[str, NDArray[Any]]
-
-
-class Draw(NamedTuple):
-    """One draw from the posterior, and what the model says about it.
-
-    Attributes:
-        posterior: latent site of the model -> value.
-        posterior_predictive: observed site -> a new observation.
-        log_likelihood: observed site -> log-density of each observation, in nats.
-        sample_stats: ``lp``, the log joint density, and ``log_q``, that of the guide, in nats.
-    """
-
-    posterior: dict[str, Tensor]
-    posterior_predictive: dict[str, Tensor]
-    log_likelihood: dict[str, Tensor]
-    sample_stats: dict[str, Tensor]
+Arrays = dict[str, NDArray[Any]]
 
 
 def to_arviz(
     model: Program,
-    guide: Program,
+    guide: Program | MCMC,
     *args: Any,
-    num_samples: int = 1000,
+    num_samples: int | None = None,
+    num_prior_samples: int = 500,
+    symmetry: PermutationSymmetry | None = None,
+    elbo: SymmetrizedELBO | None = None,
+    dims: Mapping[str, Sequence[str | None]] | None = None,
+    coords: Mapping[str, ArrayLike] | None = None,
+    seed: int | None = None,
+    draws_at_once: int = 64,
     progress: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Draw from a trained guide into ArviZ's format.
+    """Draw from a trained guide, or take the draws of MCMC, into ArviZ's format.
 
     >>> from pyro.infer.autoguide import AutoNormal
     >>> def model(y):
@@ -70,155 +67,142 @@ def to_arviz(
         az.summary(data, kind="stats")  # the draws are independent: no R-hat
         data.to_netcdf("posterior.nc")
 
+        mcmc.run(x, y)
+        data = to_arviz(model, mcmc, x, y)
+
     The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
-    ``log_likelihood`` (without the scale of subsampling), ``sample_stats``, ``observed_data`` and
-    ``constant_data`` (the model's tensor arguments). ``sample_stats`` holds for each draw the log
-    joint density ``lp`` and the guide's log-density ``log_q``: ``log q^G``, as its estimator has
-    it, for :class:`~pyro_perm.AutoSymmetrized`. Plates that subsample run over all of their data.
+    ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,
+    ``prior_predictive``, ``observed_data`` and ``constant_data`` (the model's tensor arguments).
+    ``sample_stats`` holds for each draw the log joint density ``lp``; for a guide also its
+    log-density ``log_q``, which is ``log q^G``, as its estimator has it, for
+    :class:`~pyro_perm.AutoSymmetrized`; for MCMC also ``diverging``. Plates that subsample run
+    over all of their data, in one subsample after the other.
 
-    :param model: the model; it runs one draw at a time, so need not be vectorizable.
+    Dimensions are named where that is known: a plate's by the plate, hidden units' by their group,
+    as ``{group}_unit``, in all sites that the group permutes. So
+    ``data.posterior.isel(hidden_unit=3)`` is everything that belongs to one unit.
+
+    The attributes name the versions, the seed, the guide and its estimator of ``log_q``, and hold
+    the fields of ``elbo``. They survive ``to_netcdf``.
+
+    :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
+        draw by draw elsewhere.
     :param guide: a guide that draws all of the model's latent sites, such as ``AutoNormal`` or
-        :class:`~pyro_perm.AutoSymmetrized`.
+        :class:`~pyro_perm.AutoSymmetrized`; or an :class:`~pyro.infer.MCMC` that has run.
     :param args: arguments of the model and the guide; ``kwargs`` likewise.
-    :param num_samples: number of draws.
-    :param progress: whether to show a progress bar.
+    :param num_samples: number of draws of the guide; 1000 if None. MCMC brings its own.
+    :param num_prior_samples: number of draws of the prior; 0 leaves both of its groups out.
+    :param symmetry: names the dimensions of hidden units; an
+        :class:`~pyro_perm.AutoSymmetrized` brings its own.
+    :param elbo: result of :func:`~pyro_perm.symmetrized_elbo`, for the attributes.
+    :param dims: variable -> names of its dimensions but chain and draw, in place of those above;
+        None stands for no name.
+    :param coords: dimension -> coordinates along it, in place of ``0, 1, ...``.
+    :param seed: of all draws; None draws one. It is among the attributes, and the generators are
+        left as they were.
+    :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
+    :param progress: whether to show progress bars.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
-    :raises ValueError: if the guide leaves out a latent site of the model.
+    :raises ValueError: if the guide or the MCMC leaves out a latent site of the model, if a number
+        of draws is out of range, or if ``dims`` or ``coords`` do not fit the sites.
+    :raises TypeError: if an argument is of the wrong kind.
     """
-    steps = trange(num_samples, desc="posterior draws", disable=not progress)
-    with torch.no_grad(), _full_data():
-        draws = [_draw(model, guide, args, kwargs) for _ in steps]
-        observed = _observed(poutine.trace(model).get_trace(*args, **kwargs))
-    groups = {group: _stack([getattr(draw, group) for draw in draws]) for group in Draw._fields}
+    _require_count("num_prior_samples", num_prior_samples, 0)
+    _require_count("draws_at_once", draws_at_once, 1)
+    seed = _seed(seed)
+    bounds = {} if elbo is None else certificate(elbo)
+    call = Call(model, args, kwargs)
+    map_draws = DrawMapper(draws_at_once, progress)
+    with torch.no_grad(), poutine.seed(rng_seed=seed):
+        sites = run(model, args, kwargs)
+        drawn = _posterior(call, guide, sites, num_samples, map_draws)
+        evaluated = evaluate(call, drawn["posterior"], map_draws)
+        prior_draws = prior(call, sites, num_prior_samples, map_draws) if num_prior_samples else {}
+        symmetry = _symmetry(call, guide, symmetry)
+    latents = {name: drawn["posterior"][name] for name in sites if sites[name].is_latent}
+    stats = drawn["sample_stats"] | evaluated.pop("sample_stats")
+    tensors = {"posterior": latents, "sample_stats": stats, **evaluated, **prior_draws}
+    groups = {group: _to_numpy(values) for group, values in tensors.items()}
+    observed = {name: site.value for name, site in sites.items() if site.is_observation}
     groups["observed_data"] = _to_numpy(observed)
-    groups["constant_data"] = _to_numpy(_constants(model, args, kwargs, observed))
-    return assemble(groups, _attributes(guide))
-
-
-def assemble(
-    groups: Mapping[str, Mapping[str, NDArray[Any]]], attributes: Mapping[str, Mapping[str, Any]]
-) -> Any:
-    """Build ArviZ's object from plain arrays.
-
-    :param groups: group -> variable -> array; shape ``(chain, draw, ...)`` but in the groups of
-        data. Empty groups are left out.
-    :param attributes: group, or ``"/"`` for the whole -> attributes.
-    :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
-    """
-    # Importing pyro_perm shall not take the seconds that ArviZ takes.
-    import arviz
-
-    from_dict: Callable[..., Any] = arviz.from_dict  # Its signature is that of one generation.
-    groups = {group: dict(variables) for group, variables in groups.items() if variables}
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        return from_dict(groups, attrs=attributes)
-    own = {f"{group}_attrs": dict(attributes[group]) for group in groups if group in attributes}
-    return from_dict(**groups, attrs=dict(attributes.get("/", {})), **own)
-
-
-def _draw(model: Program, guide: Program, args: Any, kwargs: Any) -> Draw:
-    guide_trace: Any = poutine.trace(guide).get_trace(*args, **kwargs)
-    replayed = poutine.replay(model, trace=guide_trace)
-    trace: Any = poutine.trace(replayed).get_trace(*args, **kwargs)
-    predicted: Any = poutine.trace(poutine.uncondition(replayed)).get_trace(*args, **kwargs)
-    trace.compute_log_prob()
-    observed = _observed(trace)
-    return Draw(
-        _latent(trace, guide_trace),
-        {name: predicted.nodes[name]["value"] for name in observed},
-        {name: _log_likelihood(trace.nodes[name]) for name in observed},
-        {
-            "lp": torch.as_tensor(trace.log_prob_sum()),
-            "log_q": torch.as_tensor(guide_trace.log_prob_sum()),
-        },
+    groups["constant_data"] = _constants(call, groups["observed_data"])
+    site_dims, site_coords = default_dims(
+        {name: site for name, site in sites.items() if site.is_latent or site.is_observation},
+        symmetry,
+    )
+    attributes = {"/": {**versions(), "seed": seed, **source(guide), **bounds}}
+    if symmetry is not None:
+        attributes["/"]["log_order"] = symmetry.log_order
+    if "log_q" in stats:
+        attributes["sample_stats"] = {"log_q_estimator": attributes["/"]["estimator"]}
+    return assemble(
+        groups,
+        dims=site_dims | dict(dims or {}),
+        coords=site_coords | dict(coords or {}),
+        attributes=attributes,
     )
 
 
-def _latent(trace: Any, guide_trace: Any) -> dict[str, Tensor]:
-    pruned: Any = prune_subsample_sites(trace)
-    latent = {
-        name: site["value"]
-        for name, site in pruned.iter_stochastic_nodes()
-        if not site["infer"].get("is_auxiliary")
-    }
-    missing = [name for name in latent if name not in guide_trace]
-    if missing:
-        raise ValueError(
-            f"the guide draws no {', '.join(map(repr, missing))}, so these latent sites of the "
-            "model have no posterior; marginalize them, or add them to the guide"
-        )
-    return latent
-
-
-def _observed(trace: Any) -> dict[str, Tensor]:
-    """The observed sites, without factors and deterministic functions."""
-    return {
-        name: trace.nodes[name]["value"]
-        for name in trace.observation_nodes
-        if not site_is_factor(trace.nodes[name])
-        and not trace.nodes[name]["infer"].get("_deterministic")
-    }
-
-
-def _log_likelihood(site: Any) -> Tensor:
-    """Log-density of each observation, without scale, and zero where masked out."""
-    log_likelihood: Tensor = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    return log_likelihood
-
-
-def _constants(
-    model: Program, args: Any, kwargs: Any, observed: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Tensor arguments of the model, by parameter name, other than the observations."""
-    program = model.forward if isinstance(model, torch.nn.Module) else model
-    arguments = inspect.signature(program).bind(*args, **kwargs).arguments
-    return {
-        name: value
-        for name, value in arguments.items()
-        if isinstance(value, Tensor)
-        and not any(torch.equal(value, observation) for observation in observed.values())
-    }
-
-
-def _attributes(guide: Program) -> dict[str, dict[str, str]]:
-    estimator = "none: the guide is not symmetrized"
+def _posterior(
+    call: Call,
+    guide: Program | MCMC,
+    sites: Mapping[str, Site],
+    num_samples: int | None,
+    map_draws: DrawMapper,
+) -> Groups:
+    if isinstance(guide, MCMC):
+        if num_samples is not None:
+            raise ValueError("an MCMC brings its own draws: leave out num_samples=")
+        return mcmc_posterior(guide, sites)
+    if not callable(guide):
+        raise TypeError(f"guide must be a guide or an MCMC, but is a {type(guide).__name__}")
+    num_samples = 1000 if num_samples is None else num_samples
+    _require_count("num_samples", num_samples, 1)
     if isinstance(guide, AutoSymmetrized):
-        estimator = repr(guide.estimator)
-    versions = {
-        "inference_library": "pyro_perm",
-        "inference_library_version": __version__,
-        "pyro_version": pyro.__version__,
-        "torch_version": str(torch.__version__),
-        "seed": str(torch.initial_seed()),
-        "guide": type(guide).__name__,
-        "estimator": estimator,
+        # The estimators of log q^G loop over the blocks of one draw.
+        map_draws = replace(map_draws, at_once=1)
+    return guide_posterior(call, guide, sites, num_samples, map_draws)
+
+
+def _symmetry(
+    call: Call, guide: Program | MCMC, symmetry: PermutationSymmetry | None
+) -> PermutationSymmetry | None:
+    """The symmetry that the guide or the caller brings, its groups' sizes known."""
+    symmetry = as_symmetry(symmetry)
+    if not isinstance(guide, AutoSymmetrized):
+        if symmetry is not None:
+            symmetry.verify(call.model, *call.args, **call.kwargs)
+        return symmetry
+    assert guide.symmetry is not None
+    if symmetry is not None and symmetry.spec != guide.symmetry.spec:
+        raise ValueError("the guide brings its own symmetry: leave out symmetry=")
+    return guide.symmetry
+
+
+def _constants(call: Call, observed: Arrays) -> Arrays:
+    """Tensor arguments of the model, by parameter name, other than the observations."""
+    program = call.model.forward if isinstance(call.model, torch.nn.Module) else call.model
+    arguments = inspect.signature(program).bind(*call.args, **call.kwargs).arguments
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    return {
+        name: values
+        for name, values in _to_numpy(tensors).items()
+        if not any(np.array_equal(values, data, equal_nan=True) for data in observed.values())
     }
-    return {"/": versions, "sample_stats": {"log_q_estimator": estimator}}
 
 
-def _stack(draws: list[dict[str, Tensor]]) -> Group:
-    """One chain of draws: shape ``(1, draws, *shape)``."""
-    return _to_numpy({name: torch.stack([d[name] for d in draws])[None] for name in draws[0]})
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(torch.randint(2**31, ()))
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an int from 0 to 2**32 - 1, but is {seed!r}")
+    return seed
 
 
-def _to_numpy(tensors: Mapping[str, Tensor]) -> Group:
+def _require_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an int of at least {least}, but is {value!r}")
+
+
+def _to_numpy(tensors: Mapping[str, Tensor]) -> Arrays:
     return {name: np.asarray(tensor.detach().cpu()) for name, tensor in tensors.items()}
-
-
-@contextmanager
-def _full_data() -> Iterator[None]:
-    """Run plates that would draw a subsample over all of their data."""
-    subsample = SubsampleMessenger._subsample
-
-    def full(
-        name: str,
-        size: int | None = None,
-        subsample_size: int | None = None,
-        indices: Any = None,
-        *device: Any,
-    ) -> Any:
-        return subsample(name, size, None if indices is None else subsample_size, indices, *device)
-
-    # A handler cannot do it: the plate insists on the size of the subsample that it was given.
-    with mock.patch.object(SubsampleMessenger, "_subsample", staticmethod(full)):
-        yield

@@ -1,0 +1,135 @@
+"""Draws of a model's posterior and prior, and what the model says about each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer import MCMC
+
+from pyro_perm.posterior.full_data import Site, log_joint, run
+from pyro_perm.posterior.map_draws import DrawMapper, Groups, Values
+
+Program = Callable[..., Any]
+
+
+class Call(NamedTuple):
+    """A model, and what it is called with.
+
+    Attributes:
+        model: the model.
+        args: its arguments, which are the guide's as well.
+        kwargs: likewise.
+    """
+
+    model: Program
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def guide_posterior(
+    call: Call, guide: Program, sites: Mapping[str, Site], num_samples: int, map_draws: DrawMapper
+) -> Groups:
+    """Independent draws from a guide.
+
+    :param sites: those of the model.
+    :returns: groups ``posterior``, with the model's auxiliary sites, and ``sample_stats``, which
+        has the density ``log_q``; shape ``(1, num_samples, ...)``.
+    :raises ValueError: if the guide leaves out a latent site of the model.
+    """
+
+    def draw(_: Values) -> Groups:
+        drawn = run(guide, call.args, call.kwargs)
+        _require_latents(sites, drawn, "guide")
+        return {
+            "posterior": {name: drawn[name].value for name in sites if name in drawn},
+            "sample_stats": {"log_q": log_joint(drawn)},
+        }
+
+    index = {"index": torch.arange(num_samples)}
+    return _chains(map_draws(draw, index, description="posterior draws"), 1)
+
+
+def mcmc_posterior(mcmc: MCMC, sites: Mapping[str, Site]) -> Groups:
+    """The draws of an MCMC run, its chains kept apart.
+
+    :param sites: those of the model.
+    :returns: groups ``posterior`` and ``sample_stats``, which has ``diverging`` where the kernel
+        tells; shape ``(num_chains, num_samples, ...)``.
+    :raises ValueError: if it has not run, or has no draws of a latent site of the model.
+    """
+    if mcmc._samples is None:
+        raise ValueError("the MCMC has no draws yet: call mcmc.run(...) first")
+    samples = mcmc.get_samples(group_by_chain=True)
+    _require_latents(sites, samples, "MCMC")
+    divergences = mcmc.diagnostics().get("divergences")
+    stats: Values = {}
+    if divergences is not None:
+        stats["diverging"] = torch.zeros(mcmc.num_chains, mcmc.num_samples, dtype=torch.bool)
+        for chain, draws in enumerate(divergences.values()):
+            stats["diverging"][chain, draws] = True
+    return {
+        "posterior": {name: samples[name] for name in sites if name in samples},
+        "sample_stats": stats,
+    }
+
+
+def evaluate(call: Call, posterior: Values, map_draws: DrawMapper) -> Groups:
+    """What the model says about draws of its posterior.
+
+    :param posterior: site -> values, shape ``(chains, draws, ...)``.
+    :returns: groups ``posterior_predictive``, ``log_likelihood`` of each observation and
+        ``sample_stats``, which has the log joint density ``lp``; in nats.
+    """
+
+    def evaluated(values: Values) -> Groups:
+        sites = run(call.model, call.args, call.kwargs, values)
+        predicted = run(poutine.uncondition(call.model), call.args, call.kwargs, values)
+        observed = [name for name, site in sites.items() if site.is_observation]
+        return {
+            "posterior_predictive": {name: predicted[name].value for name in observed},
+            "log_likelihood": {name: sites[name].log_prob for name in observed},
+            "sample_stats": {"lp": log_joint(sites)},
+        }
+
+    flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
+    num_chains = len(next(iter(posterior.values())))
+    return _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+
+
+def prior(call: Call, sites: Mapping[str, Site], num_samples: int, map_draws: DrawMapper) -> Groups:
+    """Independent draws from the model itself.
+
+    :param sites: those of the model.
+    :returns: groups ``prior`` and ``prior_predictive``, shape ``(1, num_samples, ...)``.
+    """
+
+    def draw(_: Values) -> Groups:
+        drawn = run(poutine.uncondition(call.model), call.args, call.kwargs)
+        return {
+            "prior": {name: drawn[name].value for name in sites if sites[name].is_latent},
+            "prior_predictive": {
+                name: drawn[name].value for name in sites if sites[name].is_observation
+            },
+        }
+
+    index = {"index": torch.arange(num_samples)}
+    return _chains(map_draws(draw, index, description="prior draws"), 1)
+
+
+def _chains(groups: Groups, num_chains: int) -> Groups:
+    return {
+        group: {name: v.unflatten(0, (num_chains, -1)) for name, v in values.items()}
+        for group, values in groups.items()
+    }
+
+
+def _require_latents(sites: Mapping[str, Site], drawn: Mapping[str, Any], source: str) -> None:
+    missing = [name for name, site in sites.items() if site.is_latent and name not in drawn]
+    if missing:
+        raise ValueError(
+            f"the {source} draws no {', '.join(map(repr, missing))}, so these latent sites of the "
+            f"model have no posterior; marginalize them, or add them to the {source}"
+        )
