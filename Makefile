@@ -7,17 +7,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
+# ArviZ 1.x needs Python 3.12. PYENV_VERSION lets pyenv's commands run, and is nothing to others.
+ARVIZ_1_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do PYENV_VERSION=$$v \
+	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+ARVIZ_1_VENV := .venv-arviz-1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types docs notebooks
+.PHONY: help demo test test-arviz-1 lint types docs notebooks
 
 help:
-	@echo 'make demo       compare two guides on real data; options in ARGS="--data wine"'
-	@echo 'make test       run the tests; options in ARGS="-k guide"'
-	@echo 'make lint       check style and formatting'
-	@echo 'make types      check types'
-	@echo 'make docs       build the site in docs/_build/html'
-	@echo 'make notebooks  execute the tutorials; one of them: ARGS=tutorials/01_quickstart.py'
+	@echo 'make demo          compare two guides on real data; options in ARGS="--data wine"'
+	@echo 'make test          run the tests; options in ARGS="-k guide"'
+	@echo 'make test-arviz-1  run those that need no torch with ArviZ 1.x'
+	@echo 'make lint          check style and formatting'
+	@echo 'make types         check types'
+	@echo 'make docs          build the site in docs/_build/html'
+	@echo 'make notebooks     execute the tutorials; one of them: ARGS=tutorials/01_quickstart.py'
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m pyro_perm $(ARGS)
@@ -25,6 +31,15 @@ demo: $(VENV)/.demo
 # One thread a worker: two workers with a thread pool each fight for the cores.
 test: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The tests' set-up imports torch, which would be a large download for these few.
+test-arviz-1:
+	@if [ -z '$(ARVIZ_1_PYTHON)' ]; then \
+		echo 'Skipped the tests with ArviZ 1.x: no Python 3.12 or newer was found.'; \
+	else \
+		$(MAKE) --no-print-directory $(ARVIZ_1_VENV)/.ready && \
+		$(ARVIZ_1_VENV)/bin/python -m pytest --noconftest tests/test_inference_data.py; \
+	fi
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -60,3 +75,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(PIP_INSTALL) -e '.[dev]'
 	@$(PIP_INSTALL) --no-deps tyxe  # it asks for torchvision, which it does not import
 	@touch $(VENV)/.demo $@
+
+$(ARVIZ_1_VENV)/.ready: constraints.txt
+	@echo 'Installing ArviZ 1.x into $(ARVIZ_1_VENV) ...'
+	@$(ARVIZ_1_PYTHON) -m venv $(ARVIZ_1_VENV)
+	@$(ARVIZ_1_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt \
+		'arviz>=1,<2' matplotlib h5netcdf h5py pytest
+	@touch $@
