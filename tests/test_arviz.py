@@ -1,8 +1,7 @@
 """The exported posterior has ArviZ's groups, and the model's and the guide's numbers in them."""
 
-import warnings
-
 import arviz as az
+import arviz_checks
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -11,12 +10,14 @@ import torch
 from problems import brute_force_log_q_symmetrized, local_latents, normal, one_hidden_layer
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.initialization import init_to_value
 from pyro.nn import PyroModule, PyroSample
 
 import pyro_perm as pp
 
-
 NUM = 20
+
+pytestmark = arviz_checks.pytestmark
 
 
 class LinearRegression(PyroModule):
@@ -34,7 +35,8 @@ class LinearRegression(PyroModule):
 
 
 def export(model, guide, args, **kwargs):
-    return pp.to_arviz(model, guide, *args, num_samples=NUM, progress=False, **kwargs)
+    options = {"num_samples": NUM, "num_prior_samples": NUM, "progress": False}
+    return pp.to_arviz(model, guide, *args, **options | kwargs)
 
 
 def draws(data, group, name):
@@ -42,12 +44,19 @@ def draws(data, group, name):
     return torch.as_tensor(data[group][name].values[0])
 
 
+def near(output):
+    """Options of a narrow guide, whose outputs are all near one value."""
+    values = {"w2": torch.zeros(1, 4), "b2": torch.full((1,), output)}
+    start = init_to_value(values=values, fallback=pp.init_to_fan_in)
+    return {"init_scale": 0.02, "init_loc_fn": start}
+
+
 @pytest.fixture
 def small():
     """A net with four units, and its posterior."""
     problem = one_hidden_layer()
     guide = problem.guide(pp.Exact())
-    return problem, guide, export(problem.model, guide, problem.args)
+    return problem, guide, export(problem.model, guide, problem.args, num_prior_samples=500)
 
 
 def test_groups_hold_the_models_sites_alone(small):
@@ -88,14 +97,75 @@ def test_log_q_is_the_symmetrized_density_of_the_exported_draws(small):
         torch.testing.assert_close(log_q, expected, rtol=0, atol=1e-8)
 
 
-def test_attributes_name_the_estimator_the_guide_and_the_versions(small):
+def test_prior_groups_are_draws_of_the_model_itself(small):
+    problem, guide, data = small
+    assert set(data["prior"]) == set(data["posterior"])
+    assert set(data["prior_predictive"]) == {"y"}
+    assert data["prior"]["w1"].shape == (1, 500, 4, 2)
+    assert data["prior_predictive"]["y"].shape == (1, 500, 12)
+    for site in data["prior"]:
+        assert abs(data["prior"][site].mean()) < 5 / np.sqrt(data["prior"][site].size)
+        np.testing.assert_allclose(data["prior"][site].std(), 1, rtol=0.15)
+    x = problem.args[0]
+    w1, b1, w2, b2 = (draws(data, "prior", site) for site in ("w1", "b1", "w2", "b2"))
+    f = (torch.tanh(x @ w1.mT + b1[:, None]) @ w2.mT + b2[:, None]).squeeze(-1)
+    noise = draws(data, "prior_predictive", "y") - f
+    assert (noise.std() - 0.5).abs() < 0.02
+    without = export(problem.model, guide, problem.args, num_prior_samples=0)
+    assert not {"prior", "prior_predictive"} & set(without)
+
+
+def test_attributes_name_the_guide_the_estimator_and_the_versions(small):
     problem, _, data = small
     assert data["sample_stats"].attrs["log_q_estimator"] == "Exact()"
     assert data.attrs["guide"] == "AutoSymmetrized"
     assert data.attrs["inference_library_version"] == pp.__version__
-    assert data.attrs["seed"] == "0"
+    assert data.attrs["pyro_version"] == pyro.__version__
+    assert data.attrs["torch_version"] == torch.__version__
+    assert data.attrs["arviz_version"] == az.__version__
+    assert data.attrs["log_order"] == pytest.approx(np.log(24))
     base = export(problem.model, problem.base(), problem.args)
     assert base["sample_stats"].attrs["log_q_estimator"].startswith("none")
+    assert "log_order" not in base.attrs
+
+
+def test_attributes_hold_the_certified_bounds(small, tmp_path):
+    problem, guide, _ = small
+    elbo = pp.symmetrized_elbo(problem.model, guide, *problem.args, num_samples=4, progress=False)
+    export(problem.model, guide, problem.args, elbo=elbo).to_netcdf(tmp_path / "posterior.nc")
+    attributes = az.from_netcdf(tmp_path / "posterior.nc").attrs
+    for field in ("lower", "upper", "lower_standard_error", "upper_standard_error", "mean_field"):
+        assert attributes[f"elbo_{field}"] == getattr(elbo, field)
+    assert attributes["mutual_information_lower"] == elbo.mutual_information.lower
+    assert attributes["mutual_information_lower_method"] == "exact"
+    assert attributes["log_order"] == elbo.log_order
+
+
+def test_seed_repeats_the_draws_and_has_no_side_effect(small):
+    problem, guide, _ = small
+    state = torch.get_rng_state()
+    first = export(problem.model, guide, problem.args, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    unseeded = export(problem.model, guide, problem.args)
+    again = [
+        export(problem.model, guide, problem.args, seed=int(d.attrs["seed"]))
+        for d in (first, unseeded)
+    ]
+    assert first.attrs["seed"] == 3
+    for data, repeated in zip((first, unseeded), again, strict=True):
+        for group in ("posterior", "posterior_predictive", "prior_predictive"):
+            for name in data[group]:
+                np.testing.assert_array_equal(repeated[group][name], data[group][name])
+    assert not np.array_equal(first["posterior"]["w1"], unseeded["posterior"]["w1"])
+
+
+def test_vectorization_changes_no_density(small):
+    problem, guide, _ = small
+    one_by_one = export(problem.model, guide, problem.args, seed=3, draws_at_once=1)
+    together = export(problem.model, guide, problem.args, seed=3)
+    for group in ("posterior", "log_likelihood", "sample_stats"):
+        for name in together[group]:
+            np.testing.assert_allclose(one_by_one[group][name], together[group][name], rtol=1e-10)
 
 
 def test_predictive_draws_have_the_models_noise():
@@ -160,35 +230,45 @@ def test_latent_sites_without_a_posterior_are_refused():
         export(model, guide, ())
 
 
-def test_arviz_opens_ranks_and_summarizes_the_files(small, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_samples": 0}, ValueError, "num_samples must be an int of at least 1, but is 0"),
+        ({"num_prior_samples": -1}, ValueError, "num_prior_samples must be an int of at least 0"),
+        ({"draws_at_once": 0}, ValueError, "draws_at_once must be an int of at least 1"),
+        ({"seed": -1}, ValueError, "seed must be an int from 0"),
+        ({"elbo": -3.0}, TypeError, "elbo must be what symmetrized_elbo returns, but is -3.0"),
+        ({"symmetry": {"hidden": {"w1": 0}}}, TypeError, "symmetry must be a PermutationSymmetry"),
+        ({"dims": {"v": ["a"]}}, ValueError, "dims names 'v'"),
+        ({"coords": {"hidden_unit": [1]}}, ValueError, "1 entries for dimension 'hidden_unit'"),
+    ],
+)
+def test_bad_arguments_are_refused(small, options, error, message):
     problem, guide, _ = small
-    posteriors = {}
-    for name, posterior_guide in {"base": guide.base, "symmetrized": guide}.items():
-        data = pp.to_arviz(problem.model, posterior_guide, *problem.args, progress=False)
+    with pytest.raises(error, match=message):
+        pp.to_arviz(problem.model, guide, *problem.args, **{"num_samples": 1} | options)
+
+
+def test_what_is_no_guide_is_refused():
+    with pytest.raises(TypeError, match="guide must be a guide or an MCMC, but is a dict"):
+        export(one_hidden_layer().model, {}, one_hidden_layer().args)
+
+
+def test_arviz_opens_ranks_and_plots_the_files(tmp_path):
+    problem = one_hidden_layer()
+    guides = {
+        "better": problem.guide(pp.Exact(), **near(0.0)),
+        "worse": problem.base(**near(2.0)),
+    }
+    for name, guide in guides.items():
+        data = pp.to_arviz(problem.model, guide, *problem.args, num_samples=300, progress=False)
         data.to_netcdf(tmp_path / f"{name}.nc")
-        posteriors[name] = az.from_netcdf(tmp_path / f"{name}.nc")
-        np.testing.assert_array_equal(posteriors[name]["posterior"]["w1"], data["posterior"]["w1"])
-        assert posteriors[name].attrs["guide"] == data.attrs["guide"]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Pareto", UserWarning)
-        warnings.filterwarnings("ignore", "The inplace keyword in DataFrame")  # ArviZ 0.23's own
-        assert np.isfinite(az.loo(posteriors["symmetrized"]).elpd_loo)
-        assert set(az.compare(posteriors).index) == {"base", "symmetrized"}
-    summary = az.summary(posteriors["symmetrized"], kind="stats")
-    assert np.isfinite(summary["mean"]).all()
+    better, worse = (az.from_netcdf(tmp_path / f"{name}.nc") for name in guides)
+    arviz_checks.check_ranking(better, worse)
+    arviz_checks.check_summary(better, ["w1", "b1"])
+    arviz_checks.check_plots(better, ["b1", "w2"], {"hidden_unit": [0, 2], "w2_dim_0": [0]})
 
 
-def test_arrays_reach_either_generation_in_its_own_form(monkeypatch):
-    groups = {"posterior": {"w": np.zeros((1, 5, 2))}, "constant_data": {}}
-    attributes = {"/": {"guide": "AutoNormal"}, "posterior": {"note": "one"}}
-    old = assemble(groups, attributes)
-    assert old.attrs["guide"] == "AutoNormal"
-    assert old["posterior"].attrs["note"] == "one"
-    assert old.groups() == ["posterior"]
-
-    def from_dict(data, *, attrs):
-        return data, attrs
-
-    monkeypatch.setattr(az, "__version__", "1.3.0")
-    monkeypatch.setattr(az, "from_dict", from_dict)
-    assert assemble(groups, attributes) == ({"posterior": groups["posterior"]}, attributes)
+def test_arviz_warns_of_high_pareto_k(small):
+    with pytest.warns(UserWarning, match="parameter of Pareto distribution"):
+        az.loo(small[2])

@@ -44,10 +44,14 @@ def assemble(
     _require_fitting(groups, names, arrays)
     options = {"dims": names, "coords": arrays}
     from_dict: Callable[..., Any] = arviz.from_dict  # Its signature is that of one generation.
+    own = {group: dict(attributes[group]) for group in groups if group in attributes}
     if int(arviz.__version__.split(".")[0]) >= 1:
-        return from_dict(groups, attrs=attributes, **options)
-    own = {f"{group}_attrs": dict(attributes[group]) for group in groups if group in attributes}
-    return from_dict(**groups, attrs=dict(attributes.get("/", {})), **own, **options)
+        data = from_dict(groups, attrs=own, **options)
+    else:
+        own = {f"{group}_attrs": values for group, values in own.items()}
+        data = from_dict(**groups, **own, **options)
+    data.attrs.update(attributes.get("/", {}))
+    return data
 
 
 def _complete(groups: Groups, dims: Dims) -> dict[str, list[str]]:

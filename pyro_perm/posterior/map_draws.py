@@ -74,6 +74,7 @@ def _together(function: Function, draws: Values) -> Groups | None:
     try:
         # Validation asks for the truth of a tensor, which has many answers here.
         with warnings.catch_warnings(), pyro.validation_enabled(False):
+            warnings.simplefilter("error")
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             result: Groups = torch.func.vmap(function, randomness="different")(draws)
             return result
