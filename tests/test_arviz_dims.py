@@ -178,6 +178,12 @@ def test_names_of_the_users_replace_the_default_ones():
     assert data["log_likelihood"]["y"].sel(data=103).shape == (1, 3)
 
 
+def test_names_of_the_users_take_the_place_of_labelled_entries():
+    data = export(flattened_channels(), dims={"head": ["output", "feature"]})
+    assert dims(data)["head"] == ("output", "feature")
+    assert "head_channels_entry" not in data["posterior"].coords
+
+
 def test_dimensions_give_way_to_sites_of_the_same_name():
     problem = one_hidden_layer()
 

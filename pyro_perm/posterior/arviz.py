@@ -15,7 +15,7 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from pyro_perm.guide import AutoSymmetrized
-from pyro_perm.posterior.attributes import certificate, source, versions
+from pyro_perm.posterior.attributes import bounds, source, statistics, versions
 from pyro_perm.posterior.dims import default_dims
 from pyro_perm.posterior.draws import (
     Call,
@@ -110,7 +110,9 @@ def to_arviz(
     _require_count("num_prior_samples", num_prior_samples, 0)
     _require_count("draws_at_once", draws_at_once, 1)
     seed = _seed(seed)
-    bounds = {} if elbo is None else certificate(elbo)
+    symmetry = as_symmetry(symmetry)
+    if not isinstance(elbo, SymmetrizedELBO | None):
+        raise TypeError(f"elbo must be what symmetrized_elbo returns, but is {elbo!r}")
     call = Call(model, args, kwargs)
     map_draws = DrawMapper(draws_at_once, progress)
     with torch.no_grad(), poutine.seed(rng_seed=seed):
@@ -126,20 +128,18 @@ def to_arviz(
     observed = {name: site.value for name, site in sites.items() if site.is_observation}
     groups["observed_data"] = _to_numpy(observed)
     groups["constant_data"] = _constants(call, groups["observed_data"])
-    site_dims, site_coords = default_dims(
-        {name: site for name, site in sites.items() if site.is_latent or site.is_observation},
-        symmetry,
-    )
-    attributes = {"/": {**versions(), "seed": seed, **source(guide), **bounds}}
-    if symmetry is not None:
-        attributes["/"]["log_order"] = symmetry.log_order
-    if "log_q" in stats:
-        attributes["sample_stats"] = {"log_q_estimator": attributes["/"]["estimator"]}
+    shown = {n: site for n, site in sites.items() if site.is_latent or site.is_observation}
+    site_dims, site_coords = default_dims(shown, symmetry)
+    all_dims = {**site_dims, **(dims or {})}
+    used = {name for names in all_dims.values() for name in names}
     return assemble(
         groups,
-        dims=site_dims | dict(dims or {}),
-        coords=site_coords | dict(coords or {}),
-        attributes=attributes,
+        dims=all_dims,
+        coords={name: c for name, c in site_coords.items() if name in used} | dict(coords or {}),
+        attributes={
+            "/": {**versions(), "seed": seed, **source(guide), **bounds(symmetry, elbo)},
+            "sample_stats": statistics(guide),
+        },
     )
 
 
@@ -168,7 +168,6 @@ def _symmetry(
     call: Call, guide: Program | MCMC, symmetry: PermutationSymmetry | None
 ) -> PermutationSymmetry | None:
     """The symmetry that the guide or the caller brings, its groups' sizes known."""
-    symmetry = as_symmetry(symmetry)
     if not isinstance(guide, AutoSymmetrized):
         if symmetry is not None:
             symmetry.verify(call.model, *call.args, **call.kwargs)

@@ -14,6 +14,7 @@ from pyro.infer import MCMC
 from pyro_perm._version import __version__
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.evaluation import SymmetrizedELBO
+from pyro_perm.symmetry import PermutationSymmetry
 
 Attributes = dict[str, Any]
 
@@ -33,22 +34,31 @@ def source(guide: Callable[..., Any] | MCMC) -> Attributes:
     """Where the draws come from."""
     if isinstance(guide, MCMC):
         return {"sampler": type(guide.kernel).__name__}
-    estimator = "none: the guide is not symmetrized"
-    if isinstance(guide, AutoSymmetrized):
-        estimator = repr(guide.estimator)
-    return {"guide": type(guide).__name__, "estimator": estimator}
+    return {"guide": type(guide).__name__, "estimator": _estimator(guide)}
 
 
-def certificate(elbo: SymmetrizedELBO) -> Attributes:
-    """The fields of a certified interval, such as ``elbo_lower`` and ``mutual_information_lower``.
+def statistics(guide: Callable[..., Any] | MCMC) -> Attributes:
+    """How to read the statistics of the draws; the acceptance rate of each chain of MCMC."""
+    if not isinstance(guide, MCMC):
+        return {"log_q_estimator": _estimator(guide)}
+    rates = guide.diagnostics().get("acceptance rate", {})
+    return {"acceptance_rate": list(rates.values())} if rates else {}
 
-    :raises TypeError: if it is something else.
-    """
-    if not isinstance(elbo, SymmetrizedELBO):
-        raise TypeError(f"elbo must be what symmetrized_elbo returns, but is {elbo!r}")
+
+def bounds(symmetry: PermutationSymmetry | None, elbo: SymmetrizedELBO | None) -> Attributes:
+    """``log_order``, and the interval, such as ``elbo_lower`` and ``mutual_information_lower``."""
+    known: Attributes = {} if symmetry is None else {"log_order": symmetry.log_order}
+    if elbo is None:
+        return known
     fields = asdict(elbo)
-    log_order, information = fields.pop("log_order"), fields.pop("mutual_information")
+    known["log_order"] = fields.pop("log_order")
+    information = fields.pop("mutual_information")
     del information["log_order"]
-    bounds = {f"elbo_{name}": value for name, value in fields.items()}
-    bounds |= {f"mutual_information_{name}": value for name, value in information.items()}
-    return bounds | {"log_order": log_order}
+    known |= {f"elbo_{name}": value for name, value in fields.items()}
+    return known | {f"mutual_information_{name}": value for name, value in information.items()}
+
+
+def _estimator(guide: Callable[..., Any]) -> str:
+    if isinstance(guide, AutoSymmetrized):
+        return repr(guide.estimator)
+    return "none: the guide is not symmetrized"
