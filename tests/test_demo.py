@@ -81,6 +81,9 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         name: az.from_netcdf(tmp_path / f"{data}_{name}.nc")
         for name in ("AutoNormal", "AutoSymmetrized")
     }
+    for name, posterior in posteriors.items():
+        bound, _, _ = table["ELBO(q^G), lower bound"][list(posteriors).index(name)].split()
+        assert f"{posterior.attrs['elbo_lower']:.1f}" == bound
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*Pareto", UserWarning)
         warnings.filterwarnings("ignore", "The inplace keyword in DataFrame")  # ArviZ 0.23's own

@@ -40,14 +40,14 @@ def evaluate(fit: Fit, dataset: Dataset, seed: int) -> Evaluation:
     pyro.set_rng_seed(seed)
     model, guide, train, test = fit.model, fit.guide, dataset.train, dataset.test
     elbo = pp.symmetrized_elbo(model, guide, train.x, train.y, num_samples=NUM_BOUND_SAMPLES)
-    held_out = pp.to_arviz(model, guide, test.x, test.y, num_samples=NUM_DRAWS)
+    held_out = pp.to_arviz(model, guide, test.x, test.y, num_samples=NUM_DRAWS, num_prior_samples=0)
     return Evaluation(
         elbo,
         _log_likelihood(held_out["log_likelihood"]["y"].values[0]),
         _error(
             held_out["posterior_predictive"]["y"].values[0], test.y.numpy(), dataset.num_classes
         ),
-        pp.to_arviz(model, guide, train.x, train.y, num_samples=NUM_DRAWS),
+        pp.to_arviz(model, guide, train.x, train.y, num_samples=NUM_DRAWS, elbo=elbo),
     )
 
 
