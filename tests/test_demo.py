@@ -27,8 +27,8 @@ SHAPES = {  # training and held-out points, inputs, classes
 
 @pytest.fixture
 def short(monkeypatch):
-    """Few draws in the evaluation."""
-    monkeypatch.setattr(evaluation, "NUM_DRAWS", 20)
+    """Few draws in the evaluation, but enough for Pareto smoothing."""
+    monkeypatch.setattr(evaluation, "NUM_DRAWS", 30)
     monkeypatch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
 
 
