@@ -156,6 +156,13 @@ def test_unsymmetrized_guides_take_the_symmetry_as_an_argument():
     assert named["b1"] == ("hidden_unit",)
 
 
+def test_flips_of_signs_change_no_name():
+    problem = one_hidden_layer()
+    axes = {"w1": pp.Axis(0, sign=True), "b1": pp.Axis(0, sign=True), "w2": pp.Axis(1, sign=True)}
+    signed = pp.PermutationSymmetry({"hidden": axes})
+    assert dims(export(problem, problem.base(), symmetry=signed)) == dims(export(problem))
+
+
 def test_symmetry_that_is_not_the_models_or_the_guides_is_refused():
     problem = one_hidden_layer()
     wrong = pp.PermutationSymmetry({"hidden": {"w1": 0}})

@@ -37,8 +37,8 @@ def went_alone(monkeypatch):
     return calls
 
 
-def assert_same_densities(call, posterior):
-    alone, together = (evaluate(call, posterior, mapper) for mapper in (ALONE, TOGETHER))
+def assert_same_densities(call, drawn):
+    alone, together = (evaluate(call, run(*call), drawn, m) for m in (ALONE, TOGETHER))
     for group in ("log_likelihood", "sample_stats"):
         assert alone[group]
         torch.testing.assert_close(together[group], alone[group])
@@ -46,17 +46,17 @@ def assert_same_densities(call, posterior):
         assert together["posterior_predictive"][site].shape == values.shape
 
 
-def posterior_of(call, **options):
+def draw_from_guide(call, **options):
     guide = AutoNormal(call.model, init_scale=0.4, **options)
-    return guide_posterior(call, guide, run(*call), NUM, ALONE)["posterior"]
+    return guide_posterior(call, guide, run(*call), NUM, ALONE)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_models_vectorize_and_keep_their_densities(problem, went_alone):
     call = Call(problem.model, problem.args, {})
-    posterior = posterior_of(call, create_plates=problem.create_plates)
+    drawn = draw_from_guide(call, create_plates=problem.create_plates)
     went_alone.clear()
-    assert_same_densities(call, posterior)
+    assert_same_densities(call, drawn)
     assert len(went_alone) == NUM + 1
 
 
@@ -65,9 +65,9 @@ def test_ordinary_modules_vectorize_and_keep_their_densities(network, went_alone
     x = torch.randn(9, 3)
     y = torch.randn(9) if network is Regression else torch.arange(9) % 3
     call = Call(network(3, 4, 1 if network is Regression else 3), (x, y), {})
-    posterior = posterior_of(call)
+    drawn = draw_from_guide(call)
     went_alone.clear()
-    assert_same_densities(call, posterior)
+    assert_same_densities(call, drawn)
     assert len(went_alone) == NUM + 1
 
 
@@ -96,9 +96,9 @@ def binomial(y):
 @pytest.mark.parametrize("model", [branching, heavy_tailed, binomial])
 def test_other_models_go_one_by_one(model, went_alone):
     call = Call(model, (torch.rand(3),), {})
-    posterior = posterior_of(call)
+    drawn = draw_from_guide(call)
     went_alone.clear()
-    assert_same_densities(call, posterior)
+    assert_same_densities(call, drawn)
     assert len(went_alone) == 2 * NUM
 
 

@@ -52,6 +52,7 @@ def to_arviz(
 ) -> Any:
     """Draw from a trained guide, or take the draws of MCMC, into ArviZ's format.
 
+    >>> import pyro
     >>> from pyro.infer.autoguide import AutoNormal
     >>> def model(y):
     ...     mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 1.0))
@@ -66,6 +67,8 @@ def to_arviz(
         az.loo(data)
         az.summary(data, kind="stats")  # the draws are independent: no R-hat
         data.to_netcdf("posterior.nc")
+
+    The draws of MCMC come with their chains kept apart::
 
         mcmc.run(x, y)
         data = to_arviz(model, mcmc, x, y)
@@ -118,13 +121,11 @@ def to_arviz(
     with torch.no_grad(), poutine.seed(rng_seed=seed):
         sites = run(model, args, kwargs)
         drawn = _posterior(call, guide, sites, num_samples, map_draws)
-        evaluated = evaluate(call, drawn["posterior"], map_draws)
-        prior_draws = prior(call, sites, num_prior_samples, map_draws) if num_prior_samples else {}
+        draws = evaluate(call, sites, drawn, map_draws)
+        if num_prior_samples:
+            draws |= prior(call, sites, num_prior_samples, map_draws)
         symmetry = _symmetry(call, guide, symmetry)
-    latents = {name: drawn["posterior"][name] for name in sites if sites[name].is_latent}
-    stats = drawn["sample_stats"] | evaluated.pop("sample_stats")
-    tensors = {"posterior": latents, "sample_stats": stats, **evaluated, **prior_draws}
-    groups = {group: _to_numpy(values) for group, values in tensors.items()}
+    groups = {group: _to_numpy(values) for group, values in draws.items()}
     observed = {name: site.value for name, site in sites.items() if site.is_observation}
     groups["observed_data"] = _to_numpy(observed)
     groups["constant_data"] = _constants(call, groups["observed_data"])

@@ -33,8 +33,9 @@ def default_dims(
         names = {dim - drawn.event_dim: plate for dim, plate in drawn.plates.items()}
         for dim, acting in _permuted_dims(symmetry, site).items():
             taken = {*sites, *names.values()}
-            if acting == [(acting[0][0], Axis(dim))]:
-                names[dim] = _free(f"{acting[0][0]}_unit", taken)
+            group, axis = acting[0]
+            if axis.index is None and axis.outer == axis.inner == 1:
+                names[dim] = _free(f"{group}_unit", taken)
             else:
                 groups = dict.fromkeys(group for group, _ in acting)
                 names[dim] = _free("_".join([site, *groups, "entry"]), taken)

@@ -76,27 +76,35 @@ def mcmc_posterior(mcmc: MCMC, sites: Mapping[str, Site]) -> Groups:
     }
 
 
-def evaluate(call: Call, posterior: Values, map_draws: DrawMapper) -> Groups:
+def evaluate(call: Call, sites: Mapping[str, Site], drawn: Groups, map_draws: DrawMapper) -> Groups:
     """What the model says about draws of its posterior.
 
-    :param posterior: site -> values, shape ``(chains, draws, ...)``.
-    :returns: groups ``posterior_predictive``, ``log_likelihood`` of each observation and
-        ``sample_stats``, which has the log joint density ``lp``; in nats.
+    :param sites: those of the model.
+    :param drawn: groups ``posterior`` and ``sample_stats``, shape ``(chains, draws, ...)``.
+    :returns: the same, without auxiliary sites, and with the log joint density ``lp`` among the
+        statistics; and groups ``posterior_predictive`` and ``log_likelihood``, of each observation;
+        in nats.
     """
+    observed = [name for name, site in sites.items() if site.is_observation]
 
     def evaluated(values: Values) -> Groups:
-        sites = run(call.model, call.args, call.kwargs, values)
+        given = run(call.model, call.args, call.kwargs, values)
         predicted = run(poutine.uncondition(call.model), call.args, call.kwargs, values)
-        observed = [name for name, site in sites.items() if site.is_observation]
         return {
             "posterior_predictive": {name: predicted[name].value for name in observed},
-            "log_likelihood": {name: sites[name].log_prob for name in observed},
-            "sample_stats": {"lp": log_joint(sites)},
+            "log_likelihood": {name: given[name].log_prob for name in observed},
+            "sample_stats": {"lp": log_joint(given)},
         }
 
-    flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
+    posterior = drawn["posterior"]
     num_chains = len(next(iter(posterior.values())))
-    return _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+    flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
+    groups = _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+    return {
+        "posterior": {name: v for name, v in posterior.items() if sites[name].is_latent},
+        **groups,
+        "sample_stats": {**drawn["sample_stats"], **groups["sample_stats"]},
+    }
 
 
 def prior(call: Call, sites: Mapping[str, Site], num_samples: int, map_draws: DrawMapper) -> Groups:
