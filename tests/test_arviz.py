@@ -220,6 +220,36 @@ def test_scale_is_left_out_of_the_log_likelihood_and_masked_data_count_zero():
     torch.testing.assert_close(draws(data, "sample_stats", "lp"), joint)
 
 
+def test_all_tensor_arguments_but_the_data_are_constant_data():
+    def model(x, *more, y, **options):
+        w = normal("w", 1)
+        with pyro.plate("data", len(y)):
+            likelihood = dist.Normal(w + x + more[0], options["scale"], validate_args=False)
+            pyro.sample("y", likelihood.mask(~y.isnan()), obs=y)
+
+    y = torch.tensor([1.0, float("nan"), 2.0])
+    args = (torch.ones(3), torch.arange(3), torch.arange(3) + 1, "no tensor")
+    data = pp.to_arviz(
+        model,
+        AutoNormal(model),
+        *args,
+        y=y,
+        scale=torch.tensor(2.0),
+        num_samples=2,
+        progress=False,
+    )
+    assert set(data["constant_data"].data_vars) == {"x", "more_0", "more_1", "scale"}
+    np.testing.assert_array_equal(data["constant_data"]["more_1"], [1, 2, 3])
+
+
+def test_model_without_latent_sites_is_refused():
+    def model(y):
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="the model has no latent site"):
+        export(model, lambda y: None, (torch.tensor(0.0),))
+
+
 def test_latent_sites_without_a_posterior_are_refused():
     def model():
         normal("w", 1)

@@ -19,7 +19,7 @@ def nested(y, rows, columns):
     column_plate = pyro.plate("columns", COLUMNS, subsample_size=columns, dim=-1)
     with column_plate:
         slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-    with row_plate as i, poutine.scale(scale=3.0):
+    with row_plate as i, poutine.scale(scale=1.0 + i.unsqueeze(-1)):  # another one each row
         shift = pyro.sample("shift", dist.Normal(level, 1.0))
         with column_plate as j, poutine.mask(mask=y[i][:, j] > -1):
             mean = level + shift + slope.sum(-1)

@@ -182,7 +182,14 @@ def _symmetry(
 def _constants(call: Call, observed: Arrays) -> Arrays:
     """Tensor arguments of the model, by parameter name, other than the observations."""
     program = call.model.forward if isinstance(call.model, torch.nn.Module) else call.model
-    arguments = inspect.signature(program).bind(*call.args, **call.kwargs).arguments
+    signature = inspect.signature(program)
+    arguments: dict[str, Any] = {}
+    for name, value in signature.bind(*call.args, **call.kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            arguments |= {f"{name}_{i}": entry for i, entry in enumerate(value)}
+        else:
+            arguments |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     return {
         name: values

@@ -37,7 +37,7 @@ def guide_posterior(
     :param sites: those of the model.
     :returns: groups ``posterior``, with the model's auxiliary sites, and ``sample_stats``, which
         has the density ``log_q``; shape ``(1, num_samples, ...)``.
-    :raises ValueError: if the guide leaves out a latent site of the model.
+    :raises ValueError: if the guide leaves out a latent site of the model, or there is none.
     """
 
     def draw(_: Values) -> Groups:
@@ -135,7 +135,10 @@ def _chains(groups: Groups, num_chains: int) -> Groups:
 
 
 def _require_latents(sites: Mapping[str, Site], drawn: Mapping[str, Any], source: str) -> None:
-    missing = [name for name, site in sites.items() if site.is_latent and name not in drawn]
+    latent = [name for name, site in sites.items() if site.is_latent]
+    if not latent:
+        raise ValueError("the model has no latent site, and so no posterior")
+    missing = [name for name in latent if name not in drawn]
     if missing:
         raise ValueError(
             f"the {source} draws no {', '.join(map(repr, missing))}, so these latent sites of the "

@@ -7,8 +7,9 @@ combination of them where several plates subsample, and the runs are joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Site:
         value: shape ``(*batch, *event)``.
         log_prob: log-density of each entry of the batch, without scale and zero where masked out,
             shape ``(*batch)``, in nats.
-        scale: of handlers such as ``poutine.scale``, but not that of subsampling.
+        scaled_log_prob: the same with the scale of handlers such as ``poutine.scale``, but still
+            without that of subsampling.
         event_dim: number of event dimensions.
         plates: dimension of the batch, counted from the right -> name of its plate.
         is_latent: whether the program draws it, and not as an auxiliary site.
@@ -36,7 +38,7 @@ class Site:
 
     value: Tensor
     log_prob: Tensor
-    scale: float | Tensor
+    scaled_log_prob: Tensor
     event_dim: int
     plates: Mapping[int, str]
     is_latent: bool
@@ -67,7 +69,7 @@ def run(
         for name, node in trace.nodes.items():
             if node["type"] == "sample" and not site_is_subsample(node):
                 sites[name] = _joined(sites.get(name), node, sweep.subsamples)
-                if not _subsampled_dims(node, sweep.subsamples):
+                if not _subsampled_frames(node, sweep.subsamples):
                     sweep.values[name] = node["value"]
         if not sweep.advance():
             return sites
@@ -75,7 +77,7 @@ def run(
 
 def log_joint(sites: Mapping[str, Site]) -> Tensor:
     """Log-density of all sites together, in nats."""
-    return torch.as_tensor(sum((site.scale * site.log_prob).sum() for site in sites.values()))
+    return torch.as_tensor(sum(site.scaled_log_prob.sum() for site in sites.values()))
 
 
 class _SubsampleSweep(Messenger):
@@ -114,8 +116,9 @@ class _SubsampleSweep(Messenger):
             msg["value"] = self._next_subsample(msg["name"], msg["fn"])
         elif msg["name"] in self.values:
             value = self.values[msg["name"]]
-            for dim, indices in _subsampled_dims(msg, self.subsamples).items():
-                value = value.index_select(dim - msg["fn"].event_dim, indices)
+            for frame in _subsampled_frames(msg, self.subsamples):
+                indices = self.subsamples[frame.name].to(value.device)
+                value = value.index_select(frame.dim - msg["fn"].event_dim, indices)
             msg["value"] = value
         else:
             # Calling the distribution draws by in-place noise, which vmap refuses.
@@ -132,29 +135,29 @@ class _SubsampleSweep(Messenger):
         return self.subsamples[plate]
 
 
-def _subsampled_dims(node: Any, subsamples: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """Dimension of the batch -> the indices that the run had along it."""
-    return {
-        frame.dim: subsamples[frame.name]
-        for frame in node["cond_indep_stack"]
-        if frame.vectorized and frame.name in subsamples
-    }
+def _subsampled_frames(node: Any, subsamples: Mapping[str, Tensor]) -> list[Any]:
+    """The plates around a site, as dimensions of it, of which this run has a part."""
+    frames = node["cond_indep_stack"]
+    return [frame for frame in frames if frame.vectorized and frame.name in subsamples]
 
 
 def _joined(before: Site | None, node: Any, subsamples: Mapping[str, Tensor]) -> Site:
     """A site of one run together with what earlier runs had of it."""
     fn, frames = node["fn"], node["cond_indep_stack"]
-    value = node["value"].expand(torch.broadcast_shapes(node["value"].shape, fn.shape()))
-    log_prob = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
     scale = node["scale"]
     for frame in frames:
         if frame.name in subsamples:
             scale = scale * frame.size / frame.full_size
+    value = node["value"].expand(torch.broadcast_shapes(node["value"].shape, fn.shape()))
+    log_prob = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
+    scaled_log_prob = scale_and_mask(node["unscaled_log_prob"], scale=scale, mask=node["mask"])
+    parts = (before.value, before.log_prob, before.scaled_log_prob) if before else (None,) * 3
+    place = partial(_placed, frames=_subsampled_frames(node, subsamples), subsamples=subsamples)
     data = node["is_observed"] and not node["infer"].get("_deterministic")
     return Site(
-        value=_placed(before.value if before else None, value, node, subsamples, fn.event_dim),
-        log_prob=_placed(before.log_prob if before else None, log_prob, node, subsamples, 0),
-        scale=scale,
+        value=place(parts[0], value, event_dim=fn.event_dim),
+        log_prob=place(parts[1], log_prob),
+        scaled_log_prob=place(parts[2], scaled_log_prob),
         event_dim=fn.event_dim,
         plates={frame.dim: frame.name for frame in frames if frame.vectorized and frame.size > 0},
         is_latent=not node["is_observed"] and not node["infer"].get("is_auxiliary"),
@@ -165,17 +168,17 @@ def _joined(before: Site | None, node: Any, subsamples: Mapping[str, Tensor]) ->
 def _placed(
     before: Tensor | None,
     part: Tensor,
-    node: Any,
+    *,
+    frames: Sequence[Any],
     subsamples: Mapping[str, Tensor],
-    event_dim: int,
+    event_dim: int = 0,
 ) -> Tensor:
     """The entries of one run at their places among those of all data."""
-    frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.name in subsamples]
     if not frames:
         return part
     shape, places = list(part.shape), [torch.arange(n, device=part.device) for n in part.shape]
     for frame in frames:
         dim = frame.dim - event_dim
-        shape[dim], places[dim] = frame.full_size, subsamples[frame.name]
+        shape[dim], places[dim] = frame.full_size, subsamples[frame.name].to(part.device)
     whole = part.new_zeros(shape) if before is None else before
     return whole.index_put(torch.meshgrid(*places, indexing="ij"), part)
