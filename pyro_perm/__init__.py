@@ -20,6 +20,7 @@ from pyro_perm.posterior import (
     mutual_information,
     symmetrized_elbo,
 )
+from pyro_perm.posterior.alignment import Alignment, align
 from pyro_perm.posterior.arviz import to_arviz
 from pyro_perm.symmetry import (
     Axis,
@@ -30,6 +31,7 @@ from pyro_perm.symmetry import (
 )
 
 __all__ = [
+    "Alignment",
     "AnnealedImportanceSampled",
     "AutoSymmetrized",
     "Axis",
@@ -46,6 +48,7 @@ __all__ = [
     "SymmetryVerificationError",
     "TraceSymmetrized_ELBO",
     "__version__",
+    "align",
     "find_symmetry",
     "init_to_fan_in",
     "mutual_information",
