@@ -15,9 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro
-import torch
 from networks import network, spec
-from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
@@ -77,25 +75,17 @@ def train(
     return Result(elbo.lower, elbo.mean_field, log_likelihood, error)
 
 
-@torch.no_grad()
 def test_scores(
     model: Callable, guide: Callable, data: Dataset, num_samples: int
 ) -> tuple[float, float]:
     """Mean log-likelihood, and error, of the posterior predictive on the held-out rows."""
-    log_probs, means = [], []
-    for _ in range(num_samples):
-        draw = poutine.trace(guide).get_trace(data.test.x)
-        trace = poutine.trace(poutine.replay(model, draw)).get_trace(data.test.x)
-        likelihood = trace.nodes["y"]["fn"]
-        log_probs.append(likelihood.log_prob(data.test.y))
-        means.append(likelihood.probs if data.num_classes else likelihood.mean)
-    log_likelihood = torch.stack(log_probs).logsumexp(0) - math.log(num_samples)
-    mean = torch.stack(means).mean(0)
+    x, y = data.test.x, data.test.y
+    prediction = pp.predict(model, guide, x, y, num_samples=num_samples, progress=False)
     if data.num_classes:
-        error = 100 * (mean.argmax(-1) != data.test.y).double().mean()
+        error = 100 * (1 - pp.metrics.accuracy(prediction.mean, y))
     else:
-        error = (mean - data.test.y).square().mean().sqrt()
-    return log_likelihood.mean().item(), error.item()
+        error = pp.metrics.rmse(prediction.mean, y)
+    return prediction.log_predictive_density.mean().item(), error
 
 
 def report(case: str, results: dict[str, list[Result]]) -> None:

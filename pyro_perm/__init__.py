@@ -17,11 +17,20 @@ from pyro_perm.initialization import init_to_fan_in
 from pyro_perm.posterior import (
     MutualInformation,
     SymmetrizedELBO,
+    metrics,
     mutual_information,
     symmetrized_elbo,
 )
 from pyro_perm.posterior.alignment import Alignment, align
 from pyro_perm.posterior.arviz import to_arviz
+from pyro_perm.posterior.barrier import (
+    interpolation_barrier,
+    negative_log_joint,
+    negative_log_likelihood,
+)
+from pyro_perm.posterior.convergence import convergence_diagnostics
+from pyro_perm.posterior.distance import wasserstein_distance
+from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.symmetry import (
     Axis,
     PermutationSymmetry,
@@ -43,16 +52,24 @@ __all__ = [
     "LeaveOneOut",
     "MutualInformation",
     "PermutationSymmetry",
+    "Prediction",
     "SampledChainRule",
     "SymmetrizedELBO",
     "SymmetryVerificationError",
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
+    "convergence_diagnostics",
     "find_symmetry",
     "init_to_fan_in",
+    "interpolation_barrier",
+    "metrics",
     "mutual_information",
+    "negative_log_joint",
+    "negative_log_likelihood",
+    "predict",
     "register_axis_rule",
     "symmetrized_elbo",
     "to_arviz",
+    "wasserstein_distance",
 ]

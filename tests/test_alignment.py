@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROBLEMS, one_hidden_layer, recurrent, three_hidden_layers, two_hidden_layers
+from pyro import poutine
 
 import pyro_perm as pp
 from pyro_perm.posterior.weight_matching import matching_problem, squared_distance, step
@@ -16,7 +17,7 @@ COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4)]
 
 def bound(problem):
     symmetry = problem.symmetry()
-    symmetry.verify(problem.model, *problem.args)
+    symmetry.bind(poutine.trace(problem.model).get_trace(*problem.args))
     return symmetry
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyro
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 import pyro_perm as pp
 from pyro_perm.demo.data import Dataset
@@ -40,25 +40,17 @@ def evaluate(fit: Fit, dataset: Dataset, seed: int) -> Evaluation:
     pyro.set_rng_seed(seed)
     model, guide, train, test = fit.model, fit.guide, dataset.train, dataset.test
     elbo = pp.symmetrized_elbo(model, guide, train.x, train.y, num_samples=NUM_BOUND_SAMPLES)
-    held_out = pp.to_arviz(model, guide, test.x, test.y, num_samples=NUM_DRAWS, num_prior_samples=0)
+    held_out = pp.predict(model, guide, test.x, test.y, num_samples=NUM_DRAWS)
     return Evaluation(
         elbo,
-        _log_likelihood(held_out["log_likelihood"]["y"].values[0]),
-        _error(
-            held_out["posterior_predictive"]["y"].values[0], test.y.numpy(), dataset.num_classes
-        ),
+        held_out.log_predictive_density.mean().item(),
+        _error(held_out.draws, test.y, dataset.num_classes),
         pp.to_arviz(model, guide, train.x, train.y, num_samples=NUM_DRAWS, elbo=elbo),
     )
 
 
-def _log_likelihood(pointwise: np.ndarray) -> float:
-    """Mean log predictive density, from shape ``(draws, N)``."""
-    return float((np.logaddexp.reduce(pointwise, 0) - math.log(len(pointwise))).mean())
-
-
-def _error(predictions: np.ndarray, y: np.ndarray, num_classes: int | None) -> float:
-    """Error of the predictive mean or mode, from shape ``(draws, N)``."""
+def _error(draws: Tensor, y: Tensor, num_classes: int | None) -> float:
+    """Error of the mean or mode of the predictive draws, shape ``(draws, N)``."""
     if num_classes is None:
-        return float(np.sqrt(np.square(predictions.mean(0) - y).mean()))
-    votes = [(predictions == label).sum(0) for label in range(num_classes)]
-    return float((np.argmax(votes, 0) != y).mean())
+        return pp.metrics.rmse(draws.mean(0), y)
+    return 1 - pp.metrics.accuracy(one_hot(draws, num_classes).double().mean(0), y)

@@ -1,0 +1,183 @@
+"""Predictions: one set of draws for all batches, every kind of posterior, and known moments."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from problems import local_latents, observe, one_hidden_layer
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.initialization import init_to_value
+from pyro.nn import PyroModule, PyroSample
+from sklearn.metrics import log_loss
+
+import pyro_perm as pp
+
+
+def line(x, y=None, *, noise=0.5):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+
+
+def guide_of_line(loc=2.0, scale=0.3):
+    init = init_to_value(values={"slope": torch.tensor(loc)})
+    guide = AutoNormal(line, init_scale=scale, init_loc_fn=init)
+    guide(torch.ones(1), torch.ones(1))
+    return guide
+
+
+class Classifier(PyroModule):
+    """A network of ordinary layers, which runs one draw at a time only."""
+
+    def __init__(self):
+        super().__init__()
+        for name, shape in (("hidden", (2, 4)), ("out", (4, 3))):
+            layer = PyroModule[torch.nn.Linear](*shape)
+            for part in ("weight", "bias"):
+                size = getattr(layer, part).shape
+                setattr(
+                    layer, part, PyroSample(dist.Normal(0.0, 1.0).expand(size).to_event(len(size)))
+                )
+            setattr(self, name, layer)
+
+    def forward(self, x, y=None):
+        logits = self.out(torch.tanh(self.hidden(x)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+
+def test_moments_and_quantiles_of_a_gaussian():
+    x = torch.linspace(-2, 2, 5)
+    prediction = pp.predict(line, guide_of_line(), x, num_samples=4000, progress=False)
+    assert prediction.draws.shape == prediction.means.shape == (4000, 5)
+    with pytest.raises(ValueError, match="called without observations: pass them to predict"):
+        _ = prediction.log_predictive_density
+    error = 0.3 * x.abs() / 4000**0.5
+    assert ((prediction.mean - 2 * x).abs() <= 4 * error + 1e-9).all()
+    spread = (0.3**2 * x**2 + 0.5**2).sqrt()
+    expected = 2 * x + torch.tensor([[-1.645], [0.0], [1.645]]) * spread
+    found = prediction.quantiles([0.05, 0.5, 0.95])
+    torch.testing.assert_close(found, expected, atol=0.08, rtol=0)
+
+
+def test_every_draw_serves_all_batches():
+    x, y = torch.randn(2, 10)
+    results = []
+    for batch_size in (None, 3, 100):
+        pyro.set_rng_seed(0)
+        results.append(
+            pp.predict(
+                line, guide_of_line(), x, y, num_samples=6, batch_size=batch_size, progress=False
+            )
+        )
+    for prediction in results:
+        slopes = prediction.means / x
+        torch.testing.assert_close(slopes, slopes[:, :1].expand(6, 10))
+        expected = dist.Normal(prediction.means, 0.5).log_prob(y)
+        torch.testing.assert_close(prediction.log_likelihood, expected)
+    assert torch.equal(results[0].draws, results[2].draws)
+
+
+def test_samples_are_used_one_by_one():
+    slopes, x = torch.tensor([1.0, 3.0]), torch.arange(3.0)
+    prediction = pp.predict(line, {"slope": slopes}, x, noise=0.1, progress=False)
+    assert prediction.means.tolist() == [[0.0, 1.0, 2.0], [0.0, 3.0, 6.0]]
+    assert (prediction.draws - prediction.means).abs().max() < 0.5
+
+
+def test_nuts_predicts():
+    x = torch.ones(50)
+    mcmc = MCMC(NUTS(line), 60, 30, disable_progbar=True)
+    mcmc.run(x, 1.5 * x)
+    prediction = pp.predict(line, mcmc, x[:2], progress=False)
+    assert prediction.means.shape == (60, 2)
+    assert prediction.mean[0].item() == pytest.approx(1.5, abs=0.2)
+    assert torch.equal(prediction.means[:, 0], mcmc.get_samples()["slope"])
+
+
+@pytest.mark.parametrize("symmetrized", [False, True])
+def test_ordinary_classifiers_predict_probabilities(symmetrized):
+    model, x = Classifier(), torch.randn(7, 2)
+    y = torch.arange(7) % 3
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    if symmetrized:
+        guide = pp.AutoSymmetrized(guide)
+    guide(x, y)
+    prediction = pp.predict(model, guide, x, y, num_samples=5, batch_size=4, progress=False)
+    assert prediction.means.shape == (5, 7, 3)
+    torch.testing.assert_close(prediction.mean.sum(-1), torch.ones(7))
+    assert prediction.draws.shape == (5, 7)
+    picked = prediction.means.gather(-1, y.expand(5, 7)[..., None]).squeeze(-1)
+    torch.testing.assert_close(prediction.log_likelihood, picked.log())
+    loss = log_loss(y, prediction.mean, labels=[0, 1, 2])
+    assert -prediction.log_predictive_density.mean().item() == pytest.approx(loss)
+
+
+def test_subsampled_plates_predict_all_of_their_data():
+    problem = local_latents()
+    guide = problem.base()
+    guide(*problem.args)
+    prediction = pp.predict(problem.model, guide, *problem.args, num_samples=3, progress=False)
+    assert prediction.draws.shape == (3, 10)
+
+
+def test_one_of_several_observed_sites_is_chosen():
+    def model(x, y=None):
+        line(x, y)
+        pyro.sample("z", dist.Normal(x, 1.0).to_event(1), obs=y)
+        pyro.deterministic("twice", 2 * x)
+        pyro.factor("penalty", -x.sum())
+
+    x = torch.ones(4)
+    samples = {"slope": torch.ones(2)}
+    prediction = pp.predict(model, samples, x, x, site="z", progress=False)
+    assert prediction.log_likelihood.shape == (2,)
+    for wrong in (None, "slope", "w"):
+        with pytest.raises(
+            ValueError, match=r"choose the observed site: site= one of \['y', 'z'\]"
+        ):
+            pp.predict(model, samples, x, x, site=wrong, progress=False)
+
+
+def test_what_cannot_be_predicted_is_refused():
+    problem = one_hidden_layer()
+    x, y = problem.args
+    guide = problem.base()
+    guide(x, y)
+    samples = {name: value.detach()[None] for name, value in guide.median().items()}
+    short = {name: value for name, value in samples.items() if name != "b2"}
+    cases = [
+        (guide, {"num_samples": 0}, "num_samples must be at least 1"),
+        (samples, {"num_samples": 1}, "samples are all used: leave out num_samples="),
+        (guide, {"batch_size": 0}, "must be at least 1"),
+        (short, {}, r"no draws of \['b2'\]: add them"),
+        ({n: v[None] for n, v in samples.items()}, {}, r"has shape .* in the model, but a draw"),
+    ]
+    for posterior, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            pp.predict(problem.model, posterior, x, y, progress=False, **options)
+    with pytest.raises(ValueError, match=r"the lengths are \[12, 2\]|the lengths are \[2, 12\]"):
+        pp.predict(problem.model, guide, x, y[:2], batch_size=3, progress=False)
+
+
+def test_batches_need_rows_along_the_first_dimension():
+    def model(x, y=None):
+        with pyro.plate("outputs", 2, dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    x = torch.zeros(5)
+    assert pp.predict(model, {"w": torch.zeros(1)}, x, progress=False).draws.shape == (1, 2, 5)
+    with pytest.raises(ValueError, match="leave out batch_size="):
+        pp.predict(model, {"w": torch.zeros(1)}, x, batch_size=3, progress=False)
+
+
+def test_observations_through_a_particle_dimension():
+    """``observe`` of the shared problems is a plate of all rows."""
+    x, y = torch.randn(3, 1), torch.zeros(3)
+
+    def model(x, y):
+        observe(x * pyro.sample("w", dist.Normal(0.0, 1.0)), y)
+
+    prediction = pp.predict(model, {"w": torch.ones(2)}, x, y, progress=False)
+    torch.testing.assert_close(prediction.mean, x[:, 0])
