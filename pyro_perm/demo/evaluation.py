@@ -40,7 +40,7 @@ def evaluate(fit: Fit, dataset: Dataset, seed: int) -> Evaluation:
     pyro.set_rng_seed(seed)
     model, guide, train, test = fit.model, fit.guide, dataset.train, dataset.test
     elbo = pp.symmetrized_elbo(model, guide, train.x, train.y, num_samples=NUM_BOUND_SAMPLES)
-    held_out = pp.predict(model, guide, test.x, test.y, num_samples=NUM_DRAWS)
+    held_out = pp.predict(model, guide, test.x, test.y, num_samples=NUM_DRAWS, draws_at_once=1)
     return Evaluation(
         elbo,
         held_out.log_predictive_density.mean().item(),

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_perm.posterior.alignment import align
-from pyro_perm.posterior.arviz import _full_data as full_data
+from pyro_perm.posterior.full_data import Site, log_joint, run
 from pyro_perm.symmetry import PermutationSymmetry
 
 Values = Mapping[str, Tensor]
@@ -92,7 +90,7 @@ def negative_log_joint(model: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     """``-log p(D, w)`` as a function of the latent values, in nats and on all of the data."""
 
     def loss(values: Values) -> Tensor:
-        return -torch.as_tensor(_conditioned(model, values, args, kwargs).log_prob_sum())
+        return -log_joint(_sites(model, values, args, kwargs))
 
     return loss
 
@@ -101,20 +99,19 @@ def negative_log_likelihood(model: Callable[..., Any], *args: Any, **kwargs: Any
     """``-log p(D | w)`` as a function of the latent values, in nats and on all of the data."""
 
     def loss(values: Values) -> Tensor:
-        trace = _conditioned(model, values, args, kwargs)
-        return -torch.as_tensor(trace.log_prob_sum(lambda name, site: name not in values))
+        sites = _sites(model, values, args, kwargs)
+        return -log_joint({name: site for name, site in sites.items() if name not in values})
 
     return loss
 
 
-def _conditioned(model: Callable[..., Any], values: Values, args: Any, kwargs: Any) -> Any:
-    with torch.no_grad(), full_data():
-        conditioned = poutine.condition(model, data=dict(values))
-        trace: Any = prune_subsample_sites(poutine.trace(conditioned).get_trace(*args, **kwargs))
-    missing = trace.stochastic_nodes
+@torch.no_grad()
+def _sites(model: Callable[..., Any], values: Values, args: Any, kwargs: Any) -> dict[str, Site]:
+    sites = run(model, args, kwargs, values)
+    missing = [name for name, site in sites.items() if site.is_latent and name not in values]
     if missing:
         raise ValueError(f"no value for the latent sites {missing} of the model")
-    return trace
+    return sites
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:

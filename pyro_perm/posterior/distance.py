@@ -5,28 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor
 
-from pyro_perm.estimators.density import as_normal
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.alignment import align
-from pyro_perm.posterior.arviz import _full_data as full_data
-from pyro_perm.symmetrization import SymmetrizeMessenger
 from pyro_perm.symmetry import PermutationSymmetry
-
-_SUFFIX = "_unconstrained"
 
 
 @torch.no_grad()
 def wasserstein_distance(
     first: AutoGuide,
     second: AutoGuide,
-    *args: Any,
     symmetry: PermutationSymmetry | None = None,
+    *,
     num_restarts: int = 10,
-    **kwargs: Any,
 ) -> float:
     r"""Wasserstein-2 distance between two factorized Gaussians, modulo the group.
 
@@ -36,15 +29,14 @@ def wasserstein_distance(
     symmetrizations. The minimum is that of :func:`align`: exact where groups share no sites,
     otherwise the best that coordinate descent finds.
 
-    :param first: an ``AutoNormal`` or :class:`AutoSymmetrized` of one.
-    :param second: another, of the same model.
-    :param args: arguments of the guides; ``kwargs`` likewise.
+    :param first: an ``AutoNormal``, or :class:`AutoSymmetrized` of one, that has been trained.
+    :param second: another, for the same model.
     :param symmetry: the group, bound to the model; needed if no guide is symmetrized.
     :param num_restarts: as in :func:`align`.
     :raises ValueError: if the symmetry is missing, or the guides have different sites.
-    :raises TypeError: if a site of a guide is not a factorized Gaussian.
+    :raises TypeError: if a guide is of another kind.
     """
-    one, other = (_gaussians(guide, args, kwargs) for guide in (first, second))
+    one, other = _gaussians(first), _gaussians(second)
     group = _on_locs_and_scales(symmetry or _symmetry_of(first, second))
     if one.keys() != other.keys():
         raise ValueError(f"the guides differ in their sites: {sorted(one)} and {sorted(other)}")
@@ -76,20 +68,18 @@ def _on_locs_and_scales(symmetry: PermutationSymmetry) -> PermutationSymmetry:
     return PermutationSymmetry(spec, shapes=shapes)
 
 
-def _gaussians(guide: AutoGuide, args: Any, kwargs: Any) -> dict[str, Tensor]:
+def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
     """Latent site -> its loc and scale in unconstrained space, stacked."""
-    with full_data(), poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
-        values = guide(*args, **kwargs)
-    gaussians = {}
-    for site in values:
-        normal = as_normal(base.sites.get(site + _SUFFIX, base.sites.get(site, {})).get("fn"))
-        if normal is None:
-            raise TypeError(
-                f"{type(guide).__name__} has no factorized Normal at site '{site}': the distance "
-                "is defined for AutoNormal, and AutoSymmetrized of one"
-            )
-        gaussians[site] = torch.stack([normal.loc, normal.scale.expand_as(normal.loc)])
-    return gaussians
+    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+    if not isinstance(base, AutoNormal):
+        raise TypeError(
+            f"the distance is defined for AutoNormal, and AutoSymmetrized of one, but a guide is a "
+            f"{type(base).__name__}"
+        )
+    if base.prototype_trace is None:
+        raise ValueError("a guide has no parameters yet: train it, or call guide(*args)")
+    sites = [name for name, _ in base.prototype_trace.iter_stochastic_nodes()]
+    return {site: torch.stack(base._get_loc_and_scale(site)) for site in sites}
 
 
 def _symmetry_of(*guides: AutoGuide) -> PermutationSymmetry:

@@ -18,6 +18,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
+from torch.distributions import Categorical
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Site:
         scaled_log_prob: the same with the scale of handlers such as ``poutine.scale``, but still
             without that of subsampling.
         event_dim: number of event dimensions.
+        mean: of the site's distribution, shape ``(*batch, *event)``, or None if not in closed form;
+            the probabilities of the classes, shape ``(*batch, classes)``, if it is categorical.
         plates: dimension of the batch, counted from the right -> name of its plate.
         is_latent: whether the program draws it, and not as an auxiliary site.
         is_observation: whether it holds data: is observed, and neither a factor nor deterministic.
@@ -40,6 +43,7 @@ class Site:
     log_prob: Tensor
     scaled_log_prob: Tensor
     event_dim: int
+    mean: Tensor | None
     plates: Mapping[int, str]
     is_latent: bool
     is_observation: bool
@@ -153,16 +157,29 @@ def _joined(before: Site | None, node: Any, subsamples: Mapping[str, Tensor]) ->
     scaled_log_prob = scale_and_mask(node["unscaled_log_prob"], scale=scale, mask=node["mask"])
     parts = (before.value, before.log_prob, before.scaled_log_prob) if before else (None,) * 3
     place = partial(_placed, frames=_subsampled_frames(node, subsamples), subsamples=subsamples)
+    mean = _mean(fn)
+    if mean is not None:
+        before_mean = before.mean if before else None
+        mean = place(before_mean, mean, event_dim=mean.dim() - len(fn.batch_shape))
     data = node["is_observed"] and not node["infer"].get("_deterministic")
     return Site(
         value=place(parts[0], value, event_dim=fn.event_dim),
         log_prob=place(parts[1], log_prob),
         scaled_log_prob=place(parts[2], scaled_log_prob),
         event_dim=fn.event_dim,
+        mean=mean,
         plates={frame.dim: frame.name for frame in frames if frame.vectorized and frame.size > 0},
         is_latent=not node["is_observed"] and not node["infer"].get("is_auxiliary"),
         is_observation=data and not site_is_factor(node),
     )
+
+
+def _mean(fn: Any) -> Tensor | None:
+    try:
+        mean: Tensor = fn.probs if isinstance(fn, Categorical) else fn.mean
+    except (AttributeError, NotImplementedError):
+        return None
+    return mean
 
 
 def _placed(

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import MCMC
-from pyro.poutine.util import prune_subsample_sites, site_is_factor
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyro_perm.posterior.arviz import _full_data as full_data
+from pyro_perm.posterior.full_data import Site, run
+from pyro_perm.posterior.map_draws import DrawMapper, Groups, Values
 
-Values = Mapping[str, Tensor]
 _NUM_SAMPLES = 1000
 
 
@@ -70,6 +67,7 @@ def predict(
     num_samples: int | None = None,
     batch_size: int | None = None,
     site: str | None = None,
+    draws_at_once: int = 64,
     progress: bool = True,
     **kwargs: Any,
 ) -> Prediction:
@@ -83,7 +81,8 @@ def predict(
 
     Every draw of the weights serves all batches. Plates that subsample run over all of their data.
 
-    :param model: the model; it runs one draw at a time, so need not be vectorizable.
+    :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
+        draw by draw elsewhere.
     :param posterior: a guide such as ``AutoNormal`` or :class:`AutoSymmetrized`, or Pyro's ``MCMC``
         after its run, or its samples, site -> shape ``(draws, *site shape)``.
     :param args: arguments of the model and the guide, with or without observations.
@@ -91,23 +90,29 @@ def predict(
     :param batch_size: number of rows at a time: every tensor among ``args`` is split along its
         first dimension, and the site's draws are joined along theirs; by default all rows at once.
     :param site: the observed site, where the model has several.
+    :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show a progress bar.
     :param kwargs: further arguments, passed on whole.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
-        ``args`` differ in length, if ``site`` is needed or unknown, or if the posterior lacks a
-        latent site of the model.
+        ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
+        in closed form, or if the posterior lacks a latent site of the model.
     """
     batches = _batches(args, batch_size)
-    rows = []
-    with full_data():
-        draws, num = _draws(posterior, num_samples, args, kwargs)
-        for values in tqdm(draws, total=num, desc="predictive draws", disable=not progress):
-            joint = poutine.condition(poutine.uncondition(model), data=values)
-            traces = [poutine.trace(joint).get_trace(*batch, **kwargs) for batch in batches]
-            parts = [_predicted(trace, values, site) for trace in traces]
-            _require_rows([part[0] for part in parts], batches)
-            rows.append(_combined(_joined, parts))
-    return Prediction(*_combined(torch.stack, rows))
+    samples = posterior.get_samples() if isinstance(posterior, MCMC) else posterior
+    with poutine.seed(rng_seed=0):  # The shapes of the sites only.
+        sites = run(model, batches[0], kwargs)
+
+    def predicted(draw: Values) -> Groups:
+        values = draw if isinstance(samples, Mapping) else _drawn(samples, args, kwargs)
+        _require_shapes(values, sites)
+        name = _observed_site(values, sites, site)
+        parts = [_predicted(model, batch, kwargs, values, name) for batch in batches]
+        return {"prediction": _joined(parts, batches)}
+
+    draws = _draws(samples, num_samples)
+    mapped = DrawMapper(draws_at_once, progress)(predicted, draws, description="predictive draws")
+    found = mapped["prediction"]
+    return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
 
 
 def _batches(args: Sequence[Any], batch_size: int | None) -> list[list[Any]]:
@@ -129,97 +134,76 @@ def _batches(args: Sequence[Any], batch_size: int | None) -> list[list[Any]]:
     ]
 
 
-def _draws(
-    posterior: Any, num_samples: int | None, args: Any, kwargs: Any
-) -> tuple[Iterator[dict[str, Tensor]], int]:
-    """Values of the latent sites, draw by draw, and their number."""
-    samples = posterior.get_samples() if isinstance(posterior, MCMC) else posterior
-    if not isinstance(samples, Mapping):
-        num = _NUM_SAMPLES if num_samples is None else num_samples
-        if num < 1:
-            raise ValueError(f"num_samples must be at least 1, but is {num}")
-        return (_latent(posterior, args, kwargs) for _ in range(num)), num
-    if num_samples is not None:
-        raise ValueError("samples are all used: leave out num_samples=, or pass some of them")
-    num = len(next(iter(samples.values())))
-    return ({name: value[k] for name, value in samples.items()} for k in range(num)), num
+def _draws(samples: Any, num_samples: int | None) -> dict[str, Tensor]:
+    """The samples, or the numbers of the draws of a guide."""
+    if isinstance(samples, Mapping):
+        if num_samples is not None:
+            raise ValueError("samples are all used: leave out num_samples=, or pass some of them")
+        return dict(samples)
+    num = _NUM_SAMPLES if num_samples is None else num_samples
+    if num < 1:
+        raise ValueError(f"num_samples must be at least 1, but is {num}")
+    return {"index": torch.arange(num)}
 
 
-def _latent(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor]:
-    trace: Any = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
-    return {
-        name: node["value"]
-        for name, node in trace.iter_stochastic_nodes()
-        if not node["infer"].get("is_auxiliary")
-    }
+def _drawn(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor]:
+    with poutine.mask(mask=False):  # Nobody asks for the density.
+        sites = run(guide, args, kwargs)
+    return {name: site.value for name, site in sites.items() if site.is_latent}
 
 
-def _predicted(trace: Any, values: Values, site: str | None) -> tuple[Tensor, Tensor, Any]:
-    """A new observation, its mean, and the log-likelihood of the observations if there are any."""
-    _require_shapes(trace, values)
-    node = trace.nodes[_observed_site(trace, site)]
-    fn, observations = node["fn"], node["infer"].get("obs")
-    log_likelihood = None
-    if observations is not None:
-        log_likelihood = scale_and_mask(fn.log_prob(observations), mask=node["mask"])
-    return node["value"], _mean(fn), log_likelihood
-
-
-def _require_shapes(trace: Any, values: Values) -> None:
-    for name in values.keys() & trace.nodes.keys():
-        shape = trace.nodes[name]["fn"].shape()
+def _require_shapes(values: Values, sites: Mapping[str, Site]) -> None:
+    for name in values.keys() & sites.keys():
+        shape = sites[name].value.shape
         if values[name].shape != shape:
             raise ValueError(
                 f"site '{name}' has shape {tuple(shape)} in the model, but a draw of it has shape "
-                f"{tuple(values[name].shape)}: samples are of shape (draws, *site shape)"
+                f"{tuple(values[name].shape)}: samples are of shape (draws, *site shape), and "
+                "latent values of each observation do not go with batch_size="
             )
 
 
-def _observed_site(trace: Any, site: str | None) -> str:
-    trace = prune_subsample_sites(trace)
-    was_observed = {
-        name: bool(node["infer"].get("was_observed"))
-        for name, node in trace.iter_stochastic_nodes()
-        if not site_is_factor(node)
-        and not node["infer"].get("_deterministic")
-        and not node["infer"].get("is_auxiliary")
-    }
-    candidates = [site] if site is not None else [n for n in was_observed if was_observed[n]]
-    chosen = (candidates or list(was_observed))[:1]
-    if len(candidates) > 1 or not chosen or chosen[0] not in was_observed:
-        raise ValueError(f"choose the observed site: site= one of {list(was_observed)}")
-    missing = [name for name in was_observed if name not in chosen and not was_observed[name]]
+def _observed_site(values: Values, sites: Mapping[str, Site], site: str | None) -> str:
+    undrawn = {name for name, s in sites.items() if s.is_latent} - values.keys()
+    observed = {name for name, s in sites.items() if s.is_observation}
+    candidates = {site} if site is not None else observed or undrawn
+    if len(candidates) != 1 or not candidates <= observed | undrawn:
+        raise ValueError(f"choose the observed site: site= one of {sorted(observed | undrawn)}")
+    missing = sorted(undrawn - candidates)
     if missing:
         raise ValueError(
             f"the posterior has no draws of {missing}: add them to the guide or the samples; if "
             "they are not latent, call predict with their observations"
         )
-    return chosen[0]
+    return candidates.pop()
 
 
-def _mean(fn: Any) -> Tensor:
-    categorical = isinstance(fn, torch.distributions.Categorical)
-    mean: Tensor = fn.probs if categorical else fn.mean
-    return mean
+def _predicted(
+    model: Callable[..., Any], args: Any, kwargs: Any, values: Values, name: str
+) -> dict[str, Tensor]:
+    """A new observation, its mean, and the log-likelihood of the observations if there are any."""
+    new = run(poutine.uncondition(model), args, kwargs, values)[name]
+    if new.mean is None:
+        raise ValueError(
+            f"the distribution at site '{name}' has no mean in closed form: use to_arviz for draws"
+        )
+    predicted = {"draws": new.value, "means": new.mean}
+    given = run(model, args, kwargs, {**values, name: new.value})[name]
+    if given.is_observation:
+        predicted["log_likelihood"] = given.log_prob
+    return predicted
 
 
-def _require_rows(draws: Sequence[Tensor], batches: Sequence[Sequence[Any]]) -> None:
-    if len(batches) == 1:
-        return
-    for draw, batch in zip(draws, batches, strict=True):
+def _joined(
+    parts: Sequence[dict[str, Tensor]], batches: Sequence[Sequence[Any]]
+) -> dict[str, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    for part, batch in zip(parts, batches, strict=True):
         num = next(len(value) for value in batch if isinstance(value, Tensor))
-        if draw.shape[:1] != (num,):
+        if part["draws"].shape[:1] != (num,):
             raise ValueError(
-                f"the observed site has shape {tuple(draw.shape)} in a batch of {num} rows, which "
-                "do not lie along its first dimension: leave out batch_size="
+                f"the observed site has shape {tuple(part['draws'].shape)} in a batch of {num} "
+                "rows, which do not lie along its first dimension: leave out batch_size="
             )
-
-
-def _joined(batches: list[Tensor]) -> Tensor:
-    return torch.cat(batches) if len(batches) > 1 else batches[0]
-
-
-def _combined(how: Callable[[list[Tensor]], Tensor], rows: Sequence[Sequence[Any]]) -> Any:
-    """Column by column; a column of None stays None."""
-    columns = (list(column) for column in zip(*rows, strict=True))
-    return tuple(None if column[0] is None else how(column) for column in columns)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
