@@ -30,6 +30,7 @@ from pyro_perm.posterior.barrier import (
 )
 from pyro_perm.posterior.convergence import convergence_diagnostics
 from pyro_perm.posterior.distance import wasserstein_distance
+from pyro_perm.posterior.evidence import Evidence, log_evidence
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.symmetry import (
     Axis,
@@ -46,6 +47,7 @@ __all__ = [
     "Axis",
     "Bethe",
     "Estimator",
+    "Evidence",
     "Exact",
     "ImportanceSampled",
     "InfoNCE",
@@ -63,6 +65,7 @@ __all__ = [
     "find_symmetry",
     "init_to_fan_in",
     "interpolation_barrier",
+    "log_evidence",
     "metrics",
     "mutual_information",
     "negative_log_joint",
