@@ -17,6 +17,7 @@ from pyro_perm.initialization import init_to_fan_in
 from pyro_perm.posterior import (
     MutualInformation,
     SymmetrizedELBO,
+    figures,
     metrics,
     mutual_information,
     symmetrized_elbo,
@@ -31,6 +32,7 @@ from pyro_perm.posterior.barrier import (
 from pyro_perm.posterior.convergence import convergence_diagnostics
 from pyro_perm.posterior.distance import wasserstein_distance
 from pyro_perm.posterior.evidence import Evidence, log_evidence
+from pyro_perm.posterior.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.symmetry import (
     Axis,
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "align",
     "convergence_diagnostics",
+    "figures",
     "find_symmetry",
     "init_to_fan_in",
     "interpolation_barrier",
@@ -74,5 +77,6 @@ __all__ = [
     "register_axis_rule",
     "symmetrized_elbo",
     "to_arviz",
+    "unit_overlap",
     "wasserstein_distance",
 ]

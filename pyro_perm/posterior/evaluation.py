@@ -95,13 +95,11 @@ def mutual_information(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = _symmetry_of(guide, symmetry, None, args, kwargs)
-    densities = []
+    group = symmetry_of(guide, symmetry, None, args, kwargs)
     with torch.no_grad():
-        for _ in _counted(num_samples, progress):
-            with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
-                guide(*args, **kwargs)
-            densities.append(FactorizedDensity.from_sites(base.sites, group))
+        densities = [
+            draw_density(guide, group, args, kwargs) for _ in _counted(num_samples, progress)
+        ]
         return certify(densities, methods, progress=progress).summary()
 
 
@@ -136,7 +134,7 @@ def symmetrized_elbo(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = _symmetry_of(guide, symmetry, model, args, kwargs)
+    group = symmetry_of(guide, symmetry, model, args, kwargs)
     loss, densities, values = _MeanFieldELBO(), [], []
     with torch.no_grad():
         for _ in _counted(num_samples, progress):
@@ -156,6 +154,15 @@ def symmetrized_elbo(
         log_order=certificate.log_order,
         mutual_information=certificate.summary(),
     )
+
+
+def draw_density(
+    guide: AutoGuide, symmetry: PermutationSymmetry, args: Any, kwargs: Any
+) -> FactorizedDensity:
+    """The base guide's density, with one draw from it."""
+    with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
+        guide(*args, **kwargs)
+    return FactorizedDensity.from_sites(base.sites, symmetry)
 
 
 class _MeanFieldELBO(Trace_ELBO):
@@ -198,7 +205,7 @@ def _methods(estimator: Estimator | None) -> dict[str, Estimator] | None:
     return {type(estimator).__name__: estimator}
 
 
-def _symmetry_of(
+def symmetry_of(
     guide: AutoGuide,
     symmetry: PermutationSymmetry | None,
     model: Callable[..., Any] | None,
