@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _STYLES = ("arviz-white", "arviz-variat")  # Of ArviZ 0.x and 1.x.
 _OVERLAPPING = 0.02
+_MOST_UNITS_NAMED = 20
 
 
 def plot_predictive_bands(
@@ -126,6 +127,8 @@ def plot_information(
 def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     """The matrix of :func:`~pyro_perm.unit_overlap`, units that overlap side by side.
 
+    Up to 20 units are named.
+
     :param overlap: of one group, shape ``(n, n)``.
     """
     ax = ax or _new_axes()
@@ -134,9 +137,9 @@ def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     image = ax.imshow(matrix[np.ix_(order, order)], vmin=0, vmax=1, cmap="Blues")
     colorbar = ax.figure.colorbar(image, ax=ax)
     colorbar.set_label("probability")
-    ticks = range(len(order))
-    ax.set_xticks(ticks, [str(unit) for unit in order])
-    ax.set_yticks(ticks, [str(unit) for unit in order])
+    shown = range(len(order) if len(order) <= _MOST_UNITS_NAMED else 0)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(shown, [str(order[row]) for row in shown], fontsize="small")
     ax.set(xlabel="unit of a draw", ylabel="factor of the guide")
     return ax
 
