@@ -32,7 +32,7 @@ class PackedModel:
         for name, site in latent.items():
             if trace.nodes[name]["fn"].support.is_discrete:
                 raise ValueError(f"site '{name}' is discrete: marginalize it")
-            if site.scale != 1:
+            if not torch.equal(site.scaled_log_prob, site.log_prob):
                 raise ValueError(f"site '{name}' has a scaled density, which is no prior")
         self._to_support = {n: biject_to(trace.nodes[n]["fn"].support) for n in latent}
         shapes = {n: self._to_support[n].inv(site.value).shape for n, site in latent.items()}
