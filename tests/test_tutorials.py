@@ -3,13 +3,50 @@
 import runpy
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
 import torch
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
-def test_quickstart_gains_by_symmetrization():
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a tutorial in single precision, its figures drawn but not shown; gives its names."""
+
+    def show():
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+        plt.close("all")
+
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", show)
     torch.set_default_dtype(torch.float32)
-    results = runpy.run_path(str(TUTORIALS / "01_quickstart.py"))["results"]
+    with matplotlib.rc_context():
+        yield lambda name: runpy.run_path(str(TUTORIALS / name))
+
+
+def test_quickstart_gains_by_symmetrization(run):
+    results = run("01_quickstart.py")["results"]
     assert results["AutoSymmetrized"].lower > results["AutoNormal"].upper
     assert results["AutoSymmetrized"].mean_field < results["AutoNormal"].mean_field
+
+
+def test_symmetries_are_found_and_wrong_ones_refused(run, capsys):
+    names = run("03_finding_a_symmetry.py")
+    assert names["symmetry"].groups == {"P0": 16, "P1": 8}
+    assert names["by_hand"].groups == {"first": 6, "second": 12}
+    assert names["coded"].groups == {"P0": 2, "P1": 4, "P2": 6}
+    assert names["log_joint"](names["moved"]) == pytest.approx(
+        names["log_joint"](names["values"]), rel=1e-5
+    )
+    assert names["elbo"].lower > names["elbo"].mean_field + 20
+    printed = capsys.readouterr().out
+    for said in (
+        "SymmetryVerificationError: group 'hidden' changes the log joint",
+        "SymmetryVerificationError: group 'channels' changes the log joint",
+        "ValueError: group 'hidden' has 16 units along axis 0 of site 'net.0.weight', but 8",
+        "ValueError: found no permutation symmetry in the model",
+    ):
+        assert said in printed
