@@ -50,3 +50,25 @@ def test_symmetries_are_found_and_wrong_ones_refused(run, capsys):
         "ValueError: found no permutation symmetry in the model",
     ):
         assert said in printed
+
+
+def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run, capsys):
+    names = run("07_label_switching.py")
+    sizes, evidence, plain, trained = (
+        names[name] for name in ("SIZES", "evidence", "elbos", "trained_elbos")
+    )
+    assert max(evidence, key=evidence.get) == 3
+    assert max(sizes, key=lambda k: trained[k].lower) == 3
+    assert max(sizes, key=lambda k: plain[k].lower) == 3
+    assert max(sizes, key=lambda k: plain[k].mean_field) == 2
+    for k in sizes:
+        for elbo in (plain[k], trained[k]):
+            assert elbo.lower < evidence[k] + 3 * elbo.lower_standard_error
+            assert elbo.lower > evidence[k] - 0.6
+        assert plain[k].mutual_information.lower > 0.85 * plain[k].log_order
+    orders = names["draws_of"](names["symmetrized"][3]).argsort(-1).unique(dim=0)
+    assert len(orders) == 6
+    assert len(names["draws_of"](names["plain"][3]).argsort(-1).unique(dim=0)) < 6
+    sampled = names["sampled_evidence"](names["mixture"], names["symmetrized"][3], 3)
+    assert sampled == pytest.approx(evidence[3], abs=0.2)
+    assert "Simplex() is not a product of intervals" in capsys.readouterr().out
