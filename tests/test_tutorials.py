@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+import pyro_perm as pp
+
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
@@ -50,6 +52,19 @@ def test_symmetries_are_found_and_wrong_ones_refused(run, capsys):
         "ValueError: found no permutation symmetry in the model",
     ):
         assert said in printed
+
+
+def test_separated_channels_leave_nothing_to_train_for(run):
+    names = run("06_convolutional_classifier.py")
+    assert names["symmetry"].groups == {"P0": 8, "P1": 16}
+    plain, symmetrized = names["elbos"].values()
+    for elbo in (plain, symmetrized):
+        assert elbo.mutual_information.lower > 0.9 * elbo.log_order
+    assert abs(symmetrized.lower - plain.lower) < 40
+    for prediction in names["predictions"].values():
+        confidence = prediction.mean.max(-1).values.mean()
+        assert pp.metrics.accuracy(prediction.mean, names["y_test"]) > max(0.94, confidence)
+    assert abs(names["difference"].mean()) < 0.03
 
 
 def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run, capsys):

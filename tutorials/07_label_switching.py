@@ -158,7 +158,7 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# The plain ELBO misses the evidence by nearly `log k!` and prefers two components; the evidence
+# The plain ELBO misses the evidence by about `log k!` and prefers two components; the evidence
 # prefers three, and so do both symmetrized ELBOs. It is a close call by design: the evidence of
 # three exceeds that of two by less than `log 3! - log 2! = 1.1` nats, by which the plain ELBO
 # favours two.
