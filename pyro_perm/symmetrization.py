@@ -181,7 +181,9 @@ def verified_symmetry(
     else:
         symmetry.verify(model, *args, **kwargs)
     if not symmetry.groups:
-        reasons = "".join(f"\n  {reason}" for reason in symmetry.reasons.values())
+        reasons = "".join(
+            f"\n  {axis} is fixed: {reason}" for axis, reason in symmetry.reasons.items()
+        )
         raise ValueError(
             "found no permutation symmetry in the model: give it as "
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
