@@ -46,3 +46,25 @@ def test_unimodal_guides_miss_symmetric_posteriors(run):
         assert kl[alpha, "Exact"] < kl[alpha, "InfoNCE K=2"] < kl[alpha, "mean field"] + 0.005
         for better in ("Exact", "posterior"):
             assert (mse[alpha, better] > mse[alpha, "mean field"]) == (alpha < 0.15)
+
+
+def test_estimators_differ_in_what_they_see(run):
+    names = run("04_choosing_an_estimator.py")
+    exact = names["information"][-1]
+    assert exact.upper - exact.lower < 0.1 < 100 < exact.lower < exact.log_order
+    for num, values in names["info_nce"].items():
+        assert values[-1] == pytest.approx(math.log(num))
+    excess = [
+        bethe - exact
+        for bethe, exact in zip(
+            *(names["estimates"][key] for key in ("Bethe", "Exact")), strict=True
+        )
+    ]
+    assert min(excess) > -1e-3 and 1.5 < max(excess) < 1.8
+    errors = names["errors"]
+    assert min(errors["InfoNCE K=32"][:4]) > 0.99
+    assert max(errors["Bethe"]) < 0.2 and max(errors["ImportanceSampled K=32"]) < 0.2
+    default = names["single"]["None"]
+    assert default.upper - default.lower < 0.1
+    gaps = {scale: bound.upper - bound.lower for scale, bound in names["coupled"].items()}
+    assert gaps[0.6] < gaps[0.3]
