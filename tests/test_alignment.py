@@ -1,18 +1,28 @@
 """Alignment: equivalent weights coincide, and no permutation comes closer to the reference."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import PROBLEMS, one_hidden_layer, recurrent, three_hidden_layers, two_hidden_layers
+from problems import (
+    PROBLEMS,
+    SIGNED_PROBLEMS,
+    one_hidden_layer,
+    recurrent,
+    three_hidden_layers,
+    two_hidden_layers,
+    with_signs,
+)
 from pyro import poutine
 
 import pyro_perm as pp
-from pyro_perm.posterior.weight_matching import matching_problem, squared_distance, step
+from pyro_perm.posterior.weight_matching import Matching, match, step
 
-COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4)]
+COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4), with_signs(recurrent(4))]
+ALL = [*PROBLEMS, *SIGNED_PROBLEMS]
 
 
 def bound(problem):
@@ -34,20 +44,28 @@ def same(first, second):
     return all(torch.equal(first[site], second[site]) for site in first)
 
 
+def elements(size, signed):
+    signs = list(itertools.product((False, True), repeat=size)) if signed else [(False,) * size]
+    for permutation in itertools.permutations(range(size)):
+        for flips in signs:
+            yield [~unit if flip else unit for unit, flip in zip(permutation, flips, strict=True)]
+
+
 def distances_over_the_group(symmetry, values, reference):
-    """Squared distance after every permutation, shape ``(|G|, draws)``."""
-    tables = [itertools.permutations(range(size)) for size in symmetry.groups.values()]
-    elements = list(itertools.product(*tables))
+    """Squared distance after every element, shape ``(|G|, draws)``; the identity comes first."""
+    tables = [elements(n, group in symmetry.signed_groups) for group, n in symmetry.groups.items()]
+    group = list(itertools.product(*tables))
+    assert math.log(len(group)) == pytest.approx(symmetry.log_order)
     permutations = {
-        group: torch.tensor([element[i] for element in elements])[:, None]
-        for i, group in enumerate(symmetry.groups)
+        name: torch.tensor([element[i] for element in group])[:, None]
+        for i, name in enumerate(symmetry.groups)
     }
     moved = symmetry.apply(permutations, values)
     return sum((moved[site] - reference[site]).square().flatten(2).sum(-1) for site in values)
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(PROBLEMS), st.integers(0, 10**6))
+@given(st.sampled_from(ALL), st.integers(0, 10**6))
 def test_a_permuted_copy_aligns_back_exactly(problem, seed):
     torch.manual_seed(seed)
     symmetry = bound(problem)
@@ -62,7 +80,7 @@ def test_a_permuted_copy_aligns_back_exactly(problem, seed):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(PROBLEMS), st.booleans(), st.integers(0, 10**6))
+@given(st.sampled_from(ALL), st.booleans(), st.integers(0, 10**6))
 def test_the_result_does_not_depend_on_a_permutation_of_the_input(problem, has_reference, seed):
     torch.manual_seed(seed)
     symmetry = bound(problem)
@@ -74,7 +92,7 @@ def test_the_result_does_not_depend_on_a_permutation_of_the_input(problem, has_r
     assert same(first.reference, second.reference)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", ALL, ids=str)
 @pytest.mark.parametrize("spread", [0.3, 1.0])
 def test_no_permutation_is_closer_to_the_reference(problem, spread):
     symmetry = bound(problem)
@@ -92,12 +110,12 @@ def test_no_permutation_is_closer_to_the_reference(problem, spread):
 @pytest.mark.parametrize("problem", COUPLED, ids=str)
 def test_the_cost_never_rises_along_coordinate_descent(problem):
     symmetry = bound(problem)
-    matching = matching_problem(weights(symmetry, 30), weights(symmetry), symmetry)
+    matching = Matching(symmetry, weights(symmetry, 30), weights(symmetry))
     permutations = symmetry.sample((30,))
-    costs = [squared_distance(matching, permutations)]
+    costs = [matching.squared_distance(permutations)]
     for group in 3 * list(symmetry.spec):
         permutations = step(matching, permutations, group)
-        costs.append(squared_distance(matching, permutations))
+        costs.append(matching.squared_distance(permutations))
     costs = torch.stack(costs)
     assert (costs.diff(dim=0) <= 0).all()
     assert costs[-1].mean() < 0.9 * costs[0].mean()
@@ -106,12 +124,9 @@ def test_the_cost_never_rises_along_coordinate_descent(problem):
 def test_restarts_come_closer():
     symmetry = bound(two_hidden_layers(7, 8))
     reference, samples = weights(symmetry), weights(symmetry, 20)
-    matching = matching_problem(samples, reference, symmetry)
+    matching = Matching(symmetry, samples, reference)
     few, many = (
-        squared_distance(
-            matching, pp.align(samples, symmetry, reference, num_restarts=n).permutations
-        )
-        for n in (0, 10)
+        matching.squared_distance(match(matching, num_restarts)) for num_restarts in (0, 10)
     )
     assert (many <= few).all()
     assert (many < few).any()

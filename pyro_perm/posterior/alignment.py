@@ -8,14 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.posterior.canonical_order import canonical_order
-from pyro_perm.posterior.weight_matching import (
-    descend,
-    match,
-    matching_problem,
-    squared_distance,
-)
+from pyro_perm.posterior.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import PermutationSymmetry
 
 Values = Mapping[str, Tensor]
@@ -87,7 +81,7 @@ def align(
         # Both sides in canonical order: equivalent weights match before the search begins.
         to_order = canonical_order(fixed, symmetry)
         mean = symmetry.apply(to_order, fixed)
-        matched = match(_problem(ordered, mean, symmetry), num_restarts)
+        matched = match(_matching(ordered, mean, symmetry), num_restarts)
         target = symmetry.inverse(to_order)
     permutations = symmetry.compose(target, symmetry.compose(matched, order))
     return Alignment(
@@ -102,20 +96,20 @@ def _align_to_mean(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The mean of aligned draws, as one draw, and the permutations that align them."""
     mean = {site: value[:1] for site, value in values.items()}
-    permutations = match(_problem(values, mean, symmetry), num_restarts)
+    permutations = match(_matching(values, mean, symmetry), num_restarts)
     spread = torch.inf
     while True:
         aligned = symmetry.apply(permutations, values)
         mean = {site: value.mean(0, keepdim=True) for site, value in aligned.items()}
-        problem = _problem(values, mean, symmetry)
+        problem = _matching(values, mean, symmetry)
         permutations = descend(problem, permutations)
-        previous, spread = spread, float(squared_distance(problem, permutations).sum())
+        previous, spread = spread, float(problem.squared_distance(permutations).sum())
         if not spread < previous:
             return mean, permutations
 
 
-def _problem(values: Values, mean: Values, symmetry: PermutationSymmetry) -> FactorizedDensity:
-    return matching_problem(values, {site: value[0] for site, value in mean.items()}, symmetry)
+def _matching(values: Values, mean: Values, symmetry: PermutationSymmetry) -> Matching:
+    return Matching(symmetry, values, {site: value[0] for site, value in mean.items()})
 
 
 def _flat(

@@ -18,38 +18,57 @@ def canonical_order(
 
     Group by group, in the order of the symmetry, units are sorted lexicographically by what belongs
     to them. Where a tensor is shared with groups that are not sorted yet, or permuted twice by the
-    group itself, the entries of a unit count in ascending order, which no permutation changes. So
-    equivalent draws are brought to the same values, unless distinct units agree in all of that.
+    group itself, the entries of a unit count in ascending order, which no permutation changes. A
+    unit whose sign may flip has its first entry positive that is not shared in this way; where its
+    sign may still change, entries count by their size. So equivalent draws are brought to the same
+    values, unless distinct units agree in all of that.
 
     :param values: site of the symmetry -> shape ``(draws, *site shape)``.
     :returns: group -> permutation, shape ``(draws, n)``.
     """
     order: dict[str, Tensor] = {}
-    for group, sites in symmetry.spec.items():
-        moved = symmetry.apply(order, {site: values[site] for site in sites})
-        keys = [
-            _key(site, value, axis, symmetry, frozenset(order))
-            for site, value in moved.items()
-            for acting, axis in symmetry.actions_on(site)
-            if acting == group
-        ]
-        order[group] = _lexicographic(torch.cat(keys, -1))
+    for group in symmetry.spec:
+        order[group] = _order_of_units(values, symmetry, group, order)
     return order
 
 
-def _key(
-    site: str,
-    value: Tensor,
-    axis: Axis,
+def _order_of_units(
+    values: Mapping[str, Tensor],
     symmetry: PermutationSymmetry,
-    sorted_groups: frozenset[str],
+    group: str,
+    order: Mapping[str, Tensor],
 ) -> Tensor:
-    """What belongs to each unit, whatever the order of other units: shape ``(draws, n, m)``."""
-    entries = axis.units(value, symmetry.site_rank(site))
-    acting = [group for group, other in symmetry.actions_on(site) if other != axis]
-    if set(acting) <= sorted_groups:
+    moved = symmetry.apply(order, {site: values[site] for site in symmetry.spec[group]})
+    settled, shared = [], []
+    for site, value in moved.items():
+        acting = symmetry.actions_on(site)
+        for axis in (axis for other, axis in acting if other == group):
+            entries = axis.units(value, symmetry.site_rank(site))
+            pending = [a for other, a in acting if a != axis and other not in order]
+            if pending:
+                flips = any(a.sign for a in (axis, *pending))
+                shared.append((entries.abs() if flips else entries).sort(-1).values)
+            else:
+                settled.append((entries, axis))
+    flipped = _first_is_negative([entries for entries, axis in settled if axis.sign])
+    keys = [_where_flipped(entries, axis, flipped) for entries, axis in settled] + shared
+    units = _lexicographic(torch.cat(keys, -1))
+    return units if flipped is None else torch.where(flipped.gather(-1, units), ~units, units)
+
+
+def _first_is_negative(entries: list[Tensor]) -> Tensor | None:
+    """Whether the first entry of each unit that is not zero is negative, shape ``(draws, n)``."""
+    if not entries:
+        return None
+    joined = torch.cat(entries, -1)
+    first = (joined != 0).int().argmax(-1, keepdim=True)
+    return joined.gather(-1, first).squeeze(-1) < 0
+
+
+def _where_flipped(entries: Tensor, axis: Axis, flipped: Tensor | None) -> Tensor:
+    if not axis.sign or flipped is None:
         return entries
-    return entries.sort(-1).values
+    return torch.where(flipped[..., None], -entries, entries)
 
 
 def _lexicographic(keys: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoNormal
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.alignment import align
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import Axis, PermutationSymmetry
+
+_SCALE = " (scale)"
 
 
 @torch.no_grad()
@@ -59,17 +61,24 @@ def _distance_after_alignment(
 
 
 def _on_locs_and_scales(symmetry: PermutationSymmetry) -> PermutationSymmetry:
-    """The same group on stacked locs and scales, shape ``(2, *site shape)``."""
-    spec: dict[str, dict[str, list[Any]]] = {group: {} for group in symmetry.spec}
+    """The same group on locs and scales, which are permuted together, but keep their sign."""
+    spec: dict[str, dict[str, list[Axis]]] = {group: {} for group in symmetry.spec}
+    shapes = {}
     for site in symmetry.sites:
+        if symmetry.is_simplex(site):
+            raise ValueError(
+                f"site '{site}' holds probability vectors, whose Gaussian factors are not those of "
+                "its entries: leave its groups out with symmetry.subset()"
+            )
+        shapes[site] = shapes[site + _SCALE] = symmetry.site_shape(site)
         for group, axis in symmetry.actions_on(site):
             spec[group].setdefault(site, []).append(axis)
-    shapes = {site: (2, *symmetry.site_shape(site)) for site in symmetry.sites}
+            spec[group].setdefault(site + _SCALE, []).append(replace(axis, sign=False))
     return PermutationSymmetry(spec, shapes=shapes)
 
 
 def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
-    """Latent site -> its loc and scale in unconstrained space, stacked."""
+    """Locs and scales of all latent sites, in unconstrained space."""
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
     if not isinstance(base, AutoNormal):
         raise TypeError(
@@ -78,8 +87,10 @@ def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
         )
     if base.prototype_trace is None:
         raise ValueError("a guide has no parameters yet: train it, or call guide(*args)")
-    sites = [name for name, _ in base.prototype_trace.iter_stochastic_nodes()]
-    return {site: torch.stack(base._get_loc_and_scale(site)) for site in sites}
+    gaussians = {}
+    for site, _ in base.prototype_trace.iter_stochastic_nodes():
+        gaussians[site], gaussians[site + _SCALE] = base._get_loc_and_scale(site)
+    return gaussians
 
 
 def _symmetry_of(*guides: AutoGuide) -> PermutationSymmetry:
