@@ -9,7 +9,7 @@ from test_density import draw
 from test_importance_sampled import mean_and_error, two_layers
 
 import pyro_perm as pp
-from pyro_perm.estimators.annealed import _Path, _swap_pairs
+from pyro_perm.estimators.annealed import _Path, _swap_pairs, _tournament
 from pyro_perm.estimators.proposal import fit_proposals
 
 
@@ -30,7 +30,7 @@ def test_swaps_draw_from_the_conditional_distribution():
     scores = pairs[torch.arange(4), everything].sum(-1)
     state = torch.arange(4).expand(8000, 4)
     for _ in range(4):
-        state = _swap_pairs(pairs, state)
+        state = _swap_pairs(pairs.expand(8000, 4, 4), state, _tournament(4))
     index = (state.unsqueeze(1) == everything).all(-1).double().argmax(-1)
     frequency = index.bincount(minlength=24) / 8000
     torch.testing.assert_close(frequency, scores.softmax(0), rtol=0, atol=0.025)
