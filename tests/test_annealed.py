@@ -40,7 +40,7 @@ def test_forward_weights_are_unbiased_and_reverse_ones_inversely():
     density = two_layers(4, 2, 0.2, 2000)
     log_sum = density.symmetry.log_order + pp.Exact().log_ratio(density)
     path = _Path.from_proposal(fit_proposals(density)[-1])
-    forward = (path.forward(5, 1)[0] - log_sum).exp()
+    forward = (path.forward(5, 1)[0][0] - log_sum).exp()
     mean, error = mean_and_error(forward)
     assert abs(mean - 1) <= 4 * error
     reverse = (log_sum - path.reverse(5, 1)[0]).exp()

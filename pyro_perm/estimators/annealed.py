@@ -28,7 +28,14 @@ from pyro_perm.estimators.coupling import separable_sites
 from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
 from pyro_perm.estimators.estimator import Bounds, Estimator, require_positive
 from pyro_perm.estimators.mean_field import expected_pairs, moved
-from pyro_perm.estimators.proposal import Proposal, fit_proposals, identity, log_mean, select
+from pyro_perm.estimators.proposal import (
+    Proposal,
+    fit_proposals,
+    identity,
+    log_mean,
+    log_mean_and_true,
+    select,
+)
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
@@ -70,10 +77,10 @@ class AnnealedImportanceSampled(Estimator):
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
         path = _best_path(density, (self.num_steps + 3) // 4)
-        forward = path.forward(self.num_steps, self.num_chains)
+        forward, ends = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)
         among = [log_mean(torch.cat([weight.unsqueeze(0), forward])) for weight in reverse]
-        return torch.stack(among).mean(0), log_mean(forward)
+        return torch.stack(among).mean(0), log_mean_and_true(forward, ends)
 
 
 class _Kernel(NamedTuple):
@@ -111,8 +118,11 @@ class _Path:
             density, {g: m.expand(*density.batch_shape, *m.shape[-2:]) for g, m in pairs.items()}
         )
 
-    def forward(self, num_steps: int, num_chains: int) -> Tensor:
-        """Log-weights of chains from ``f_0`` to ``f_1``, shape ``(num_chains, *batch)``."""
+    def forward(self, num_steps: int, num_chains: int) -> tuple[Tensor, Permutations]:
+        """Log-weights of chains from ``f_0`` to ``f_1``, and where they end.
+
+        :returns: shapes ``(num_chains, *batch)`` and group -> ``(num_chains, *batch, n)``.
+        """
         permutations, log_prob = self._draw(num_chains)
         state, kernels = self._at(permutations), self._kernels()
         log_weight = state.start - log_prob
@@ -120,7 +130,7 @@ class _Path:
             log_weight = log_weight + (state.end - state.start) / num_steps
             if step < num_steps:
                 state = self._move(state, step / num_steps, kernels)
-        return log_weight
+        return log_weight, state.permutations
 
     def reverse(self, num_steps: int, num_chains: int) -> Tensor:
         """Log-weights that forward chains would have, had they ended in the true permutation."""
@@ -197,7 +207,7 @@ def _best_path(density: FactorizedDensity, num_steps: int) -> _Path:
     paths = [_Path.from_proposal(proposal) for proposal in proposals]
     if len(paths) == 1:
         return paths[0]
-    scores = torch.stack([log_mean(path.forward(num_steps, 2)) for path in paths])
+    scores = torch.stack([log_mean(path.forward(num_steps, 2)[0]) for path in paths])
     return _Path.from_proposal(select(proposals, scores))
 
 
