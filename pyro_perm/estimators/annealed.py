@@ -12,6 +12,11 @@ importance weight close to one, row by row. The kernels swap pairs of units of o
 its conditional probability given the other groups, disjoint pairs at once: at every temperature all
 pairs of all groups have their turn. What limits the bounds is how often a pair has its turn, be it
 at many temperatures or at few. The order is fixed, and the way back takes it in reverse.
+
+Short forward chains come first. They choose between two paths, and tell where chains miss all
+permutations that count: where they make less than one of ``sum_g f_1(g)``, which holds the true
+permutation's one, the bound on ``log q^G(w)`` from below is that of this term alone. Both choices
+are functions of ``w`` and of draws that serve no other purpose, so that the bounds remain bounds.
 """
 
 from __future__ import annotations
@@ -33,7 +38,6 @@ from pyro_perm.estimators.proposal import (
     fit_proposals,
     identity,
     log_mean,
-    log_mean_and_true,
     select,
 )
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
@@ -76,11 +80,12 @@ class AnnealedImportanceSampled(Estimator):
     @torch.no_grad()
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
-        path = _best_path(density, (self.num_steps + 3) // 4)
-        forward, ends = path.forward(self.num_steps, self.num_chains)
+        path, pilot = _best_path(density, (self.num_steps + 3) // 4)
+        forward = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)
         among = [log_mean(torch.cat([weight.unsqueeze(0), forward])) for weight in reverse]
-        return torch.stack(among).mean(0), log_mean_and_true(forward, ends)
+        missed = pilot < 0
+        return torch.stack(among).mean(0), log_mean(forward).masked_fill(missed, 0.0)
 
 
 class _Kernel(NamedTuple):
@@ -118,11 +123,8 @@ class _Path:
             density, {g: m.expand(*density.batch_shape, *m.shape[-2:]) for g, m in pairs.items()}
         )
 
-    def forward(self, num_steps: int, num_chains: int) -> tuple[Tensor, Permutations]:
-        """Log-weights of chains from ``f_0`` to ``f_1``, and where they end.
-
-        :returns: shapes ``(num_chains, *batch)`` and group -> ``(num_chains, *batch, n)``.
-        """
+    def forward(self, num_steps: int, num_chains: int) -> Tensor:
+        """Log-weights of chains from ``f_0`` to ``f_1``, shape ``(num_chains, *batch)``."""
         permutations, log_prob = self._draw(num_chains)
         state, kernels = self._at(permutations), self._kernels()
         log_weight = state.start - log_prob
@@ -130,7 +132,7 @@ class _Path:
             log_weight = log_weight + (state.end - state.start) / num_steps
             if step < num_steps:
                 state = self._move(state, step / num_steps, kernels)
-        return log_weight, state.permutations
+        return log_weight
 
     def reverse(self, num_steps: int, num_chains: int) -> Tensor:
         """Log-weights that forward chains would have, had they ended in the true permutation."""
@@ -201,14 +203,16 @@ class _Path:
         return state
 
 
-def _best_path(density: FactorizedDensity, num_steps: int) -> _Path:
-    """The path along which a few short forward chains make ``log q^G(w)`` largest."""
+def _best_path(density: FactorizedDensity, num_steps: int) -> tuple[_Path, Tensor]:
+    """The path along which a few short forward chains make ``log q^G(w)`` largest.
+
+    :returns: the path, and what these chains make of ``log sum_g q(g w) / q(w)``, ``(*batch)``.
+    """
     proposals = fit_proposals(density)
     paths = [_Path.from_proposal(proposal) for proposal in proposals]
-    if len(paths) == 1:
-        return paths[0]
-    scores = torch.stack([log_mean(path.forward(num_steps, 2)[0]) for path in paths])
-    return _Path.from_proposal(select(proposals, scores))
+    scores = torch.stack([log_mean(path.forward(num_steps, 2)) for path in paths])
+    best = paths[0] if len(paths) == 1 else _Path.from_proposal(select(proposals, scores))
+    return best, scores.amax(0)
 
 
 def _splits_into_pairs(density: FactorizedDensity, group: str) -> bool:

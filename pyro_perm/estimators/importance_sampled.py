@@ -19,13 +19,7 @@ from torch import Tensor
 
 from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.estimators.estimator import Bounds, Estimator
-from pyro_perm.estimators.proposal import (
-    fit_proposal,
-    identity,
-    log_mean,
-    log_mean_and_true,
-)
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.estimators.proposal import fit_proposal, identity, log_mean
 
 
 @dataclass(frozen=True)
@@ -52,23 +46,17 @@ class ImportanceSampled(Estimator):
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``."""
-        return log_mean(self._weighted_draws(density)[0]) - density.symmetry.log_order
+        return log_mean(self._log_weights(density)) - density.symmetry.log_order
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information; no upper one if ``K = 0``."""
-        log_weights, permutations = self._weighted_draws(density)
+        log_weights = self._log_weights(density)
         order = density.symmetry.log_order
-        lower, upper = order - log_mean(log_weights), None
-        if self.num_permutations:
-            drawn = {group: permutation[1:] for group, permutation in permutations.items()}
-            upper = order - log_mean_and_true(log_weights[1:], drawn)
-        return Bounds(lower, upper)
+        upper = order - log_mean(log_weights[1:]) if self.num_permutations else None
+        return Bounds(order - log_mean(log_weights), upper)
 
-    def _weighted_draws(self, density: FactorizedDensity) -> tuple[Tensor, Permutations]:
-        """``log q(g_k w) - log q(w) - log tau(g_k | w)`` and ``g_k``, the true one first.
-
-        :returns: shapes ``(K+1, *batch)`` and group -> ``(K+1, *batch, n)``.
-        """
+    def _log_weights(self, density: FactorizedDensity) -> Tensor:
+        """``log q(g_k w) - log q(w) - log tau(g_k | w)``, the true one first: ``(K+1, *batch)``."""
         proposal = fit_proposal(density)
         permutations, log_prob = proposal.draw(self.num_permutations, identity(density))
-        return density.log_ratio(permutations) - log_prob, permutations
+        return density.log_ratio(permutations) - log_prob

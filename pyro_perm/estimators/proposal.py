@@ -16,14 +16,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pyro_perm.estimators.chain_rule import lower_terms
 from pyro_perm.estimators.coupling import coupled_sites
 from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.estimators.mean_field import expected_pairs, mean_field, moved, uniform_marginals
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
-from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 _STRENGTHS = (0.3, 1.0)
 _WEAKEST = 0.05
@@ -150,24 +148,6 @@ def identity(density: FactorizedDensity, num: int = 1) -> dict[str, Tensor]:
 def log_mean(log_weights: Tensor) -> Tensor:
     """Log of the average over the first dimension."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
-
-
-def log_mean_and_true(log_weights: Tensor, permutations: Permutations) -> Tensor:
-    """Log of an estimate of ``sum_g q(g w) / q(w)`` that counts the true permutation's term as is.
-
-    That term is one. Draws of the true permutation make way for it, and the others average to the
-    rest of the sum. The estimate is as unbiased as their average, never below one, and bounds
-    ``log q^G(w)`` from below; whoever draws may even know the true permutation.
-
-    :param log_weights: shape ``(num, *batch)``.
-    :param permutations: where they belong, group -> shape ``(num, *batch, n)``.
-    """
-    is_true = [
-        (permutation == torch.arange(permutation.shape[-1], device=permutation.device)).all(-1)
-        for permutation in permutations.values()
-    ]
-    others = log_weights.masked_fill(torch.stack(is_true).all(0), -math.inf)
-    return softplus(log_mean(others))
 
 
 def _draw_one_each(pairs: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ TRIVIAL = "trivial"
 _MOST_PERMUTATIONS, _FEWEST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS = 64, 4, 3200
 _ENTRIES_AT_ONCE = 2**23
 _MOST_UNITS_ENUMERATED = 8
-_FEWEST_STEPS, _MOST_STEPS, _NUM_PILOTS = 50, 400, 4
+_FEWEST_STEPS, _MOST_STEPS, _NUM_PILOTS = 100, 400, 4
 _LARGEST_CROSSING = 5.0
 
 
@@ -111,18 +111,13 @@ def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
 
 @torch.no_grad()
 def _annealing_steps(density: FactorizedDensity) -> int:
-    """More steps where a short run leaves a wide interval.
+    """As many steps as leave a gap of one nat, judged by a short run.
 
     The gap falls with the square root of their number where chains are slow, which is where it is
     wide. The run is on fresh draws of the guide, which serve no other purpose: those that are
     reported must not choose how they are bounded.
     """
-    values = {
-        site: loc + density.scales[site] * torch.randn(_NUM_PILOTS, *loc.shape).to(loc)
-        for site, loc in density.locs.items()
-    }
-    pilots = replace(density, values=values, batch_shape=torch.Size([_NUM_PILOTS]))
-    bounds = AnnealedImportanceSampled(_FEWEST_STEPS).bounds(pilots)
+    bounds = AnnealedImportanceSampled(_FEWEST_STEPS).bounds(density.redrawn(_NUM_PILOTS))
     assert bounds.lower is not None and bounds.upper is not None
     gap = (bounds.upper - bounds.lower).mean().item()
     enough = _FEWEST_STEPS * max(gap, 0.0) ** 2
