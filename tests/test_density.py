@@ -234,6 +234,20 @@ def draw_of_mixture(num_particles):
     return guide, density, torch.stack(log_q).squeeze(-1)
 
 
+def test_fresh_draws_are_distributed_like_the_guide():
+    _, density, _ = draw_of_mixture(5)
+    fresh = density.redrawn(4000)
+    assert fresh.batch_shape == (4000,)
+    for site, value in fresh.values.items():
+        assert value.shape[1:] == density.values[site].shape[1:]
+        if site == "weights":
+            torch.testing.assert_close(value.sum(-1), torch.ones(4000))
+            value = biject_to(constraints.simplex).inv(value)
+        z = (value - density.locs[site]) / density.scales[site]
+        torch.testing.assert_close(z.mean(0), torch.zeros_like(z[0]), rtol=0, atol=0.07)
+        torch.testing.assert_close(z.std(0), torch.ones_like(z[0]), rtol=0, atol=0.05)
+
+
 def test_weights_on_a_simplex_are_permuted_with_their_volume():
     guide, density, log_q = draw_of_mixture(5)
     assert guide.symmetry.spec["P0"].keys() == {"weights", "loc"}

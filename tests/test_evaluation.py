@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +16,12 @@ from test_importance_sampled import two_layers
 
 import pyro_perm as pp
 from pyro_perm.estimators import Bounds, Estimator
-from pyro_perm.posterior.certificate import _best_of_halves, _chunks, certify
+from pyro_perm.posterior.certificate import (
+    _annealing_steps,
+    _best_of_halves,
+    _chunks,
+    certify,
+)
 
 
 def ready_guide(problem, **kwargs):
@@ -74,6 +80,18 @@ def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
     assert set(result.lower_method.split(" and ")) <= names
     assert set(result.upper_method.split(" and ")) <= names
     assert -4 * result.upper_standard_error <= result.upper - result.lower < 4.0
+
+
+def test_annealing_is_longer_where_the_interval_is_wide():
+    easy, hard = (split(two_layers(20, 2, scale, 1))[0] for scale in (1.6, 0.3))
+    assert _annealing_steps(easy) == 100
+    torch.manual_seed(3)
+    steps = _annealing_steps(hard)
+    assert steps > 100
+    # The draw that is to be bounded has no say.
+    torch.manual_seed(3)
+    elsewhere = {site: torch.zeros_like(value) for site, value in hard.values.items()}
+    assert _annealing_steps(replace(hard, values=elsewhere)) == steps
 
 
 def test_elbo_is_mean_field_plus_information():

@@ -8,13 +8,23 @@ exact draw from ``f_1 / Z``: a chain that runs back from it stands for one of th
 and its weight among theirs bounds ``log q^G(w)`` from above.
 
 ``f_0(g) = exp sum_l sum_i M_l[i, g_l(i)]`` with the pairs of mean field; it is drawn from, up to an
-importance weight close to one, row by row. The kernels pair the units of a group at random and
-swap each pair, all pairs at once, with its conditional probability given the other groups.
+importance weight close to one, row by row. The kernels swap pairs of units of one group, each with
+its conditional probability given the other groups, disjoint pairs at once: at every temperature all
+pairs of all groups have their turn. What limits the bounds is how often a pair has its turn, be it
+at many temperatures or at few. The order is fixed, and the way back takes it in reverse.
+
+Short forward chains come first. They choose between two paths, and tell where chains miss all
+permutations that count: where they make less than one of ``sum_g f_1(g)``, which holds the true
+permutation's one, the bound on ``log q^G(w)`` from below is that of this term alone. Both choices
+are functions of ``w`` and of draws that serve no other purpose, so that the bounds remain bounds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +33,17 @@ from pyro_perm.estimators.coupling import separable_sites
 from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
 from pyro_perm.estimators.estimator import Bounds, Estimator, require_positive
 from pyro_perm.estimators.mean_field import expected_pairs, moved
-from pyro_perm.estimators.proposal import Proposal, fit_proposals, identity, log_mean, select
+from pyro_perm.estimators.proposal import (
+    Proposal,
+    fit_proposals,
+    identity,
+    log_mean,
+    select,
+)
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
-_SWEEPS = 10
+_TRANSPOSITIONS = 10
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class AnnealedImportanceSampled(Estimator):
     """
 
     num_steps: int = 100
-    num_chains: int = 4
+    num_chains: int = 2
 
     is_lower_bound = True
 
@@ -64,11 +80,27 @@ class AnnealedImportanceSampled(Estimator):
     @torch.no_grad()
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
-        path = _best_path(density, (self.num_steps + 1) // 2)
+        path, pilot = _best_path(density, (self.num_steps + 3) // 4)
         forward = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)
         among = [log_mean(torch.cat([weight.unsqueeze(0), forward])) for weight in reverse]
-        return torch.stack(among).mean(0), log_mean(forward)
+        missed = pilot < 0
+        return torch.stack(among).mean(0), log_mean(forward).masked_fill(missed, 0.0)
+
+
+class _Kernel(NamedTuple):
+    """Swaps within one group, in rounds of disjoint pairs: shape ``(rounds, 2, pairs)``."""
+
+    group: str
+    rounds: Tensor
+
+
+class _State(NamedTuple):
+    """Where the chains are, and ``log f_0`` and ``log f_1`` there, shape ``(num, *batch)``."""
+
+    permutations: Permutations
+    start: Tensor
+    end: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,22 +125,24 @@ class _Path:
 
     def forward(self, num_steps: int, num_chains: int) -> Tensor:
         """Log-weights of chains from ``f_0`` to ``f_1``, shape ``(num_chains, *batch)``."""
-        state, log_prob = self._draw(num_chains)
-        log_weight = self._log_start(state) - log_prob
+        permutations, log_prob = self._draw(num_chains)
+        state, kernels = self._at(permutations), self._kernels()
+        log_weight = state.start - log_prob
         for step in range(1, num_steps + 1):
-            log_weight = log_weight + self._log_change(state) / num_steps
+            log_weight = log_weight + (state.end - state.start) / num_steps
             if step < num_steps:
-                state = self._move(state, step / num_steps, list(self.pairs))
+                state = self._move(state, step / num_steps, kernels)
         return log_weight
 
     def reverse(self, num_steps: int, num_chains: int) -> Tensor:
         """Log-weights that forward chains would have, had they ended in the true permutation."""
-        state: Permutations = identity(self.density, num_chains)
-        log_weight = self._log_change(state) / num_steps
+        state = self._at(identity(self.density, num_chains))
+        kernels = [_Kernel(g, rounds.flip(0)) for g, rounds in reversed(self._kernels())]
+        log_weight = (state.end - state.start) / num_steps
         for step in range(num_steps - 1, 0, -1):
-            state = self._move(state, step / num_steps, list(self.pairs)[::-1])
-            log_weight = log_weight + self._log_change(state) / num_steps
-        return log_weight + self._log_start(state) - self._draw(0, state)[1]
+            state = self._move(state, step / num_steps, kernels)
+            log_weight = log_weight + (state.end - state.start) / num_steps
+        return log_weight + state.start - self._draw(0, state.permutations)[1]
 
     def _draw(self, num: int, given: Permutations | None = None) -> tuple[Permutations, Tensor]:
         draws = {
@@ -118,50 +152,67 @@ class _Path:
         log_prob = torch.stack([log_prob for _, log_prob in draws.values()]).sum(0)
         return {group: permutation for group, (permutation, _) in draws.items()}, log_prob
 
-    def _log_start(self, state: Permutations) -> Tensor:
-        terms = [gather_pairs(self.pairs[group], p) for group, p in state.items()]
-        return torch.stack(terms).sum(0)
+    def _at(self, permutations: Permutations) -> _State:
+        terms = [gather_pairs(self.pairs[group], p) for group, p in permutations.items()]
+        return _State(permutations, torch.stack(terms).sum(0), self.density.log_ratio(permutations))
 
-    def _log_change(self, state: Permutations) -> Tensor:
-        return self.density.log_ratio(state) - self._log_start(state)
+    def _kernels(self) -> list[_Kernel]:
+        return [
+            _Kernel(group, _tournament(pairs.shape[-1]).to(pairs.device))
+            for group, pairs in self.pairs.items()
+        ]
 
-    def _move(self, state: Permutations, t: float, groups: list[str]) -> Permutations:
-        """Kernels that leave ``f_t`` invariant, one group after the other."""
-        moving = dict(state)
-        for group in groups:
-            others = {g: p for g, p in moving.items() if g != group}
-            if _splits_into_pairs(self.density, group):
-                here = moved(self.density, others) if others else self.density
-                pairs = (1 - t) * self.pairs[group] + t * expected_pairs(here, group, {})
-                moving[group] = _swap_pairs(pairs, moving[group])
+    def _move(self, state: _State, t: float, kernels: Sequence[_Kernel]) -> _State:
+        """Kernels that leave ``f_t`` invariant, one after the other."""
+        for kernel in kernels:
+            if _splits_into_pairs(self.density, kernel.group):
+                state = self._swap(state, t, kernel)
             else:
-                moving[group] = self._transpose(moving, group, t)
-        return moving
+                state = self._transpose(state, t, kernel.group)
+        return state
 
-    def _transpose(self, state: Permutations, group: str, t: float) -> Tensor:
-        moving = dict(state)
-        for _ in range(_SWEEPS):
-            permutations = moving[group]
-            rows = _random_rows(permutations)[..., :2]
-            swapped = permutations.gather(-1, rows.flip(-1))
-            proposed = {**moving, group: permutations.scatter(-1, rows, swapped)}
-            now, then = (
-                (1 - t) * self._log_start(s) + t * self.density.log_ratio(s)
-                for s in (moving, proposed)
+    def _swap(self, state: _State, t: float, kernel: _Kernel) -> _State:
+        group, rounds = kernel
+        before = state.permutations[group]
+        others = {g: p for g, p in state.permutations.items() if g != group}
+        here = moved(self.density, others) if others else self.density
+        start, end = (
+            pairs.expand(*before.shape, before.shape[-1])
+            for pairs in (self.pairs[group], expected_pairs(here, group, {}))
+        )
+        after = _swap_pairs(torch.lerp(start, end, t), before, rounds)
+        gains = (_pair_sums(pairs, after) - _pair_sums(pairs, before) for pairs in (start, end))
+        start_gain, end_gain = gains
+        return _State(
+            {**state.permutations, group: after}, state.start + start_gain, state.end + end_gain
+        )
+
+    def _transpose(self, state: _State, t: float, group: str) -> _State:
+        for _ in range(_TRANSPOSITIONS):
+            before = state.permutations[group]
+            rows = torch.rand(before.shape, device=before.device).argsort(-1)[..., :2]
+            after = before.scatter(-1, rows, before.gather(-1, rows.flip(-1)))
+            proposed = self._at({**state.permutations, group: after})
+            gain = torch.lerp(proposed.start - state.start, proposed.end - state.end, t)
+            accept = torch.rand_like(gain) < gain.sigmoid()
+            state = _State(
+                {**state.permutations, group: torch.where(accept[..., None], after, before)},
+                torch.where(accept, proposed.start, state.start),
+                torch.where(accept, proposed.end, state.end),
             )
-            accept = torch.rand_like(now) < (then - now).sigmoid()
-            moving[group] = torch.where(accept[..., None], proposed[group], permutations)
-        return moving[group]
+        return state
 
 
-def _best_path(density: FactorizedDensity, num_steps: int) -> _Path:
-    """The path along which a few short forward chains make ``log q^G(w)`` largest."""
+def _best_path(density: FactorizedDensity, num_steps: int) -> tuple[_Path, Tensor]:
+    """The path along which a few short forward chains make ``log q^G(w)`` largest.
+
+    :returns: the path, and what these chains make of ``log sum_g q(g w) / q(w)``, ``(*batch)``.
+    """
     proposals = fit_proposals(density)
     paths = [_Path.from_proposal(proposal) for proposal in proposals]
-    if len(paths) == 1:
-        return paths[0]
     scores = torch.stack([log_mean(path.forward(num_steps, 2)) for path in paths])
-    return _Path.from_proposal(select(proposals, scores))
+    best = paths[0] if len(paths) == 1 else _Path.from_proposal(select(proposals, scores))
+    return best, scores.amax(0)
 
 
 def _splits_into_pairs(density: FactorizedDensity, group: str) -> bool:
@@ -170,27 +221,42 @@ def _splits_into_pairs(density: FactorizedDensity, group: str) -> bool:
     return set(sites) == set(density.symmetry.spec[group])
 
 
-def _swap_pairs(pairs: Tensor, permutations: Tensor) -> Tensor:
-    """Swap units in random disjoint pairs, each pair with its conditional probability.
+def _swap_pairs(pairs: Tensor, permutations: Tensor, rounds: Tensor) -> Tensor:
+    """Swap units, each pair with its conditional probability, round by round.
 
-    :param pairs: log weights, shape ``(*batch, n, n)`` or ``(num, *batch, n, n)``.
-    :param permutations: shape ``(num, *batch, n)``.
+    :param pairs: log weights, shape ``(*batch, n, n)``.
+    :param permutations: shape ``(*batch, n)``.
+    :param rounds: disjoint pairs of rows, shape ``(rounds, 2, pairs)``.
     """
     size = permutations.shape[-1]
-    num_pairs = size // 2
-    weights = pairs.expand(*permutations.shape[:-1], size, size).flatten(-2)
-    for _ in range(_SWEEPS):
-        rows = _random_rows(permutations)[..., : 2 * num_pairs]
-        now = permutations.gather(-1, rows)
-        then = now.roll(num_pairs, -1)
-        gain = weights.gather(-1, size * rows + then) - weights.gather(-1, size * rows + now)
-        gain = gain[..., :num_pairs] + gain[..., num_pairs:]
+    weights = pairs.flatten(-2)
+    for rows in rounds:
+        now = permutations[..., rows]
+        then = now.flip(-2)
+        gain = weights.gather(-1, (size * rows + then).flatten(-2))
+        gain = gain - weights.gather(-1, (size * rows + now).flatten(-2))
+        gain = gain.unflatten(-1, rows.shape).sum(-2)
         swap = torch.rand_like(gain) < gain.sigmoid()
-        moved_to = torch.where(torch.cat([swap, swap], -1), then, now)
-        permutations = permutations.scatter(-1, rows, moved_to)
+        settled = torch.where(swap.unsqueeze(-2), then, now)
+        permutations = permutations.index_copy(-1, rows.flatten(), settled.flatten(-2))
     return permutations
 
 
-def _random_rows(permutations: Tensor) -> Tensor:
-    """The rows of every permutation in an order of its own: chains must be independent."""
-    return torch.rand(permutations.shape, device=permutations.device).argsort(-1)
+def _pair_sums(pairs: Tensor, permutations: Tensor) -> Tensor:
+    return pairs.gather(-1, permutations.unsqueeze(-1)).sum((-2, -1))
+
+
+@lru_cache
+def _tournament(size: int) -> Tensor:
+    """Every pair of rows once, in rounds of disjoint pairs, by the circle method.
+
+    :returns: shape ``(rounds, 2, size // 2)``.
+    """
+    num_rounds = size - 1 + size % 2
+    rounds = torch.arange(num_rounds).unsqueeze(-1)
+    distances = torch.arange(1, (num_rounds + 1) // 2)
+    first, second = (rounds + distances) % num_rounds, (rounds - distances) % num_rounds
+    if size % 2 == 0:
+        first = torch.cat([rounds, first], -1)
+        second = torch.cat([torch.full_like(rounds, size - 1), second], -1)
+    return torch.stack([first, second], -2)

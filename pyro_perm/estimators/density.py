@@ -17,7 +17,7 @@ coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -95,6 +95,16 @@ class FactorizedDensity:
             scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
         batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
         return cls(symmetry, values, locs, scales, broadcast_shapes(batches))
+
+    def redrawn(self, num: int) -> FactorizedDensity:
+        """Fresh draws of ``w`` as a batch; for parameters without one."""
+        values = {}
+        for site, loc in self.locs.items():
+            noise = torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
+            value = loc + self.scales[site] * noise
+            simplex = self.symmetry.is_simplex(site)
+            values[site] = _STICK_BREAKING(value.double()) if simplex else value
+        return replace(self, values=values, batch_shape=torch.Size([num]))
 
     def units(self, group: str, sites: Iterable[str]) -> Units:
         """Everything in the given sites that belongs to each unit of a group."""
