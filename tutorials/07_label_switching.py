@@ -194,8 +194,8 @@ with torch.no_grad():
         print(*(f"{weight:.2f} at {mean:5.2f}" for weight, mean in pairs), sep="   ")
 
 # %% [markdown]
-# A grid over means and weights would be too large. `log_evidence` does without one for small models,
-# by annealed importance sampling.
+# A grid over means and weights would be too large. `log_evidence` does without one for small
+# models, by annealed importance sampling.
 
 # %%
 weighted_evidence = pp.log_evidence(weighted_mixture, x, 3, num_temperatures=100, progress=False)
