@@ -20,6 +20,7 @@ import pyro_perm as pp
 
 pyro.set_rng_seed(0)
 pyro.settings.set(module_local_params=True)  # Guides of one class do not share parameters.
+warnings.showwarning = lambda message, *place: print(f"Warning: {message}")
 
 
 # %% [markdown]
