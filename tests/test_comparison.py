@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import (
     PROBLEMS,
+    SIGNED_PROBLEMS,
     Problem,
     local_latents,
     normal,
@@ -16,7 +17,7 @@ from problems import (
     units_in_plate,
 )
 from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import Dirichlet, Normal
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 
 import pyro_perm as pp
@@ -49,7 +50,7 @@ def permuted(guide, problem, symmetry, seed=1):
         for kind in ("locs", "scales"):
             values = {site: getattr(getattr(guide, kind), site) for site in symmetry.sites}
             for site, value in symmetry.apply(g, values).items():
-                setattr(getattr(other, kind), site, value)
+                setattr(getattr(other, kind), site, value.abs() if kind == "scales" else value)
     return other
 
 
@@ -88,7 +89,7 @@ def test_too_few_chains_or_draws_are_refused(shape):
         pp.convergence_diagnostics({"f": torch.randn(shape)} | samples, symmetry)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
 def test_distance_is_zero_between_equivalent_posteriors_only(problem, module_local):
     symmetry = bound(problem)
     guide = trained(problem)
@@ -199,6 +200,16 @@ def test_losses_split_the_log_joint_over_all_of_the_data():
     f = (torch.tanh(x @ values["w1"].T) @ values["w2"].T)[:, 0] + values["shift"]
     torch.testing.assert_close(likelihood, -Normal(f, 0.5).log_prob(y).sum())
     torch.testing.assert_close(joint, likelihood + prior)
+
+
+def test_distance_of_probability_vectors_is_refused(module_local):
+    def model():
+        pyro.sample("p", Dirichlet(torch.ones(3)))
+
+    problem = Problem("", model, (), {"classes": {"p": 0}})
+    guide = trained(problem)
+    with pytest.raises(ValueError, match="site 'p' holds probability vectors"):
+        pp.wasserstein_distance(guide, guide, bound(problem))
 
 
 def test_solutions_that_do_not_fit_are_refused():
