@@ -126,7 +126,7 @@ def test_separated_channels_leave_nothing_to_train_for(run):
     assert abs(names["difference"].mean()) < 0.03
 
 
-def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run, capsys):
+def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run):
     names = run("07_label_switching.py")
     sizes, evidence, plain, trained = (
         names[name] for name in ("SIZES", "evidence", "elbos", "trained_elbos")
@@ -143,6 +143,6 @@ def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run, capsys):
     orders = names["draws_of"](names["symmetrized"][3]).argsort(-1).unique(dim=0)
     assert len(orders) == 6
     assert len(names["draws_of"](names["plain"][3]).argsort(-1).unique(dim=0)) < 6
-    sampled = names["sampled_evidence"](names["mixture"], names["symmetrized"][3], 3)
-    assert sampled == pytest.approx(evidence[3], abs=0.2)
-    assert "Simplex() is not a product of intervals" in capsys.readouterr().out
+    weighted = names["weighted_elbo"]
+    assert weighted.mutual_information.lower > 0.85 * weighted.log_order
+    assert weighted.lower < names["weighted_evidence"].log_evidence

@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -50,7 +50,6 @@ class Classifier(PyroModule):
         logits = self.net(x)
         with pyro.plate("data", len(x)):
             pyro.sample("y", dist.Categorical(logits=logits), obs=y)
-        return logits
 
 
 # %% [markdown]
@@ -313,13 +312,12 @@ print(f"ELBO(q)   {elbo.mean_field:.1f} nats")
 print(f"ELBO(q^G) between {elbo.lower:.1f} and {elbo.upper:.1f} nats")
 
 # %% [markdown]
-# It predicts as any Pyro guide does: here with the mean over draws of the probability of class 1.
+# `predict` averages the probabilities of the classes over draws of the weights.
 
 # %%
 side = torch.linspace(-2.5, 3.5, 60)
 grid = torch.cartesian_prod(side, side)
-predictive = Predictive(mlp, guide=guide, num_samples=200, return_sites=["_RETURN"])
-probability = predictive(grid)["_RETURN"].softmax(-1)[..., 1].mean(0)
+probability = pp.predict(mlp, guide, grid, num_samples=200, progress=False).mean[:, 1]
 
 fig, ax = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
 shown = ax.contourf(side, side, probability.reshape(60, 60).T, levels=11, cmap="coolwarm")

@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
@@ -53,8 +52,8 @@ def train(model, k, symmetrized, steps=600):
     pyro.set_rng_seed(1)
 
     def init(site):
-        if site["name"] != "means":
-            return torch.zeros(k)
+        if site["name"] == "weights":
+            return torch.full((k,), 1 / k)
         return x.quantile((torch.arange(k) + 0.5) / k)
 
     guide = AutoNormal(model, init_loc_fn=init)
@@ -170,14 +169,15 @@ plt.show()
 # %% [markdown]
 # ## Mixture weights
 #
-# With unknown weights, these are permuted along with the means. `AutoNormal` has no Gaussian over
-# the entries of a Dirichlet site, but over its stick-breaking coordinates: each is a share of what
-# the ones before it left over, and permuting the weights does not permute those. So the guide
-# refuses.
+# Unknown weights are permuted along with the means. `AutoNormal` has a Gaussian over their
+# stick-breaking coordinates, each a share of what the ones before it left over, and permuting the
+# weights does not permute those. So the sum over permutations moves the weights on the simplex, and
+# takes the density of each order from its own coordinates; `Exact` does that, while the default
+# `Bethe` leaves the weights out of its sum.
 
 
 # %%
-def dirichlet_weights(x, k):
+def weighted_mixture(x, k):
     weights = pyro.sample("weights", dist.Dirichlet(torch.ones(k)))
     means = pyro.sample("means", dist.Normal(0.0, 10.0).expand([k]).to_event(1))
     components = dist.Normal(means, 1.0)
@@ -185,64 +185,25 @@ def dirichlet_weights(x, k):
         pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), components), obs=x)
 
 
-print(pp.find_symmetry(dirichlet_weights, x, 3))
-try:
-    pp.AutoSymmetrized(AutoNormal(dirichlet_weights))(x, 3)
-except TypeError as error:
-    print(error)
-
-# %% [markdown]
-# Leaving out the group would leave nothing to permute. Logits with Normal priors, which a softmax
-# turns into weights, are one real number for each component, and are permuted with the means. That
-# is another prior on the weights, logistic normal instead of uniform.
-
-
-# %%
-def normal_logits(x, k):
-    logits = pyro.sample("logits", dist.Normal(0.0, 1.0).expand([k]).to_event(1))
-    means = pyro.sample("means", dist.Normal(0.0, 10.0).expand([k]).to_event(1))
-    components = dist.Normal(means, 1.0)
-    with pyro.plate("data", len(x)):
-        mixture = dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
-        pyro.sample("x", mixture, obs=x)
-
-
-weighted = train(normal_logits, 3, symmetrized=True)
+print(pp.find_symmetry(weighted_mixture, x, 3))
+weighted = train(weighted_mixture, 3, symmetrized=True)
 with torch.no_grad():
     for _ in range(4):
         draw = weighted(x, 3)
-        weights = draw["logits"].softmax(-1)
-        print(
-            *(f"{w:.2f} at {m:5.2f}" for w, m in zip(weights, draw["means"], strict=True)),
-            sep="   ",
-        )
+        pairs = zip(draw["weights"], draw["means"], strict=True)
+        print(*(f"{weight:.2f} at {mean:5.2f}" for weight, mean in pairs), sep="   ")
 
 # %% [markdown]
-# A grid over means and weights would be too large. But the trace of the symmetrized guide carries
-# the density of `q^G`, which covers all modes, so importance sampling from it estimates the
-# evidence too. On the first model it agrees with the grid.
-
+# A grid over means and weights would be too large. `log_evidence` does without one for small models,
+# by annealed importance sampling.
 
 # %%
-def sampled_evidence(model, guide, k, num=1000):
-    log_weights = torch.zeros(num)
-    with torch.no_grad():
-        for i in range(num):
-            q = poutine.trace(guide).get_trace(x, k)
-            p = poutine.trace(poutine.replay(model, q)).get_trace(x, k)
-            log_weights[i] = p.log_prob_sum() - q.log_prob_sum()
-    return log_weights.logsumexp(0).item() - math.log(num)
-
-
-print(f"k = 3, on the grid {evidence[3]:.2f}, ", end="")
-print(f"by importance sampling {sampled_evidence(mixture, symmetrized[3], 3):.2f}")
-
-# %%
-elbo = evaluate(normal_logits, weighted, 3)
-print("with unknown weights, k = 3")
-print(f"log p(x)   {sampled_evidence(normal_logits, weighted, 3):.2f}")
-print(f"ELBO(q)    {elbo.mean_field:.2f}")
-print(f"ELBO(q^G)  {elbo.lower:.2f}")
+weighted_evidence = pp.log_evidence(weighted_mixture, x, 3, num_temperatures=100, progress=False)
+weighted_elbo = evaluate(weighted_mixture, weighted, 3)
+print("unknown weights, k = 3")
+print(f"log p(x)   {weighted_evidence.log_evidence:.2f} +- {weighted_evidence.standard_error:.2f}")
+print(f"ELBO(q)    {weighted_elbo.mean_field:.2f} +- {weighted_elbo.mean_field_standard_error:.2f}")
+print(f"ELBO(q^G)  {weighted_elbo.lower:.2f} +- {weighted_elbo.lower_standard_error:.2f}")
 
 # %% [markdown]
 # The gap is larger with the weights unknown. It is again what the factorized Gaussian misses of one
