@@ -146,3 +146,16 @@ def test_symmetrized_elbos_rank_mixtures_as_the_evidence_does(run):
     weighted = names["weighted_elbo"]
     assert weighted.mutual_information.lower > 0.85 * weighted.log_order
     assert weighted.lower < names["weighted_evidence"].log_evidence
+
+
+def test_symmetrized_elbos_pick_the_width_that_predicts_best(run):
+    names = run("08_width_and_data.py")
+    picked, scores = names["picked"], names["scores"]
+    for num in names["SIZES"]:
+        best = picked[num, "held-out of AutoSymmetrized"]
+        for guide in names["GUIDES"]:
+            assert picked[num, f"ELBO(q^G) of {guide}"] == best == 6
+    assert picked[20, "ELBO(q) of AutoNormal"] == 2
+    assert scores[20, 2, "AutoNormal"] < scores[20, 6, "AutoNormal"] - 0.5
+    active = names["active"]
+    assert active[20, 18, "AutoSymmetrized"] > active[20, 18, "AutoNormal"]
