@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -128,10 +129,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
     for case in options.case:
-        results = {
-            method: [train(case, estimator, seed, options) for seed in range(options.seeds)]
-            for method, estimator in ESTIMATORS.items()
-        }
+        results: dict[str, list[Result]] = {method: [] for method in ESTIMATORS}
+        for seed in range(options.seeds):
+            for method, estimator in ESTIMATORS.items():
+                results[method].append(train(case, estimator, seed, options))
+                lower = results[method][-1].lower
+                print(f"{case}, seed {seed}, {method}: {lower:.1f}", file=sys.stderr, flush=True)
         report(case, results)
 
 

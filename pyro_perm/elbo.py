@@ -78,6 +78,8 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         )
         self.symmetry = as_symmetry(symmetry)
         self.estimator = None if estimator is None else as_estimator(estimator)
+        # One for all steps: it remembers what was far apart at the last one.
+        self._estimator_in_use = as_estimator(estimator)
         self._verified_on: Program | None = None
         self._verified: PermutationSymmetry | None = None
 
@@ -107,7 +109,7 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
                 self._require_consistent(base.sites[LOG_RATIO_SITE])
             elif poutine.get_mask() is not False:
                 symmetry = self._symmetry_of(model, base.sites, args, kwargs)
-                add_log_ratio(base.sites, symmetry, as_estimator(self.estimator))
+                add_log_ratio(base.sites, symmetry, self._estimator_in_use)
             return result
 
         return corrected

@@ -66,11 +66,10 @@ class AutoSymmetrized(AutoGuide):
         permute: bool = True,
     ) -> None:
         _require_symmetrizable(base)
-        super().__init__(base.model, create_plates=base.create_plates)
-        base.create_plates = None
-        # Assigning the attribute would refuse a base that has already run.
+        super().__init__(base.model)
+        # Assigning the attribute would take the plates out of the hands of the base guide, which
+        # goes on working on its own.
         torch.nn.Module.add_module(self, "base", base)
-        self._adopted_base()
         self.symmetry = as_symmetry(symmetry)
         self.estimator = as_estimator(estimator)
         self.permute = permute
@@ -84,13 +83,11 @@ class AutoSymmetrized(AutoGuide):
         first_call = self.prototype_trace is None
         if first_call:
             self._setup_prototype(*args, **kwargs)
-        base = self._adopted_base()
-        self._create_plates(*args, **kwargs)
         symmetry = self.symmetry
         assert symmetry is not None
         permutations = sample_permutations(symmetry) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
-            result: dict[str, Tensor] = base(*args, **kwargs)
+            result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:
             warn_if_coinciding(drawn.sites, symmetry)
         add_log_ratio(drawn.sites, symmetry, self.estimator)
@@ -116,15 +113,12 @@ class AutoSymmetrized(AutoGuide):
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = self.base._prototype_frames
 
-    def _check_prototype(self, part_trace: Any) -> None:
-        """The base guide's prototype is ours: both run the same model."""
-
-    def _adopted_base(self) -> AutoGuide:
-        base: AutoGuide = self.base  # Looked up once: attributes of Pyro modules are slow.
-        # Copying or pickling a guide cuts the links between the original's parts.
-        if base.master is None:
-            base._update_master(weakref.ref(self))
-        return base
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.base.master = None
+        for name, part in self.base.named_modules():
+            if name and isinstance(part, AutoGuide):
+                part.master = weakref.ref(self.base)
 
 
 def _require_symmetrizable(base: Any) -> None:

@@ -331,6 +331,21 @@ def test_contradictions_between_guide_and_loss_are_refused():
         loss.loss(problem.model, Recorder(guide), *problem.args)
 
 
+def test_the_default_estimator_is_one_for_all_steps(monkeypatch):
+    """It remembers which units were far apart."""
+    used = []
+    monkeypatch.setattr(
+        pp.Bethe, "log_ratio", lambda self, density: used.append(self) or torch.tensor(0.0)
+    )
+    problem = one_hidden_layer()
+    loss = pp.TraceSymmetrized_ELBO(symmetry=problem.symmetry())
+    base = problem.base()
+    for _ in range(2):
+        loss.loss(problem.model, base, *problem.args)
+    first, second = used
+    assert first is second
+
+
 @pytest.mark.parametrize("kind", [Trace_ELBO, pp.TraceSymmetrized_ELBO])
 def test_torch_optimizers_train_the_loss_module(kind):
     pyro.settings.set(module_local_params=True)

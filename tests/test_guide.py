@@ -49,8 +49,14 @@ def test_without_permutation_draws_are_the_bases(problem):
     pyro.set_rng_seed(1)
     draws = guide(*problem.args)
     pyro.set_rng_seed(1)
-    guide._create_plates(*problem.args)
     torch.testing.assert_close(draws, guide.base(*problem.args))
+
+
+def test_the_base_guide_goes_on_working_alone():
+    problem = one_hidden_layer()
+    base = problem.guide().base  # The guide itself is gone.
+    pyro.set_rng_seed(1)
+    assert base(*problem.args).keys() == base.median().keys()
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -132,6 +138,7 @@ def test_data_may_come_in_batches():
     x, y = torch.randn(10, 2), torch.randn(10)
     for index in torch.randperm(10).split(4):  # 4, 4 and 2
         svi.step(index, x[index], y[index])
+        assert base(index, x[index], y[index])["shift"].shape == (len(index),)
     assert guide.median()["shift"].shape == (10,)
 
 

@@ -7,7 +7,9 @@ import pyro
 import pytest
 import torch
 from problems import PROBLEMS, local_latents, one_hidden_layer, two_hidden_layers
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.optim import Adam
 
 import pyro_perm as pp
@@ -50,7 +52,7 @@ def test_copies_and_originals_keep_working(problem, clone):
     pyro.clear_param_store()  # where the two have the same names
     for each in (copied, guide):
         torch.testing.assert_close(evaluate(each, problem), expected)
-        assert each.base.master() is each
+        assert each.base.master is None
         pyro.clear_param_store()
     assert copied.symmetry.groups == guide.symmetry.groups
     assert copied.estimator == guide.estimator
@@ -60,6 +62,19 @@ def test_copies_and_originals_keep_working(problem, clone):
     assert not torch.equal(copied.median()["w1"], guide.median()["w1"])
     pyro.clear_param_store()
     train(guide, problem)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, saved_and_loaded])
+def test_copies_of_lists_of_guides(clone):
+    problem = local_latents()
+    rest = poutine.block(problem.model, hide=["w1"])
+    parts = AutoGuideList(problem.model)
+    parts.append(AutoNormal(poutine.block(problem.model, expose=["w1"])))
+    parts.append(AutoNormal(rest, init_loc_fn=pp.init_to_fan_in))
+    guide = pp.AutoSymmetrized(parts, problem.symmetry())
+    copied = clone(guide)
+    assert copied.base.master is None
+    assert all(part.master() is copied.base for part in copied.base)
 
 
 @pytest.mark.usefixtures("_parameters")
