@@ -19,7 +19,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_perm.estimators.density import as_normal, base_site
+from pyro_perm.estimators.base_sites import as_normal, base_site
 from pyro_perm.symmetrization import LOG_RATIO_SITE, permute_site, traced_permutations
 
 

@@ -1,4 +1,4 @@
-"""A guide that symmetrizes any factorized Gaussian guide over a model's permutation group."""
+"""A guide that symmetrizes a Gaussian guide over a model's permutation group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoLaplaceApproximation
+from pyro.infer.autoguide import AutoDelta, AutoGaussian, AutoGuide, AutoLaplaceApproximation
 from pyro.infer.autoguide.effect import AutoMessenger
 from torch import Tensor
 
@@ -47,11 +47,12 @@ class AutoSymmetrized(AutoGuide):
     })
 
     :param base: an :class:`~pyro.infer.autoguide.AutoNormal`, trained or new, or another autoguide
-        that draws the symmetric sites from Normals, independent of each other and of all other
-        sites. It becomes part of this guide.
+        that draws the symmetric sites from Normals. Where it draws them jointly, as
+        :class:`~pyro.infer.autoguide.AutoMultivariateNormal` does, the estimator must be one that
+        samples permutations. It becomes part of this guide.
     :param symmetry: the permutation group of the model; None discovers it at the first call. It is
         verified numerically at the first call in either case.
-    :param estimator: how ``log q^G`` is estimated.
+    :param estimator: how ``log q^G`` is estimated; :class:`~pyro_perm.Bethe` by default.
     :param permute: whether draws are permuted. Training may go without, since the model does not
         change under the group; the traced density is ``log q^G`` in either case.
     :raises TypeError: if the base guide is of a kind that cannot be symmetrized; says why.
@@ -131,6 +132,11 @@ def _require_symmetrizable(base: Any) -> None:
         raise TypeError(
             f"cannot symmetrize {type(base).__name__}: a point mass has no density to average over "
             "permutations; use AutoNormal"
+        )
+    if isinstance(base, AutoGaussian):
+        raise TypeError(
+            f"cannot symmetrize {type(base).__name__}: it rescales the vector that it draws "
+            "into the sites; use AutoMultivariateNormal, or AutoNormal"
         )
     if isinstance(base, AutoSymmetrized):
         raise TypeError("the base guide is symmetrized already")

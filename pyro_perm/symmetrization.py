@@ -21,7 +21,8 @@ from pyro.poutine.runtime import InferDict, am_i_wrapped
 from torch import Tensor
 
 from pyro_perm.estimators import Bethe, Estimator
-from pyro_perm.estimators.density import FactorizedDensity, require_tractable_supports
+from pyro_perm.estimators.base_sites import read_density
+from pyro_perm.estimators.density import require_tractable_supports
 from pyro_perm.symmetry import PermutationSymmetry, find_symmetry
 from pyro_perm.symmetry.discovery.isolation import isolated
 from pyro_perm.symmetry.discovery.log_joint import prior_trace
@@ -118,7 +119,7 @@ def add_log_ratio(
     """
     if poutine.get_mask() is False or not am_i_wrapped():
         return  # Nobody asks for the density.
-    density = FactorizedDensity.from_sites(sites, symmetry)
+    density = read_density(sites, symmetry)
     log_ratio = estimator.log_ratio(density)
     _require_finite(log_ratio, estimator)
     node = sites[symmetry.sites[0]]
@@ -197,7 +198,7 @@ def verified_symmetry(
 
 def warn_if_coinciding(sites: Mapping[str, Any], symmetry: PermutationSymmetry) -> None:
     """Warn where all units of a group have the same factor, a saddle of the objective."""
-    groups = FactorizedDensity.from_sites(sites, symmetry).coinciding_groups()
+    groups = read_density(sites, symmetry).coinciding_groups()
     if groups:
         warnings.warn(
             f"all units of group {', '.join(map(repr, groups))} have the same variational factor. "

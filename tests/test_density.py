@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch.distributions import biject_to
 
 import pyro_perm as pp
+from pyro_perm.estimators.base_sites import read_density
 from pyro_perm.estimators.coupling import coupled_sites
 from pyro_perm.estimators.density import FactorizedDensity
 
@@ -25,7 +26,7 @@ def draw(problem, num_particles=None):
     particles = pyro.plate("particles", num_particles, dim=-2) if num_particles else None
     with poutine.trace() as tracer:
         (particles(guide) if particles else guide)(*problem.args)
-    density = FactorizedDensity.from_sites(tracer.trace.nodes, guide.symmetry)
+    density = read_density(tracer.trace.nodes, guide.symmetry)
     if num_particles:
         density = _flatten_batch(density)
     return guide, tracer.trace, density
@@ -222,7 +223,7 @@ def draw_of_mixture(num_particles):
     with poutine.trace() as tracer, pyro.plate("particles", num_particles, dim=-2):
         guide.base()
     nodes = tracer.trace.nodes
-    density = _flatten_batch(FactorizedDensity.from_sites(nodes, guide.symmetry))
+    density = _flatten_batch(read_density(nodes, guide.symmetry))
     on_simplex = pyro.distributions.TransformedDistribution(
         nodes["weights_unconstrained"]["fn"].base_dist, biject_to(constraints.simplex)
     )

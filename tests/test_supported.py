@@ -38,7 +38,7 @@ from pyro.infer.autoguide import (
 from pyro.optim import Adam
 
 import pyro_perm as pp
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.estimators.base_sites import read_density
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 UNITS = 4
@@ -148,10 +148,10 @@ def gain(guide, kind, estimator, *, by_loss):
     return plain - corrected
 
 
-def refusal(guide, kind, *, by_loss=False):
+def refusal(guide, kind, estimator=None, *, by_loss=False):
     """Why a guide cannot be symmetrized under a loss, or None if it can, by the right amount."""
     try:
-        found = gain(guide, kind, None, by_loss=by_loss)
+        found = gain(guide, kind, estimator, by_loss=by_loss)
     except (TypeError, ValueError, NotImplementedError) as error:
         return str(error)
     assert math.isclose(found, math.lgamma(UNITS + 1), abs_tol=1e-6), (kind, found)
@@ -162,16 +162,25 @@ def guide_table():
     """Rows of a table, and reason -> the guides that cannot be wrapped for this reason."""
     rows, reasons = [], {}
     for name, guide in GUIDES.items():
-        refusals = {kind.__name__: refusal(guide, kind) for kind in LOSSES}
-        refused = [kind for kind, why in refusals.items() if why]
-        cell = "no" if refused else "yes"
-        if 0 < len(refused) < len(refusals):
-            cell = f"all but {', '.join(refused)}"
-        by_loss = refusal(guide, pp.TraceSymmetrized_ELBO, by_loss=True)
-        rows.append((name, cell, "no" if by_loss else "yes"))
-        for why in {refusals[kind] for kind in refused}:
-            reasons.setdefault(why, []).append(name)
+        why, cell = support(guide, list(LOSSES), by_loss=False)
+        rows.append((name, cell, support(guide, [pp.TraceSymmetrized_ELBO], by_loss=True)[1]))
+        for reason in why:
+            reasons.setdefault(reason, []).append(name)
     return rows, reasons
+
+
+def support(guide, kinds, *, by_loss):
+    """What the default estimator says, and whether it or another serves under some losses."""
+    why = set()
+    for estimator, served in ((None, "yes"), (pp.ImportanceSampled(4), "`ImportanceSampled`")):
+        refusals = {kind: refusal(guide, kind, estimator, by_loss=by_loss) for kind in kinds}
+        refused = {kind.__name__: reason for kind, reason in refusals.items() if reason}
+        why = why or set(refused.values())
+        if not refused:
+            return why, served
+        if len(refused) < len(kinds):
+            return why, f"{served}, but not {', '.join(refused)}"
+    return why, "no"
 
 
 def estimator_row(estimator):
@@ -181,7 +190,7 @@ def estimator_row(estimator):
         pyro.clear_param_store()
         guide = problem.guide(pp.InfoNCE(1))
         sites = poutine.trace(guide).get_trace(*problem.args).nodes
-        density = FactorizedDensity.from_sites(sites, guide.symmetry)
+        density = read_density(sites, guide.symmetry)
         try:
             log_ratio = estimator.log_ratio(density)
         except ValueError:
@@ -218,11 +227,12 @@ the test suite compares.
 ## Guides and losses
 
 A guide is supported where a step of `SVI` takes exactly `log n!` nats off the loss of a network
-whose hidden units are far apart, with two vectorized particles. The losses are {losses}.
+whose hidden units are far apart, with two vectorized particles: by default, or with the estimator
+that is named. The losses are {losses}.
 
 {table(("base", "`AutoSymmetrized(base)`, every loss", "`TraceSymmetrized_ELBO`"), guides)}
 
-What `AutoSymmetrized` says to the others:
+What `AutoSymmetrized` says to the others, with its default estimator:
 
 {chr(10).join(f"- {', '.join(names)}: *{why}*" for why, names in reasons.items())}
 

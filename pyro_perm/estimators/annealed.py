@@ -31,7 +31,12 @@ from torch import Tensor
 
 from pyro_perm.estimators.coupling import separable_sites
 from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
-from pyro_perm.estimators.estimator import Bounds, Estimator, require_positive
+from pyro_perm.estimators.estimator import (
+    Bounds,
+    Estimator,
+    require_factorized,
+    require_positive,
+)
 from pyro_perm.estimators.mean_field import expected_pairs, moved
 from pyro_perm.estimators.proposal import (
     Proposal,
@@ -80,6 +85,7 @@ class AnnealedImportanceSampled(Estimator):
     @torch.no_grad()
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
+        require_factorized(self, density)
         path, pilot = _best_path(density, (self.num_steps + 3) // 4)
         forward = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)

@@ -32,7 +32,7 @@ from pyro_perm.estimators.density import (
     odd_pairs,
     unit_pairs,
 )
-from pyro_perm.estimators.estimator import Estimator
+from pyro_perm.estimators.estimator import Estimator, require_factorized
 from pyro_perm.estimators.screening import Screen
 from pyro_perm.estimators.unit_layout import UnitLayout, joined
 from pyro_perm.permanent import permanent_by_blocks
@@ -57,6 +57,7 @@ class Bethe(Estimator):
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
+        require_factorized(self, density)
         symmetry = density.symmetry
         total: Tensor | float = -symmetry.log_order
         for term in lower_terms(symmetry):

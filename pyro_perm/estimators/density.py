@@ -16,9 +16,9 @@ coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.distributions.util import sum_rightmost
@@ -27,12 +27,12 @@ from torch.distributions import biject_to, constraints
 from torch.nn.functional import softplus
 
 from pyro_perm.estimators.coupling import elementwise_sites, separable_sites
-from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes
+from pyro_perm.estimators.unit_layout import UnitLayout
 from pyro_perm.symmetry import PermutationSymmetry
 from pyro_perm.symmetry.binding import unwrapped
 from pyro_perm.symmetry.permutation_symmetry import Permutations
 
-_STICK_BREAKING = biject_to(constraints.simplex)
+STICK_BREAKING = biject_to(constraints.simplex)
 _WORTH_SINGLE_PRECISION = 1_000_000
 _HARMLESS_IN_SINGLE_PRECISION = 3000.0
 
@@ -57,44 +57,17 @@ class FactorizedDensity:
             where all particles share it.
         scales: site -> scale, as ``locs``.
         batch_shape: shape of the particles' batch.
+        factorizes: whether the density is that of independent entries; if not, unit pairs are those
+            of its marginals.
     """
+
+    factorizes: ClassVar[bool] = True
 
     symmetry: PermutationSymmetry
     values: dict[str, Tensor]
     locs: dict[str, Tensor]
     scales: dict[str, Tensor]
     batch_shape: torch.Size
-
-    @classmethod
-    def from_sites(
-        cls, sites: Mapping[str, Mapping[str, Any]], symmetry: PermutationSymmetry
-    ) -> FactorizedDensity:
-        """Read the density off the traced sites of a base guide.
-
-        :param sites: trace nodes of the base guide: ``AutoNormal``'s ``<site>_unconstrained``, or
-            sites that the guide samples directly.
-        :raises TypeError: if a site of the symmetry has no factorized Normal.
-        """
-        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
-        values, locs, scales = {}, {}, {}
-        for name in symmetry.sites:
-            node = base_site(sites, name)
-            normal = as_normal(node["fn"])
-            if normal is None:
-                raise TypeError(
-                    f"site '{name}': expected a factorized Normal in the base guide, but found "
-                    f"{type(node['fn']).__name__}; wrap an AutoNormal, or leave the site out of "
-                    "the symmetry"
-                )
-            rank, padding = symmetry.site_rank(name), plates - symmetry.site_plates(name)
-            value = node["value"]
-            if symmetry.is_simplex(name):
-                value = _STICK_BREAKING(value.double())
-            values[name] = _drop_plates(value, rank, padding)
-            locs[name] = _drop_plates(_unexpand(normal.loc, rank), rank, padding)
-            scales[name] = _drop_plates(_unexpand(normal.scale, rank), rank, padding)
-        batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
-        return cls(symmetry, values, locs, scales, broadcast_shapes(batches))
 
     def redrawn(self, num: int) -> FactorizedDensity:
         """Fresh draws of ``w`` as a batch; for parameters without one."""
@@ -103,7 +76,7 @@ class FactorizedDensity:
             noise = torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
             value = loc + self.scales[site] * noise
             simplex = self.symmetry.is_simplex(site)
-            values[site] = _STICK_BREAKING(value.double()) if simplex else value
+            values[site] = STICK_BREAKING(value.double()) if simplex else value
         return replace(self, values=values, batch_shape=torch.Size([num]))
 
     def units(self, group: str, sites: Iterable[str]) -> Units:
@@ -257,18 +230,6 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
     return (picked - pairs.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
 
-def as_normal(distribution: Any) -> torch.distributions.Normal | None:
-    """The Normal behind a distribution with independent entries, or None."""
-    while isinstance(distribution, torch.distributions.Independent):
-        distribution = distribution.base_dist
-    return distribution if isinstance(distribution, torch.distributions.Normal) else None
-
-
-def base_site(sites: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The traced node that holds the density of a model site: its auxiliary one, or itself."""
-    return sites.get(f"{name}_unconstrained") or sites[name]
-
-
 def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> None:
     """Refuse sites whose density at permuted values is not known here.
 
@@ -295,21 +256,5 @@ def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> Non
 
 def _stick_lengths(value: Tensor) -> tuple[Tensor, Tensor]:
     """A point of the simplex in unconstrained space, and ``log |dw/du|`` there."""
-    unconstrained = _STICK_BREAKING.inv(value)
-    return unconstrained, _STICK_BREAKING.log_abs_det_jacobian(unconstrained, value)
-
-
-def _unexpand(tensor: Tensor, rank: int) -> Tensor:
-    """Drop batch dimensions along which a parameter was only expanded."""
-    while tensor.dim() > rank and (tensor.stride(0) == 0 or tensor.shape[0] == 1):
-        tensor = tensor[0]
-    return tensor
-
-
-def _drop_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:
-    """Drop the singleton batch dimensions where other sites have the model's plates."""
-    batch = tensor.dim() - rank
-    for _ in range(min(padding, batch)):
-        batch -= 1
-        tensor = tensor.squeeze(batch)
-    return tensor
+    unconstrained = STICK_BREAKING.inv(value)
+    return unconstrained, STICK_BREAKING.log_abs_det_jacobian(unconstrained, value)

@@ -50,6 +50,18 @@ class Estimator(ABC):
         )
 
 
+def require_factorized(estimator: Estimator, density: FactorizedDensity) -> None:
+    """Refuse base guides whose sites depend on each other.
+
+    :raises TypeError: naming estimators that serve them.
+    """
+    if not density.factorizes:
+        raise TypeError(
+            f"{estimator} takes the sites of the base guide for independent, but it draws them "
+            "jointly: give estimator=ImportanceSampled(num_permutations=32), or wrap an AutoNormal"
+        )
+
+
 def require_positive(name: str, value: int) -> None:
     """Refuse counts below one.
 

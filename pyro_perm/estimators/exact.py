@@ -53,7 +53,8 @@ class Exact(Estimator):
             raise ValueError(
                 f"Exact would enumerate {order} elements of the groups {list(enumerated)}, more "
                 f"than {MAX_ENUMERATED} (units: {groups}; groups that share no site may have "
-                f"{MAX_UNITS} each); use Bethe to train and ImportanceSampled to evaluate"
+                f"{MAX_UNITS} each, if the base guide draws their sites independently); leave out "
+                "estimator= for Bethe and certified bounds, or give ImportanceSampled"
             )
         subsets = 2 ** max((groups[group] for group in summed), default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
@@ -63,7 +64,12 @@ class Exact(Estimator):
 
 
 def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
-    """The largest groups that fit a permanent and share no entry with each other."""
+    """The largest groups that fit a permanent and share no entry with each other.
+
+    None if the sites depend on each other.
+    """
+    if not density.factorizes:
+        return ()
     fitting = (group for group, size in density.symmetry.groups.items() if size <= MAX_UNITS)
     return uncoupled_groups(density.symmetry, tuple(fitting))
 

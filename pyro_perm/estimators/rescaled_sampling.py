@@ -39,7 +39,13 @@ def sample_rescaled(
     :param given: permutations whose log-probability is wanted too, shape ``(num, *batch, n)``.
     :returns: the given permutations and then those drawn, shape ``(num + num_samples, *batch, n)``,
         and their log-probabilities in nats, without the last dimension.
+    :raises NotImplementedError: under ``torch.jit.trace``, which would freeze the proposal.
     """
+    if torch._C._get_tracing_state():
+        raise NotImplementedError(
+            "sampled permutations depend on the parameters in ways that torch.jit.trace does not "
+            "record: use a loss without Jit, such as Trace_ELBO, or train with Bethe()"
+        )
     batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
     log_matrix = log_matrix.double().reshape(-1, size, size)
     if given is None:

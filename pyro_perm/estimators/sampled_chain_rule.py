@@ -11,7 +11,12 @@ from torch import Tensor
 
 from pyro_perm.estimators.chain_rule import Term, lower_terms, upper_terms
 from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
-from pyro_perm.estimators.estimator import Bounds, Estimator, require_positive
+from pyro_perm.estimators.estimator import (
+    Bounds,
+    Estimator,
+    require_factorized,
+    require_positive,
+)
 from pyro_perm.estimators.proposal import identity, log_mean
 from pyro_perm.estimators.rescaled_sampling import sample_rescaled
 
@@ -56,6 +61,7 @@ class SampledChainRule(Estimator):
 
         :param first: 0 to count the true permutation among the samples, 1 not to.
         """
+        require_factorized(self, density)
         trivial = identity(density)
         device = trivial[terms[0].group].device
         total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)

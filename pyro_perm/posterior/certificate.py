@@ -100,8 +100,8 @@ def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
     if density.symmetry.signed_groups:  # The other methods draw permutations without signs.
         return {"chain rule": SampledChainRule(num)}
     sampled: dict[str, Estimator] = {"importance sampling": ImportanceSampled(num)}
-    if not coupled or type(density) is not FactorizedDensity:
-        return dict(sampled)
+    if not coupled or not density.factorizes:
+        return sampled
     return {
         "chain rule": SampledChainRule(num),
         **sampled,
@@ -166,7 +166,7 @@ def _joined(parts: Mapping[str, list[Bounds]], side: str) -> dict[str, Tensor]:
     for name, bounds in parts.items():
         values = [getattr(bound, side) for bound in bounds]
         if all(value is not None for value in values):
-            joined[name] = torch.cat(values).detach().cpu()
+            joined[name] = torch.cat([*map(torch.atleast_1d, values)]).detach().cpu()
     return joined
 
 
@@ -195,6 +195,9 @@ def _require_uncrossed(lower: Tensor, upper: Tensor, lower_method: str, upper_me
 
 
 def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
+    if not densities[0].factorizes:  # Joint densities do not stack.
+        yield from densities
+        return
     pairs = sum(n**2 for n in densities[0].symmetry.groups.values())
     at_once = max(1, _ENTRIES_AT_ONCE // (_MOST_PERMUTATIONS * pairs))
     for start in range(0, len(densities), at_once):
@@ -209,7 +212,7 @@ def _stack(densities: Sequence[FactorizedDensity]) -> FactorizedDensity:
         shared = all(tensor is tensors[0] or torch.equal(tensor, tensors[0]) for tensor in tensors)
         return tensors[0] if shared else torch.stack(list(tensors))
 
-    return type(first)(
+    return FactorizedDensity(
         symmetry=first.symmetry,
         values={s: torch.stack([d.values[s] for d in densities]) for s in first.values},
         locs={s: stacked([d.locs[s] for d in densities]) for s in first.locs},

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
+from pyro_perm.estimators.base_sites import read_density
 from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.certificate import MutualInformation, certify, standard_error
@@ -140,7 +141,7 @@ def symmetrized_elbo(
         for _ in _counted(num_samples, progress):
             model_trace, guide_trace = next(loss._get_traces(model, guide, args, kwargs))
             values.append(_elbo_of_base(model_trace, guide_trace))
-            densities.append(FactorizedDensity.from_sites(guide_trace.nodes, group))
+            densities.append(read_density(guide_trace.nodes, group))
         certificate = certify(densities, methods, progress=progress)
     mean_field = torch.tensor(values, dtype=torch.float64)
     lower, upper = mean_field + certificate.lower, mean_field + certificate.upper
@@ -162,7 +163,7 @@ def draw_density(
     """The base guide's density, with one draw from it."""
     with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
         guide(*args, **kwargs)
-    return FactorizedDensity.from_sites(base.sites, symmetry)
+    return read_density(base.sites, symmetry)
 
 
 class _MeanFieldELBO(Trace_ELBO):

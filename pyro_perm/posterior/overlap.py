@@ -44,6 +44,11 @@ def unit_overlap(
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}")
     group = symmetry_of(guide, symmetry, None, args, kwargs)
     densities = [draw_density(guide, group, args, kwargs) for _ in range(num_samples)]
+    if not densities[0].factorizes:
+        raise TypeError(
+            "the base guide draws its sites jointly, so that no unit has a factor of its own; the "
+            "overlap is that of guides such as AutoNormal"
+        )
     return {
         name: torch.stack([_marginals(density, name) for density in densities]).mean(0)
         for name in group.spec
