@@ -39,8 +39,10 @@ _ENUMERATED_SIZE = 6
 # point's and at worst 0.02, the marginals within a percent: less than the Bethe approximation errs.
 _BETHE_SWEEPS, _BETHE_TOLERANCE = 50, 3e-4
 
+_LOG_OF_NOTHING = -1e30
 
 _Nodes = NDArray[np.intp]
+_Matrices = NDArray[np.float64]
 
 
 class BlockPermanent(NamedTuple):
@@ -75,48 +77,41 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     """
     check_square(log_matrix)
     batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
-    ratios = log_matrix.double() - log_matrix.diagonal(dim1=-2, dim2=-1).double().unsqueeze(-2)
-    ratios = ratios.reshape(batch.numel(), size, size)
+    weights = log_matrix.double().cpu().numpy().reshape(batch.numel(), size, size)
+    ratios = weights - np.diagonal(weights, axis1=1, axis2=2)[:, None, :]
+    device = log_matrix.device
+    log_ratio = np.zeros(len(ratios))
     blocks = _blocks(ratios)
     if not blocks:
-        return BlockPermanent(ratios.new_zeros(batch), None)
-    log_ratio = ratios.new_zeros(len(ratios))
+        return BlockPermanent(torch.from_numpy(log_ratio).reshape(batch).to(device), None)
     # The last row and column are for the padding.
-    excess = ratios.new_zeros(len(ratios), size + 1, size + 1)
+    excess = np.zeros((len(ratios), size + 1, size + 1))
     for matrix, rows in blocks:
-        value, marginals = _solve(_gather(ratios, matrix, rows))
-        log_ratio.index_add_(0, matrix, value)
+        value, marginals = _solve(_gather(ratios, matrix, rows), device)
+        np.add.at(log_ratio, matrix, value)
         # Products with denormal numbers, which these become in single precision, are slow.
-        marginals.masked_fill_(marginals < _SMALLEST_MARGINAL, 0.0)
-        marginals.diagonal(dim1=-2, dim2=-1).sub_(1.0)
-        excess[matrix[:, None, None], rows[:, :, None], rows[:, None, :]] = marginals
-    return BlockPermanent(
-        log_ratio.reshape(batch), excess[:, :size, :size].reshape(*batch, size, size)
-    )
+        marginals[marginals < _SMALLEST_MARGINAL] = 0.0
+        np.einsum("bii->bi", marginals)[...] -= 1.0
+        np.put(excess, _positions(matrix, rows, size + 1), marginals)
+    within = torch.from_numpy(excess)[:, :size, :size].reshape(*batch, size, size)
+    return BlockPermanent(torch.from_numpy(log_ratio).reshape(batch).to(device), within.to(device))
 
 
-def _blocks(ratios: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _blocks(ratios: _Matrices) -> list[tuple[_Nodes, _Nodes]]:
     """Blocks of at least two rows, gathered by padded size.
 
     :returns: pairs of the matrix that each block belongs to, shape (b,), and its rows, shape
         (b, size), padded with -1.
     """
-    weights = ratios.cpu().numpy()
     matrices: dict[int, list[int]] = {}
     rows: dict[int, list[_Nodes]] = {}
-    for matrix, log_weights in enumerate(weights):
+    for matrix, log_weights in enumerate(ratios):
         for part in _components(log_weights, np.arange(len(log_weights)), _AFFORDABLE_COSTS):
             padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
             padding = np.full(padded - len(part), -1)
             matrices.setdefault(padded, []).append(matrix)
             rows.setdefault(padded, []).append(np.concatenate([part, padding]))
-    return [
-        (
-            torch.tensor(matrices[size], device=ratios.device),
-            torch.from_numpy(np.stack(same)).to(ratios.device),
-        )
-        for size, same in rows.items()
-    ]
+    return [(np.array(matrices[size]), np.stack(same)) for size, same in rows.items()]
 
 
 def _components(
@@ -182,34 +177,49 @@ def _weight_of_swaps_between(
     return float(np.exp((within + within.T)[apart]).sum() / 2)
 
 
-def _gather(ratios: Tensor, batch: Tensor, rows: Tensor) -> Tensor:
+def _gather(ratios: _Matrices, matrix: _Nodes, rows: _Nodes) -> _Matrices:
     """The blocks, shape (b, size, size); padded rows go with their own columns only."""
-    block = ratios[batch[:, None, None], rows[:, :, None], rows[:, None, :]]
+    blocks = ratios.take(_positions(matrix, rows, ratios.shape[-1]))
     padded = rows < 0
-    block = block.masked_fill(padded[:, :, None] | padded[:, None, :], -torch.inf)
-    return torch.where(torch.diag_embed(padded), 0.0, block)
+    if padded.any():
+        blocks[padded[:, :, None] | padded[:, None, :]] = -np.inf
+        np.einsum("bii->bi", blocks)[padded] = 0.0
+    return blocks
 
 
-def _solve(block: Tensor) -> tuple[Tensor, Tensor]:
-    size = block.shape[-1]
+def _positions(matrix: _Nodes, rows: _Nodes, size: int) -> _Nodes:
+    """Where the entries of blocks lie in matrices of a size, flattened; -1 is the last row."""
+    rows = rows % size
+    return (matrix[:, None, None] * size + rows[:, :, None]) * size + rows[:, None, :]
+
+
+def _solve(blocks: _Matrices, device: torch.device) -> tuple[_Matrices, _Matrices]:
+    size = blocks.shape[-1]
     if size <= _ENUMERATED_SIZE:
-        return _enumerate(block)
+        return _enumerate(blocks)
+    log_matrices = torch.from_numpy(blocks).to(device)
     if size <= _EXACT_SIZES[-1]:
-        return forward_backward(block)
-    beliefs = propagate(block, _BETHE_SWEEPS, _BETHE_TOLERANCE)
-    return beliefs.log_permanent, beliefs.marginals
+        value, marginals = forward_backward(log_matrices)
+    else:
+        beliefs = propagate(log_matrices, _BETHE_SWEEPS, _BETHE_TOLERANCE)
+        value, marginals = beliefs.log_permanent, beliefs.marginals
+    return value.cpu().numpy(), marginals.cpu().numpy()
 
 
-def _enumerate(block: Tensor) -> tuple[Tensor, Tensor]:
+def _enumerate(blocks: _Matrices) -> tuple[_Matrices, _Matrices]:
     """Every permutation as a 0/1 matrix: two matrix products, the fastest for many tiny blocks."""
-    matrices = _permutation_matrices(block.shape[-1]).to(block)
-    log_weights = block.clamp_min(-1e30).flatten(-2) @ matrices.T
-    log_total = log_weights.logsumexp(-1)
-    probabilities = (log_weights - log_total.unsqueeze(-1)).exp()
-    return log_total, (probabilities @ matrices).reshape(block.shape)
+    matrices = _permutation_matrices(blocks.shape[-1])
+    log_weights = blocks.clip(_LOG_OF_NOTHING).reshape(len(blocks), -1) @ matrices.T
+    largest = log_weights.max(-1, keepdims=True)
+    weights = np.exp(log_weights - largest)
+    total = weights.sum(-1, keepdims=True)
+    marginals = (weights / total) @ matrices
+    return (largest + np.log(total))[:, 0], marginals.reshape(blocks.shape)
 
 
 @lru_cache
-def _permutation_matrices(size: int) -> Tensor:
+def _permutation_matrices(size: int) -> _Matrices:
     """All permutation matrices, flattened, shape (size!, size * size)."""
-    return torch.eye(size)[torch.tensor(list(permutations(range(size))))].flatten(-2)
+    orders = np.array(list(permutations(range(size))))
+    matrices: _Matrices = np.eye(size)[orders].reshape(-1, size * size)
+    return matrices
