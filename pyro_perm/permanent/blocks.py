@@ -91,7 +91,7 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
         np.add.at(log_ratio, matrix, value)
         # Products with denormal numbers, which these become in single precision, are slow.
         marginals[marginals < _SMALLEST_MARGINAL] = 0.0
-        np.einsum("bii->bi", marginals)[...] -= 1.0
+        marginals -= np.eye(marginals.shape[-1])
         np.put(excess, _positions(matrix, rows, size + 1), marginals)
     within = torch.from_numpy(excess)[:, :size, :size].reshape(*batch, size, size)
     return BlockPermanent(torch.from_numpy(log_ratio).reshape(batch).to(device), within.to(device))
@@ -182,8 +182,8 @@ def _gather(ratios: _Matrices, matrix: _Nodes, rows: _Nodes) -> _Matrices:
     blocks = ratios.take(_positions(matrix, rows, ratios.shape[-1]))
     padded = rows < 0
     if padded.any():
-        blocks[padded[:, :, None] | padded[:, None, :]] = -np.inf
-        np.einsum("bii->bi", blocks)[padded] = 0.0
+        apart = np.where(np.eye(rows.shape[-1], dtype=bool), 0.0, -np.inf)
+        blocks = np.where(padded[:, :, None] | padded[:, None, :], apart, blocks)
     return blocks
 
 
