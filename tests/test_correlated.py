@@ -206,7 +206,7 @@ def test_a_symmetry_drawn_by_several_guides_is_refused():
     parts.append(AutoNormal(poutine.block(problem.model, expose=["w2"])))
     rest = poutine.block(problem.model, hide=["w2"])
     parts.append(AutoMultivariateNormal(rest, init_loc_fn=pp.init_to_fan_in))
-    with pytest.raises(TypeError, match=r"'w1' jointly .* not with site 'w2'"):
+    with pytest.raises(TypeError, match=r"'w1', .* jointly, but not with site 'w2'"):
         symmetrized(parts, problem)(*problem.args)
 
 

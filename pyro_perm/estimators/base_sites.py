@@ -46,39 +46,30 @@ def read_density(sites: Sites, symmetry: PermutationSymmetry) -> FactorizedDensi
     """
     plates = max(symmetry.site_plates(site) for site in symmetry.sites)
     values, locs, scales = {}, {}, {}
-    joint: dict[str, _Vector] = {}
+    vectors: dict[str, _Vector] = {}
     for name in symmetry.sites:
-        node = base_site(sites, name)
-        rank, padding = symmetry.site_rank(name), plates - symmetry.site_plates(name)
+        node, rank = base_site(sites, name), symmetry.site_rank(name)
         normal = as_normal(node["fn"])
         if normal is not None:
-            parts = [node["value"], unexpanded(normal.loc, rank), unexpanded(normal.scale, rank)]
+            drawn = node["value"], unexpanded(normal.loc, rank), unexpanded(normal.scale, rank)
+            padding = plates - symmetry.site_plates(name)
         else:
-            vector = _vector_of(name, sites)
-            _require_part(vector, name, node["value"])
-            independent = as_normal(vector.distribution)
-            if independent is None:
-                joint[name] = vector
-                parameters = marginals(vector.distribution)
-            else:
-                parameters = unexpanded(independent.loc, 1), unexpanded(independent.scale, 1)
-            parts = [
-                _part(tensor, vector.slices[name], symmetry.site_shape(name))
-                for tensor in (vector.value, *parameters)
-            ]
-            padding = plates
-        value, loc, scale = (_drop_plates(part, rank, padding) for part in parts)
-        simplex = symmetry.is_simplex(name)
-        values[name] = STICK_BREAKING(value.double()) if simplex else value
+            vectors[name] = _vector_of(name, sites)
+            drawn, padding = _part_of(vectors[name], name, symmetry.site_shape(name)), plates
+        value, loc, scale = (_drop_plates(tensor, rank, padding) for tensor in drawn)
+        values[name] = STICK_BREAKING(value.double()) if symmetry.is_simplex(name) else value
         locs[name], scales[name] = loc, scale
     batches = [v.shape[: v.dim() - symmetry.site_rank(name)] for name, v in values.items()]
-    batch = broadcast_shapes(batches)
+    factorized = FactorizedDensity(symmetry, values, locs, scales, broadcast_shapes(batches))
+    joint = [v for v in vectors.values() if as_normal(v.distribution) is None]
     if not joint:
-        return FactorizedDensity(symmetry, values, locs, scales, batch)
-    vector = _only_vector(joint, symmetry)
-    drawn = _drop_plates(vector.value, 1, plates)
+        return factorized
+    _require_whole(joint[0], symmetry)
     return CorrelatedDensity(
-        symmetry, values, locs, scales, batch, vector.distribution, drawn, vector.slices
+        **vars(factorized),
+        joint=joint[0].distribution,
+        vector=_drop_plates(joint[0].value, 1, plates),
+        slices=joint[0].slices,
     )
 
 
@@ -102,6 +93,7 @@ def _vector_of(name: str, sites: Sites) -> _Vector:
             vector = _Vector(node["fn"], node["value"], _slices(latent, sites))
             if name in vector.slices:
                 if _is_gaussian(vector.distribution):
+                    _require_part(vector, name, sites[name]["value"])
                     return vector
                 found = f"is part of a {type(vector.distribution).__name__}"
     raise TypeError(
@@ -147,28 +139,34 @@ def _is_gaussian(distribution: Any) -> bool:
     return joint or as_normal(distribution) is not None
 
 
-def _only_vector(joint: Mapping[str, _Vector], symmetry: PermutationSymmetry) -> _Vector:
-    """The vector that holds all sites of a symmetry.
-
-    :param joint: sites that are parts of joint Gaussians.
-    """
-    site, vector = next(iter(joint.items()))
-    for other in symmetry.sites:
-        if other not in vector.slices:
+def _require_whole(vector: _Vector, symmetry: PermutationSymmetry) -> None:
+    """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
+    for site in symmetry.sites:
+        if site not in vector.slices:
             raise TypeError(
-                f"the base guide draws site '{site}' jointly with others, but not with site "
-                f"'{other}' of the same symmetry: draw all of its sites by one guide"
+                f"the base guide draws {', '.join(map(repr, vector.slices))} jointly, but not with "
+                f"site '{site}' of the same symmetry: draw all of its sites by one guide"
             )
     for group in symmetry.signed_groups:
         raise TypeError(
             f"group '{group}' flips the signs of its units, which takes a base guide with "
             "independent sites: wrap an AutoNormal, or find the symmetry without signs"
         )
-    return vector
 
 
-def _part(tensor: Tensor, where: slice, shape: tuple[int, ...]) -> Tensor:
-    return tensor[..., where].reshape(*tensor.shape[:-1], *shape)
+def _part_of(vector: _Vector, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, loc and scale of a site."""
+    normal = as_normal(vector.distribution)
+    if normal is None:
+        loc, scale = marginals(vector.distribution)
+    else:
+        loc, scale = unexpanded(normal.loc, 1), unexpanded(normal.scale, 1)
+    where = vector.slices[name]
+    value, loc, scale = (
+        tensor[..., where].reshape(*tensor.shape[:-1], *shape)
+        for tensor in (vector.value, loc, scale)
+    )
+    return value, loc, scale
 
 
 def _drop_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:
