@@ -129,9 +129,12 @@ def _require_symmetrizable(base: Any) -> None:
             "model asks for it, so the likelihood would cancel from the objective; use AutoNormal"
         )
     if isinstance(base, AutoDelta | AutoLaplaceApproximation):
+        instead = "use AutoNormal"
+        if isinstance(base, AutoLaplaceApproximation):
+            instead += ", or the Gaussian that its laplace_approximation(*args) returns"
         raise TypeError(
             f"cannot symmetrize {type(base).__name__}: a point mass has no density to average over "
-            "permutations; use AutoNormal"
+            f"permutations; {instead}"
         )
     if isinstance(base, AutoGaussian):
         raise TypeError(

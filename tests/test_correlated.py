@@ -14,6 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import (
     AutoDiagonalNormal,
     AutoGuideList,
+    AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
@@ -177,6 +178,18 @@ def test_training_lowers_the_loss(loss, vectorized):
     svi = SVI(problem.model, guide, Adam({"lr": 0.05}), particles)
     losses = [svi.step(*problem.args) for _ in range(60)]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_laplace_approximations_are_joint_gaussians():
+    problem = one_hidden_layer()
+    mode = AutoLaplaceApproximation(problem.model, init_loc_fn=pp.init_to_fan_in)
+    svi = SVI(problem.model, mode, Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(300):
+        svi.step(*problem.args)
+    guide = symmetrized(mode.laplace_approximation(*problem.args), problem)
+    found = pp.mutual_information(guide, *problem.args, num_samples=8, progress=False)
+    assert found.lower_method == "exact"
+    assert 0 < found.lower <= guide.symmetry.log_order + 1e-9
 
 
 @pytest.mark.parametrize(
