@@ -31,7 +31,7 @@ from tqdm import trange
 
 import pyro_perm as pp
 from pyro_perm.estimators.density import FactorizedDensity
-from pyro_perm.posterior.certificate import certify
+from pyro_perm.posterior.certificate import ANNEALED, certify, portfolio
 
 LOC_SCALES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 ENTRIES = (2, 5, 20)
@@ -130,8 +130,8 @@ def coupled():
                 print(f"{row}: {interval(result, time.perf_counter() - start)}", flush=True)
                 if result.upper - result.lower > 1:
                     start = time.perf_counter()
-                    annealed = {"annealed": pp.AnnealedImportanceSampled(num_steps=1600)}
-                    result = certify(densities, annealed).summary()
+                    longer = {ANNEALED: pp.AnnealedImportanceSampled(num_steps=1600)}
+                    result = certify(densities, portfolio(densities[0]) | longer).summary()
                     print(
                         f"{'1600 temperatures':>{len(row)}s}: "
                         f"{interval(result, time.perf_counter() - start)}",

@@ -26,7 +26,7 @@ from pyro_perm.estimators import (
 from pyro_perm.estimators.coupling import coupled_sites
 from pyro_perm.estimators.density import FactorizedDensity
 
-TRIVIAL = "trivial"
+TRIVIAL, ANNEALED = "trivial", "annealed importance sampling"
 # Drawing a permutation costs n^3: wide layers get fewer of them.
 _MOST_PERMUTATIONS, _FEWEST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS = 64, 4, 3200
 _ENTRIES_AT_ONCE = 2**23
@@ -105,7 +105,7 @@ def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
     return {
         "chain rule": SampledChainRule(num),
         **sampled,
-        "annealed importance sampling": AnnealedImportanceSampled(_annealing_steps(density)),
+        ANNEALED: AnnealedImportanceSampled(_annealing_steps(density)),
     }
 
 
