@@ -75,14 +75,15 @@ def _density(like, values, locs, scales):
     return FactorizedDensity(like.symmetry, values, locs, scales, like.batch_shape)
 
 
-def test_shared_parameters_collect_the_gradient_of_all_particles():
-    density = layer(5, 2, 0.5, num=(3,))
-    together = gradients(pp.Bethe(), density)[1]
+@pytest.mark.parametrize("density", [layer(5, 2, 0.5, num=(3,)), layer(300, 40, 0.5, num=(3,))])
+def test_draws_that_share_their_parameters_keep_their_values_and_add_their_gradients(density):
+    values, together = pp.Bethe().log_ratio(density), gradients(pp.Bethe(), density)[1]
     apart = torch.zeros_like(together)
-    for value in density.values["w"]:
+    for value, draw in zip(values, density.values["w"], strict=True):
         alone = FactorizedDensity(
-            density.symmetry, {"w": value}, density.locs, density.scales, torch.Size()
+            density.symmetry, {"w": draw}, density.locs, density.scales, torch.Size()
         )
+        torch.testing.assert_close(value, pp.Bethe().log_ratio(alone))
         apart += torch.autograd.grad(pp.Bethe().log_ratio(alone), density.locs["w"])[0]
     torch.testing.assert_close(together, apart)
 

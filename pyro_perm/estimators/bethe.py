@@ -94,7 +94,9 @@ class _LogPermanent(torch.autograd.Function):
         ctx.layout, ctx.shapes, ctx.overlaps = layout, [t.shape for t in tensors], []
         ctx.dtypes = [t.dtype for t in tensors]
         total = locs[0].new_zeros((), dtype=torch.float64)
-        for cluster in screen.clusters(locs, scales):
+        # Draws in a batch would need their parts of the clusters kept apart.
+        batched = any(part.dim() > 2 for part in values)
+        for cluster in [None] if batched else screen.clusters(locs, scales):
             units = Units(*(joined(kind, cluster) for kind in (values, locs, scales)))
             units = centered(units, layout.flips)
             log_ratio, excess = permanent_by_blocks(unit_pairs(units, layout.flips))

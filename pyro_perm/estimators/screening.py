@@ -41,14 +41,13 @@ class Screen:
     def clusters(self, locs: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor | None]:
         """Sets of units that may overlap with each other, and with no unit outside the set.
 
-        :param locs: shapes ``(n, width)``; together they hold the entries of each unit. With a
-            batch, nothing is screened.
+        :param locs: shapes ``(n, width)``; together they hold the entries of each unit.
         :param scales: same shapes.
         :returns: one tensor for each size of a set, shape ``(sets, size)``; units in none overlap
             with no other. None stands for the whole group, where screening is not worth its cost.
         """
         size, width = locs[0].shape[-2], sum(part.shape[-1] for part in locs)
-        if size**2 * width < _WORTHWHILE or any(part.dim() > 2 for part in locs):
+        if size**2 * width < _WORTHWHILE:
             return [None]
         if self._reference is None or not self._reference.holds(locs, scales):
             self._refresh(torch.cat(tuple(locs), -1), torch.cat(tuple(scales), -1))
