@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_perm.estimators import Bethe, Estimator
 from pyro_perm.estimators.base_sites import read_density
-from pyro_perm.estimators.density import require_tractable_supports
+from pyro_perm.estimators.density import FactorizedDensity, require_tractable_supports
 from pyro_perm.symmetry import PermutationSymmetry, find_symmetry
 from pyro_perm.symmetry.discovery.isolation import isolated
 from pyro_perm.symmetry.discovery.log_joint import prior_trace
@@ -119,9 +119,7 @@ def add_log_ratio(
     """
     if poutine.get_mask() is False or not am_i_wrapped():
         return  # Nobody asks for the density.
-    density = read_density(sites, symmetry)
-    log_ratio = estimator.log_ratio(density)
-    _require_finite(log_ratio, estimator)
+    log_ratio = log_ratio_of(read_density(sites, symmetry), estimator)
     node = sites[symmetry.sites[0]]
     batch = log_ratio.shape
     if batch:
@@ -132,7 +130,12 @@ def add_log_ratio(
     pyro.sample(LOG_RATIO_SITE, factor, obs=factor.sample(), infer=infer)
 
 
-def _require_finite(log_ratio: Tensor, estimator: Estimator) -> None:
+def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
+    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
+
+    :raises FloatingPointError: if the estimate is not finite.
+    """
+    log_ratio = estimator.log_ratio(density)
     # This waits for the device, as Pyro's validation of distributions does: one switch for both.
     validate = is_validation_enabled() and not torch._C._get_tracing_state()
     if validate and not log_ratio.isfinite().all():
@@ -140,6 +143,7 @@ def _require_finite(log_ratio: Tensor, estimator: Estimator) -> None:
             f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "
             "parameters have diverged, or its scales underflowed; try a lower learning rate"
         )
+    return log_ratio
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:

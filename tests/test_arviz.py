@@ -7,13 +7,22 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from problems import brute_force_log_q_symmetrized, local_latents, normal, one_hidden_layer
+from problems import (
+    PROBLEMS,
+    SIGNED_PROBLEMS,
+    brute_force_log_q_symmetrized,
+    local_latents,
+    normal,
+    one_hidden_layer,
+)
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 from pyro.nn import PyroModule, PyroSample
+from torch.distributions import biject_to
 
 import pyro_perm as pp
+from pyro_perm.posterior.full_data import log_joint, run
 
 NUM = 20
 
@@ -159,13 +168,59 @@ def test_seed_repeats_the_draws_and_has_no_side_effect(small):
     assert not np.array_equal(first["posterior"]["w1"], unseeded["posterior"]["w1"])
 
 
-def test_vectorization_changes_no_density(small):
-    problem, guide, _ = small
-    one_by_one = export(problem.model, guide, problem.args, seed=3, draws_at_once=1)
-    together = export(problem.model, guide, problem.args, seed=3)
-    for group in ("posterior", "log_likelihood", "sample_stats"):
-        for name in together[group]:
-            np.testing.assert_allclose(one_by_one[group][name], together[group][name], rtol=1e-10)
+@pytest.mark.parametrize("draws_at_once", [1, 64])
+@pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
+def test_log_q_is_the_density_of_the_guide_at_each_draw(problem, draws_at_once):
+    guide = problem.guide(permute=False)
+    options = {"num_samples": 4, "num_prior_samples": 0, "draws_at_once": draws_at_once}
+    data = export(problem.model, guide, problem.args, **options)
+    supports = {n: s["fn"].support for n, s in guide.prototype_trace.iter_stochastic_nodes()}
+    posterior = {name: draws(data, "posterior", name) for name in supports}
+    for i, log_q in enumerate(draws(data, "sample_stats", "log_q")):
+        values = {
+            f"{name}_unconstrained": biject_to(support).inv(posterior[name][i])
+            for name, support in supports.items()
+        }
+        torch.testing.assert_close(log_q, log_joint(run(guide, problem.args, {}, values)).detach())
+
+
+@pytest.mark.parametrize("draws_at_once", [1, 64])
+def test_symmetrized_draws_are_those_of_the_base_in_every_order(draws_at_once):
+    problem = one_hidden_layer(3)
+    guide = problem.guide(init_scale=0.05)
+    options = {"num_samples": 600, "num_prior_samples": 0, "draws_at_once": draws_at_once}
+    data = export(problem.model, guide, problem.args, **options)
+    samples = {site: draws(data, "posterior", site) for site in data["posterior"]}
+    locs = {site: getattr(guide.base.locs, site).detach() for site in samples}
+    aligned = pp.align(samples, guide.symmetry, locs)
+    _, counts = aligned.permutations["hidden"].unique(dim=0, return_counts=True)
+    assert (counts - 100).abs().max() < 5 * (600 * 5 / 36) ** 0.5
+    assert len(counts) == 6
+    for site, loc in locs.items():
+        errors = (aligned.samples[site] - loc) / 0.05
+        torch.testing.assert_close(errors.mean(0), 0 * loc, rtol=0, atol=5 / 600**0.5)
+        torch.testing.assert_close(errors.std(0), 1 + 0 * loc, rtol=0, atol=5 / 1200**0.5)
+
+
+@pytest.mark.parametrize("kind", [AutoMultivariateNormal, AutoDiagonalNormal])
+def test_vectors_that_a_guide_draws_keep_their_density(kind):
+    problem = one_hidden_layer(3)
+    base = kind(problem.model, init_scale=0.3, init_loc_fn=pp.init_to_fan_in)
+    guide = pp.AutoSymmetrized(base, problem.symmetry(), estimator=pp.Exact(), permute=False)
+    data = export(problem.model, guide, problem.args, num_samples=4, num_prior_samples=0)
+    sites = [draws(data, "posterior", site) for site in ("w1", "b1", "w2", "b2")]
+    vectors = torch.cat([values.flatten(1) for values in sites], -1)
+    for vector, log_q in zip(vectors, draws(data, "sample_stats", "log_q"), strict=True):
+        values = {f"_{kind.__name__}_latent": vector}
+        torch.testing.assert_close(log_q, log_joint(run(guide, problem.args, {}, values)).detach())
+
+
+def test_guides_that_do_not_permute_keep_their_order():
+    problem = one_hidden_layer(3)
+    guide = problem.guide(permute=False, init_scale=0.01)
+    data = export(problem.model, guide, problem.args)
+    w1 = draws(data, "posterior", "w1")
+    assert (w1 - guide.base.locs.w1).abs().max() < 0.1
 
 
 def test_predictive_draws_have_the_models_noise():

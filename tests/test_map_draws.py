@@ -9,7 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from pyro_perm.demo.model import Classification, Regression
 from pyro_perm.posterior import map_draws
-from pyro_perm.posterior.draws import Call, evaluate, guide_posterior, prior
+from pyro_perm.posterior.draws import Call, evaluate, guide_posterior, prior, symmetrized_posterior
 from pyro_perm.posterior.full_data import run
 from pyro_perm.posterior.map_draws import DrawMapper
 
@@ -111,6 +111,12 @@ def test_draws_that_go_together_differ(went_alone):
     for group in ("prior", "prior_predictive", "posterior"):
         for values in groups[group].values():
             assert values.flatten().unique().numel() == values.numel()
+
+
+def test_symmetrized_guides_vectorize(went_alone):
+    call = Call(PROBLEMS[0].model, PROBLEMS[0].args, {})
+    symmetrized_posterior(call, PROBLEMS[0].guide(), run(*call), NUM, TOGETHER)
+    assert len(went_alone) == 1
 
 
 def test_failure_of_the_function_itself_comes_through():

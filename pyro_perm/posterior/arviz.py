@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pyro_perm.posterior.draws import (
     guide_posterior,
     mcmc_posterior,
     prior,
+    symmetrized_posterior,
 )
 from pyro_perm.posterior.evaluation import SymmetrizedELBO
 from pyro_perm.posterior.full_data import Site, run
@@ -160,8 +160,7 @@ def _posterior(
     num_samples = 1000 if num_samples is None else num_samples
     _require_count("num_samples", num_samples, 1)
     if isinstance(guide, AutoSymmetrized):
-        # The estimators of log q^G loop over the blocks of one draw.
-        map_draws = replace(map_draws, at_once=1)
+        return symmetrized_posterior(call, guide, sites, num_samples, map_draws)
     return guide_posterior(call, guide, sites, num_samples, map_draws)
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from pyro.infer import MCMC
+from torch import Tensor
+from tqdm.auto import tqdm
 
+from pyro_perm.estimators import Estimator
+from pyro_perm.estimators.base_sites import read_density
+from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.posterior.evaluation import draw_density, symmetry_of
 from pyro_perm.posterior.full_data import Site, log_joint, run
 from pyro_perm.posterior.map_draws import DrawMapper, Groups, Values
+from pyro_perm.symmetrization import SymmetrizeMessenger, log_ratio_of
 
 Program = Callable[..., Any]
+_PAIRS_AT_ONCE = 2**23
 
 
 class Call(NamedTuple):
@@ -41,15 +51,42 @@ def guide_posterior(
     """
 
     def draw(_: Values) -> Groups:
-        drawn = run(guide, call.args, call.kwargs)
-        _require_latents(sites, drawn, "guide")
-        return {
-            "posterior": {name: drawn[name].value for name in sites if name in drawn},
-            "sample_stats": {"log_q": log_joint(drawn)},
-        }
+        return _with_density(run(guide, call.args, call.kwargs), sites)
 
     index = {"index": torch.arange(num_samples)}
     return _chains(map_draws(draw, index, description="posterior draws"), 1)
+
+
+def symmetrized_posterior(
+    call: Call,
+    guide: AutoSymmetrized,
+    sites: Mapping[str, Site],
+    num_samples: int,
+    map_draws: DrawMapper,
+) -> Groups:
+    """The same from a symmetrized guide: draws of its base, their units permuted at random.
+
+    The estimators of ``log q^G`` decide by the numbers, which ``vmap`` forbids; they take batches.
+    Only a base that draws its sites jointly goes one by one.
+    """
+    symmetry = symmetry_of(guide, None, call.model, call.args, call.kwargs)
+    density = draw_density(guide.base, symmetry, call.args, call.kwargs)
+    if not density.factorizes:
+        return guide_posterior(call, guide, sites, num_samples, replace(map_draws, at_once=1))
+
+    def draw(_: Values) -> Groups:
+        with SymmetrizeMessenger() as base:
+            drawn = run(guide.base, call.args, call.kwargs)
+        return {**_with_density(drawn, sites), "base": read_density(base.sites, symmetry).values}
+
+    index = {"index": torch.arange(num_samples)}
+    groups = map_draws(draw, index, description="posterior draws")
+    log_ratio = _log_ratio(guide.estimator, density, groups.pop("base"), map_draws)
+    groups["sample_stats"]["log_q"] += log_ratio
+    if guide.permute:
+        permutations = symmetry.sample((num_samples,))
+        groups["posterior"] = symmetry.apply(permutations, groups["posterior"])
+    return _chains(groups, 1)
 
 
 def mcmc_posterior(mcmc: MCMC, sites: Mapping[str, Site]) -> Groups:
@@ -125,6 +162,33 @@ def prior(call: Call, sites: Mapping[str, Site], num_samples: int, map_draws: Dr
 
     index = {"index": torch.arange(num_samples)}
     return _chains(map_draws(draw, index, description="prior draws"), 1)
+
+
+def _with_density(drawn: Mapping[str, Site], sites: Mapping[str, Site]) -> Groups:
+    """The model's sites in one draw of a guide, and the draw's density."""
+    _require_latents(sites, drawn, "guide")
+    return {
+        "posterior": {name: drawn[name].value for name in sites if name in drawn},
+        "sample_stats": {"log_q": log_joint(drawn)},
+    }
+
+
+def _log_ratio(
+    estimator: Estimator, density: FactorizedDensity, values: Values, map_draws: DrawMapper
+) -> Tensor:
+    """``log q^G(w) - log q(w)`` of many draws from one density, shape ``(draws,)``."""
+    num = len(next(iter(values.values())))
+    pairs = sum(size**2 for size in density.symmetry.groups.values())
+    at_once = min(map_draws.at_once, max(1, _PAIRS_AT_ONCE // pairs))
+    parts = []
+    with tqdm(total=num, desc="log q^G", leave=False, disable=not map_draws.progress) as bar:
+        for start in range(0, num, at_once):
+            part = {site: value[start : start + at_once] for site, value in values.items()}
+            size = min(at_once, num - start)
+            batch = replace(density, values=part, batch_shape=torch.Size([size]))
+            parts.append(log_ratio_of(batch, estimator))
+            bar.update(size)
+    return torch.cat(parts)
 
 
 def _chains(groups: Groups, num_chains: int) -> Groups:
