@@ -84,6 +84,7 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
     for name, posterior in posteriors.items():
         bound, _, _ = table["ELBO(q^G), lower bound"][list(posteriors).index(name)].split()
         assert f"{posterior.attrs['elbo_lower']:.1f}" == bound
+        assert posterior["posterior"].sizes["P0_unit"] == 6
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*Pareto", UserWarning)
         warnings.filterwarnings("ignore", "The inplace keyword in DataFrame")  # ArviZ 0.23's own

@@ -39,13 +39,20 @@ def evaluate(fit: Fit, dataset: Dataset, seed: int) -> Evaluation:
     """Evaluate a trained guide; the seed fixes the draws."""
     pyro.set_rng_seed(seed)
     model, guide, train, test = fit.model, fit.guide, dataset.train, dataset.test
-    elbo = pp.symmetrized_elbo(model, guide, train.x, train.y, num_samples=NUM_BOUND_SAMPLES)
+    # A guide that is not symmetrized does not bring it.
+    symmetry = pp.find_symmetry(model, train.x, train.y)
+    elbo = pp.symmetrized_elbo(
+        model, guide, train.x, train.y, num_samples=NUM_BOUND_SAMPLES, symmetry=symmetry
+    )
     held_out = pp.predict(model, guide, test.x, test.y, num_samples=NUM_DRAWS, draws_at_once=1)
+    arviz = pp.to_arviz(
+        model, guide, train.x, train.y, num_samples=NUM_DRAWS, symmetry=symmetry, elbo=elbo
+    )
     return Evaluation(
         elbo,
         held_out.log_predictive_density.mean().item(),
         _error(held_out.draws, test.y, dataset.num_classes),
-        pp.to_arviz(model, guide, train.x, train.y, num_samples=NUM_DRAWS, elbo=elbo),
+        arviz,
     )
 
 
