@@ -97,6 +97,30 @@ def test_sites_share_their_units(problem, expected):
     for group in ("posterior_predictive", "log_likelihood", "prior_predictive"):
         assert dims(data, group) == {"y": ("data",)}
     assert data["observed_data"]["y"].dims == ("data",)
+    assert data["constant_data"]["x"].dims == ("data", "x_dim_1")
+
+
+def test_constants_share_the_rows_of_the_observations_where_that_is_clear():
+    def model(x, weights, four, scalar):
+        w = normal("w", 1)
+        with pyro.plate("data", 3):
+            pyro.sample("y", dist.Normal(w, 1.0), obs=torch.zeros(3))
+        for rows, columns in (("left", "right"), ("top", "bottom")):
+            with pyro.plate(rows, 4, dim=-2), pyro.plate(columns, 5, dim=-1):
+                pyro.sample(f"y_{rows}", dist.Normal(w, 1.0), obs=torch.zeros(4, 5))
+        pyro.sample("z", dist.Normal(w.sum(), 1.0), obs=torch.tensor(1.0))
+
+    args = (torch.ones(3, 2), torch.ones(2), torch.ones(4), torch.tensor(2.0))
+    options = {"num_samples": 2, "num_prior_samples": 0, "progress": False}
+    constants = pp.to_arviz(model, AutoNormal(model), *args, **options)["constant_data"]
+    assert constants["x"].dims == ("data", "x_dim_1")
+    assert constants["weights"].dims == ("weights_dim_0",)
+    assert constants["four"].dims == ("four_dim_0",)  # Both sites have four rows.
+    assert constants["scalar"].size == 1
+    renamed = pp.to_arviz(model, AutoNormal(model), *args, dims={"y": ["patient"]}, **options)
+    assert renamed["constant_data"]["x"].dims == ("patient", "x_dim_1")
+    unnamed = pp.to_arviz(model, AutoNormal(model), *args, dims={"y": []}, **options)
+    assert unnamed["constant_data"]["x"].dims == ("x_dim_0", "x_dim_1")
 
 
 def test_a_unit_is_selected_across_sites():

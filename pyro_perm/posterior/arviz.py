@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.dims import default_dims
+from pyro_perm.posterior.dims import constant_dims, default_dims
 from pyro_perm.posterior.draws import (
     Call,
     evaluate,
@@ -83,7 +83,8 @@ def to_arviz(
 
     Dimensions are named where that is known: a plate's by the plate, hidden units' by their group,
     as ``{group}_unit``, in all sites that the group permutes. So
-    ``data.posterior.isel(hidden_unit=3)`` is everything that belongs to one unit.
+    ``data.posterior.isel(hidden_unit=3)`` is everything that belongs to one unit. Constants with as
+    many rows as there are observations have the observations' dimension.
 
     The attributes name the versions, the seed, the guide and its estimator of ``log_q``, and hold
     the fields of ``elbo``. They survive ``to_netcdf``.
@@ -131,11 +132,12 @@ def to_arviz(
     groups["constant_data"] = _constants(call, groups["observed_data"])
     shown = {n: site for n, site in sites.items() if site.is_latent or site.is_observation}
     site_dims, site_coords = default_dims(shown, symmetry)
-    all_dims = {**site_dims, **(dims or {})}
-    used = {name for names in all_dims.values() for name in names}
+    named = {**site_dims, **(dims or {})}
+    named = {**constant_dims(groups["constant_data"], groups["observed_data"], named), **named}
+    used = {name for names in named.values() for name in names}
     return assemble(
         groups,
-        dims=all_dims,
+        dims=named,
         coords={name: c for name, c in site_coords.items() if name in used} | dict(coords or {}),
         attributes={
             "/": {**versions(), "seed": seed, **source(guide), **bounds(symmetry, elbo)},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from typing import Any
+
+from numpy.typing import NDArray
 
 from pyro_perm.posterior.full_data import Site
 from pyro_perm.symmetry import Axis, PermutationSymmetry
@@ -42,6 +45,27 @@ def default_dims(
                 coords[names[dim]] = _owners(acting, drawn.value.shape[dim])
         dims[site] = [names.get(dim) for dim in range(-drawn.value.dim(), 0)]
     return dims, coords
+
+
+def constant_dims(
+    constants: Mapping[str, NDArray[Any]],
+    observed: Mapping[str, NDArray[Any]],
+    dims: Mapping[str, Sequence[str | None]],
+) -> Dims:
+    """The leading dimension of constants that have a row for each observation, such as inputs.
+
+    :param constants: name -> array.
+    :param observed: site -> observations.
+    :param dims: site -> dimensions.
+    :returns: name -> the observations' leading dimension, where just one has as many rows.
+    """
+    rows = [(len(y), dims[site][0]) for site, y in observed.items() if y.ndim and dims[site]]
+    named: Dims = {}
+    for name, values in constants.items():
+        leading = {dim for length, dim in rows if dim and values.shape[:1] == (length,)}
+        if len(leading) == 1:
+            named[name] = [*leading]
+    return named
 
 
 def _permuted_dims(symmetry: PermutationSymmetry | None, site: str) -> dict[int, Acting]:
