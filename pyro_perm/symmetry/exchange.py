@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from textwrap import wrap
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import Actions, SiteShape, Spec
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
+_WIDTH = 100
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def spec_from_axes_to_perm(
@@ -90,11 +93,11 @@ def summary(
     log_orders: Mapping[str, float],
     reasons: Mapping[str, str],
 ) -> str:
-    """A table of the groups, and why the other axes are not permuted."""
+    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters."""
     rows = [("group", "size", "log n!", "axes")]
     for group, sites in spec.items():
         names = (
-            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]"
+            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]".replace(" ", _NO_BREAK)
             for site, axes in sites.items()
             for axis in axes
         )
@@ -102,15 +105,29 @@ def summary(
     if any(axis.sign for sites in spec.values() for axes in sites.values() for axis in axes):
         rows[0] = ("group", "size", "log order", "axes (± flips sign)")
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  {axes}"
-        for group, size, nats, axes in rows
-    ]
+    lines = []
+    for group, size, nats, axes in rows:
+        start = f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  "
+        lines += _wrapped(axes, start, len(start) * " ")
     lines.append(f"log |G| = {sum(log_orders.values()):.1f} nats")
     if reasons:
         lines += ["", "not permuted:"]
-        lines += [f"  {axis} is fixed: {reason}" for axis, reason in reasons.items()]
+        for axis, reason in reasons.items():
+            lines += _wrapped(f"{axis} is fixed: {reason}", "  ", "    ")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, start: str, indent: str) -> list[str]:
+    """Lines of a paragraph: how the first one starts, and what the others are indented by."""
+    lines = wrap(
+        text,
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:

@@ -246,6 +246,26 @@ def test_summary_lists_groups_and_reasons() -> None:
     ]
 
 
+def test_summary_wraps_long_lines() -> None:
+    names = [f"layer{i}.weight" for i in range(12)]
+    symmetry = PermutationSymmetry(
+        {"hidden": {name: Axis(-1, outer=2) for name in names}},
+        shapes={name: [6] for name in names},
+        reasons={"bias[0]": "tied to " + ", ".join(names), "x" * 120: "of its name"},
+    )
+    lines = symmetry.summary().splitlines()
+    assert [line for line in lines if len(line) > 100] == [f"  {'x' * 120}"]
+    table, reasons = lines[1:7], lines[10:]
+    assert table[0] == (
+        "hidden     3     1.8  layer0.weight[Axis(-1, outer=2)], layer1.weight[Axis(-1, outer=2)],"
+    )
+    assert all(line.startswith(22 * " " + "layer") for line in table[1:])
+    joined = ", ".join(f"{name}[Axis(-1, outer=2)]" for name in names)
+    assert " ".join(line[22:] for line in table) == joined
+    assert reasons[1].startswith("    layer")
+    assert "bias[0] is fixed: tied to " + ", ".join(names) in " ".join(" ".join(reasons).split())
+
+
 def test_an_empty_symmetry_is_falsy() -> None:
     assert not PermutationSymmetry({})
     assert PermutationSymmetry({"g": {"w": 0}})
