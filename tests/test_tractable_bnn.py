@@ -36,4 +36,4 @@ def test_the_mean_field_fit_is_not():
     fit(base, loss(symmetry=NETS.symmetry(), estimator=pp.InfoNCE(1)))  # K = 1: I counts as zero
     divergences = NETS.divergences_from_the_posterior(base, symmetrized=False)
     assert (divergences >= 0.1).all()
-    assert divergences[0] < 0.13  # It has converged: the best mean field is at 0.115.
+    assert divergences[0] < 0.13  # It has converged: the best mean field is at 0.120.
