@@ -334,6 +334,16 @@ def test_bad_arguments_are_refused(small, options, error, message):
         pp.to_arviz(problem.model, guide, *problem.args, **{"num_samples": 1} | options)
 
 
+def test_progress_is_shown_by_default(small, capsys):
+    problem, guide, _ = small
+    pp.to_arviz(problem.model, guide, *problem.args, num_samples=2, num_prior_samples=2)
+    shown = capsys.readouterr().err
+    for step in ("posterior draws", "log q^G", "posterior predictive", "prior draws"):
+        assert step in shown
+    export(problem.model, guide, problem.args, progress=False)
+    assert not capsys.readouterr().err
+
+
 def test_what_is_no_guide_is_refused():
     with pytest.raises(TypeError, match="guide must be a guide or an MCMC, but is a dict"):
         export(one_hidden_layer().model, {}, one_hidden_layer().args)

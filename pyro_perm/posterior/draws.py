@@ -82,7 +82,8 @@ def symmetrized_posterior(
     index = {"index": torch.arange(num_samples)}
     groups = map_draws(draw, index, description="posterior draws")
     log_ratio = _log_ratio(guide.estimator, density, groups.pop("base"), map_draws)
-    groups["sample_stats"]["log_q"] += log_ratio
+    log_q = groups["sample_stats"]["log_q"]
+    log_q += log_ratio.to(log_q)
     if guide.permute:
         permutations = symmetry.sample((num_samples,))
         groups["posterior"] = symmetry.apply(permutations, groups["posterior"])
