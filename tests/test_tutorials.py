@@ -102,6 +102,12 @@ def test_comparison_ranks_three_posteriors(run, monkeypatch):
     posteriors = results["posteriors"]
     assert set(results["comparison"].index) == set(posteriors)
     assert posteriors["NUTS"]["posterior"].sizes["chain"] == 2
+    held_out = results["held_out"]
+    assert held_out["NUTS"] > max(held_out["AutoNormal"], held_out["AutoSymmetrized"]) + 5
+    assert abs(held_out["AutoNormal"] - held_out["AutoSymmetrized"]) < 2
+    elpd = results["comparison"].filter(regex="^elpd(_loo)?$").squeeze(axis=1)
+    for name in ("AutoNormal", "AutoSymmetrized"):
+        assert elpd[name] < held_out[name] - 15
     symmetrized, plain = (
         posteriors[name]["posterior"]["w2"].mean(("chain", "draw")).values.flatten()
         for name in ("AutoSymmetrized", "AutoNormal")
