@@ -181,7 +181,10 @@ for (name, prediction), style in zip(predictions.items(), ("C0-.x", "C1--s"), st
     shown = count >= 10
     ax.plot(confidence[shown], accuracy[shown], style, label=name)
 ax.set(
-    xlabel="confidence (mean of the bin)", ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1)
+    xlabel="confidence (mean of the bin)",
+    ylabel="accuracy in the bin",
+    xlim=(0, 1.02),
+    ylim=(0, 1.02),
 )
-ax.legend(loc="upper left")
+ax.legend(loc="lower right")
 plt.show()
