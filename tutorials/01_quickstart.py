@@ -77,7 +77,8 @@ print(symmetrized.symmetry)
 #
 # The ELBO of the symmetrized guide has no closed form, but certified bounds. Both guides are
 # compared by the ELBO of their symmetrization, which the plain guide gets for free: `q` and `q^G`
-# make the same predictions.
+# make the same predictions. All numbers are in nats, with the standard error from 200 draws, and
+# `I(g; w)` is at most `log 50!`.
 
 # %%
 results = {}
@@ -86,13 +87,16 @@ for name, guide in (("AutoNormal", plain), ("AutoSymmetrized", symmetrized)):
         model, guide, x, y, num_samples=200, symmetry=symmetrized.symmetry, progress=False
     )
     results[name] = elbo
-    information = elbo.mutual_information
-    print(
-        f"{name:16s} ELBO(q) {elbo.mean_field:7.1f}, "
-        f"ELBO(q^G) in [{elbo.lower:.1f}, {elbo.upper:.1f}], "
-        f"I(g; w) in [{information.lower:.1f}, {information.upper:.1f}] of {elbo.log_order:.1f}"
-    )
+    gain = elbo.mutual_information
+    print(name)
+    print(f"  ELBO(q)    {elbo.mean_field:.1f} +- {elbo.mean_field_standard_error:.1f}")
+    print(f"  ELBO(q^G)  [{elbo.lower:.1f}, {elbo.upper:.1f}] +- {elbo.lower_standard_error:.1f}")
+    print(f"  I(g; w)    [{gain.lower:.1f}, {gain.upper:.1f}] of {elbo.log_order:.1f}")
 
 # %% [markdown]
 # The guide that was trained for the symmetrized objective reaches the higher `ELBO(q^G)`, at a
 # lower `ELBO(q)`: it need not be a good approximation without its permutations.
+#
+# From here, `pp.predict(model, guide, x_new)` predicts, and `pp.to_arviz(model, guide, x, y)` opens
+# the posterior in ArviZ (tutorial 5). Tutorial 3 takes a network of your own through the same
+# steps, with minibatches.

@@ -259,10 +259,10 @@ for name in (*GUIDES, "posterior"):
 # permutations do less, and nothing at the smallest `alpha`, where the modes overlap. Mean field
 # sits at the midpoint until the modes are far apart at `alpha = 0.2`, and then takes one of them.
 #
-# A better posterior is not always a better fit. At `alpha` 0.05 and 0.1 the symmetrized test error
-# is *higher* than that of mean field, and so is the exact posterior's: noise of standard deviation
-# 5 hides so small a slope, and the inflated mean field is right by luck. At 0.15 and 0.2 the order
-# is reversed.
+# A better posterior is not always a better fit. At `alpha` 0.05 and 0.1 the test error of the exact
+# sum is *higher* than that of mean field, and so is the posterior's own: noise of standard
+# deviation 5 hides so small a slope, and the inflated mean field is right by luck. At 0.15 and 0.2
+# the order is reversed.
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(5.4, 4.2), sharex=True, sharey=True)

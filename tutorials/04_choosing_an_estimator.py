@@ -93,7 +93,7 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# To see the 125 nats of 64 units, `K` would have to be `e^125`.
+# To see the 123 nats of 64 units, `K` would have to be `e^123`.
 #
 # ## Where the gradient is
 #

@@ -148,12 +148,12 @@ for k in SIZES:
 print(f"standard errors up to {max(e.lower_standard_error for e in elbos.values()):.2f}")
 
 # %%
-fig, ax = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.4, 4.0), layout="constrained")
 ax.plot(SIZES, [evidence[k] for k in SIZES], "k-o", label="log evidence, on a grid")
 ax.plot(SIZES, [trained_elbos[k].lower for k in SIZES], "C1--s", label="AutoSymmetrized, ELBO(q^G)")
 ax.plot(SIZES, [elbos[k].mean_field for k in SIZES], "C0-.x", label="AutoNormal, ELBO(q)")
 ax.set(xlabel="number of components k", ylabel="nats", xticks=SIZES)
-ax.legend(loc="lower left")
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 plt.show()
 
 # %% [markdown]

@@ -161,7 +161,7 @@ for (num, width), gain in gains.items():
     )
 
 # %%
-figure, axes = plt.subplots(figsize=(5, 3.6))
+figure, axes = plt.subplots(figsize=(5, 4))
 for style, num in zip(("o--", "s-"), SIZES, strict=True):
     for color, name in (("#c44e52", "AutoNormal"), ("#2f6db3", "AutoSymmetrized")):
         counts = [active[num, width, name] for width in WIDTHS]
@@ -169,7 +169,7 @@ for style, num in zip(("o--", "s-"), SIZES, strict=True):
 axes.axline((2, 2), slope=1, color="0.8", zorder=0)
 axes.set(xlabel="hidden units (grey: all active)", ylabel="active units")
 axes.set_xticks(WIDTHS)
-axes.legend(frameon=False)
+figure.legend(loc="outside upper center", ncols=2, frameon=False)
 plt.show()
 
 # %% [markdown]
