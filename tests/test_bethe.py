@@ -8,7 +8,7 @@ from problems import two_hidden_layers
 
 import pyro_perm as pp
 from pyro_perm.estimators.chain_rule import lower_terms, upper_terms
-from pyro_perm.estimators.density import FactorizedDensity, unit_pairs
+from pyro_perm.estimators.density import FactorizedDensity
 from pyro_perm.estimators.screening import Screen
 
 
@@ -175,7 +175,7 @@ def test_unit_pairs_are_log_densities_up_to_a_constant():
         density.locs["w"].unsqueeze(1), density.scales["w"].unsqueeze(1)
     )
     expected = normal.log_prob(density.values["w"].unsqueeze(0)).sum(-1)
-    difference = unit_pairs(density.units("units", ["w"])) - expected
+    difference = density.unit_pairs("units", ["w"]) - expected
     torch.testing.assert_close(difference, torch.full_like(difference, difference[0, 0].item()))
 
 

@@ -27,9 +27,11 @@ from torch.autograd.function import once_differentiable
 from pyro_perm.estimators.chain_rule import Term, lower_terms
 from pyro_perm.estimators.density import (
     FactorizedDensity,
+    PairFactors,
     Units,
     centered,
     odd_pairs,
+    pair_factors,
     unit_pairs,
 )
 from pyro_perm.estimators.estimator import Estimator, require_factorized
@@ -99,10 +101,11 @@ class _LogPermanent(torch.autograd.Function):
         for cluster in [None] if batched else screen.clusters(locs, scales):
             units = Units(*(joined(kind, cluster) for kind in (values, locs, scales)))
             units = centered(units, layout.flips)
-            log_ratio, excess = permanent_by_blocks(unit_pairs(units, layout.flips))
+            factors = pair_factors(units)
+            log_ratio, excess = permanent_by_blocks(unit_pairs(units, factors, layout.flips))
             total = total + (log_ratio if cluster is None else log_ratio.sum())
             if excess is not None:
-                ctx.overlaps.append(_Overlap(units, cluster, excess))
+                ctx.overlaps.append(_Overlap(units, factors, cluster, excess))
         return total
 
     @staticmethod
@@ -125,11 +128,13 @@ class _Overlap(NamedTuple):
 
     Attributes:
         units: centered, shapes ``(*batch, n, width)`` or ``(*cluster, width)``.
+        factors: those of their pairs.
         cluster: their numbers, shape ``(sets, size)``, or None for the whole group.
         excess: marginals minus the identity, shape ``(*batch, n, n)`` or ``(sets, size, size)``.
     """
 
     units: Units
+    factors: PairFactors
     cluster: Tensor | None
     excess: Tensor
 
@@ -138,7 +143,7 @@ class _Overlap(NamedTuple):
         if self.cluster is None:
             grad_output = grad_output[..., None, None]
         weights = (self.excess * grad_output).to(self.units.values.dtype)
-        grads = _gradients(self.units, weights)
+        grads = _gradients(self.units, self.factors, weights)
         if flips is None:
             return grads
         weights *= -2 * (-2 * odd_pairs(self.units, flips)).sigmoid()
@@ -146,18 +151,16 @@ class _Overlap(NamedTuple):
         return Units(*(grad + part for grad, part in zip(grads, odd, strict=True)))
 
 
-def _gradients(units: Units, weights: Tensor) -> Units:
+def _gradients(units: Units, factors: PairFactors, weights: Tensor) -> Units:
     """Gradients of ``sum_ij R_ij L_ij`` for weights whose rows sum to zero."""
     values, locs, scales = units
-    precision = scales.square().reciprocal()
-    entries = values.shape[-1]
-    # Two products instead of four.
-    mixed, mixed_squares = (weights @ torch.cat([values, values.square()], -1)).split(entries, -1)
-    weighted = weights.mT @ torch.cat([precision, precision * locs], -1)
+    precision = factors.left.chunk(2, -1)[0]
+    mixed_precision, mixed_weighted = (weights.mT @ factors.left).chunk(2, -1)
+    mixed_squares, minus_twice_mixed = (weights @ factors.right).chunk(2, -1)
     return Units(
-        values=torch.addcmul(weighted[..., entries:], values, weighted[..., :entries], value=-1),
-        locs=precision * mixed,
-        scales=torch.addcmul(mixed_squares, locs, mixed, value=-2) * (precision / scales),
+        values=torch.addcmul(mixed_weighted, values, mixed_precision, value=-1),
+        locs=precision * minus_twice_mixed * -0.5,
+        scales=torch.addcmul(mixed_squares, locs, minus_twice_mixed) * (precision / scales),
     )
 
 

@@ -95,7 +95,8 @@ class FactorizedDensity:
         """
         sites = tuple(sites)
         flips = UnitLayout.of(self.symmetry, group, sites).flips
-        return unit_pairs(centered(self.units(group, sites), flips), flips)
+        units = centered(self.units(group, sites), flips)
+        return unit_pairs(units, pair_factors(units), flips)
 
     def log_flips(self, group: str, sites: Iterable[str]) -> Tensor:
         """``log sum_s q(s . w) / q(w)`` over the signs ``s`` of a group that flips them.
@@ -159,20 +160,38 @@ class FactorizedDensity:
         return gain if log_volume is None else gain + log_volume
 
 
-def unit_pairs(units: Units, flips: Tensor | None = None) -> Tensor:
+class PairFactors(NamedTuple):
+    """Factors of the quadratic part of the unit pairs: ``-1/2 left @ right.mT``.
+
+    Attributes:
+        left: precisions, and precisions times locs, side by side, shape ``(*batch, n, 2 width)``.
+        right: squared values, and -2 times the values.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+def pair_factors(units: Units) -> PairFactors:
+    """The factors, from units relative to a common center (see :func:`centered`)."""
+    values, locs, scales = units
+    precision = scales.square().reciprocal()
+    return PairFactors(
+        torch.cat([precision, precision * locs], -1), torch.cat([values.square(), -2 * values], -1)
+    )
+
+
+def unit_pairs(units: Units, factors: PairFactors, flips: Tensor | None = None) -> Tensor:
     """Log-density of every unit's values under every unit's factor, by one matrix product.
 
     :param units: units relative to a common center, see :func:`centered`.
+    :param factors: those of the units.
     :param flips: which entries change sign, to sum over the signs of every unit.
     :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``, double precision.
     """
-    values, locs, scales = units
-    precision = scales.square().reciprocal()
-    weighted = precision * locs
-    constant = (weighted * locs - precision.log()).sum(-1, keepdim=True)
-    squares = (
-        torch.cat([precision, weighted], -1) @ torch.cat([values.square(), -2 * values], -1).mT
-    )
+    precision, weighted = factors.left.chunk(2, -1)
+    constant = (weighted * units.locs - precision.log()).sum(-1, keepdim=True)
+    squares = factors.left @ factors.right.mT
     pairs = -0.5 * (squares.double() + constant.double())
     return pairs if flips is None else pairs + _log_sum_of_signs(odd_pairs(units, flips))
 
