@@ -35,6 +35,9 @@ _SMALLEST_MARGINAL = 1e-30
 _EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
 
+# In graphs up to this size a few matrix products are quicker than a sparse matrix.
+_FEW_NODES = 64
+
 # Enough for training: on blocks of trained layers the value is mostly within 1e-4 nats of the fixed
 # point's and at worst 0.02, the marginals within a percent: less than the Bethe approximation errs.
 _BETHE_SWEEPS, _BETHE_TOLERANCE = 50, 3e-4
@@ -143,10 +146,22 @@ def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
     links = links[nodes][:, nodes]
     if _has_hub(links):
         return [nodes]
-    _, labels = connected_components(_sparse(links), directed=True, connection="strong")
+    labels = _labels(links)
     order = labels.argsort(kind="stable")
     parts = np.split(nodes[order], np.diff(labels[order]).nonzero()[0] + 1)
     return [part for part in parts if len(part) > 1]
+
+
+def _labels(links: NDArray[np.bool_]) -> _Nodes:
+    """A number for each node, the same for those of one strongly connected component."""
+    if len(links) > _FEW_NODES:
+        _, labels = connected_components(_sparse(links), directed=True, connection="strong")
+    else:
+        reached = np.eye(len(links)) + links
+        for _ in range(len(links).bit_length()):  # Paths of twice the length each time.
+            reached = np.minimum(reached @ reached, 1.0)
+        labels = (reached * reached.T).argmax(1)
+    return np.asarray(labels, dtype=np.intp)
 
 
 def _sparse(links: NDArray[np.bool_]) -> Any:

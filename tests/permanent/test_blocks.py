@@ -2,12 +2,16 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from pyro_perm.permanent import bethe, log_permanent, permanent_by_blocks, permutation_marginals
+from pyro_perm.permanent.blocks import _labels
 
 
 def units(n, entries, spread, seed):
@@ -38,6 +42,15 @@ def test_small_matrices_are_exact(n, entries, spread, seed):
     torch.testing.assert_close(result.log_ratio, expected, rtol=0, atol=1e-6)
     marginals = dense_marginals(result, matrix.shape)
     torch.testing.assert_close(marginals, permutation_marginals(matrix), rtol=0, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(n=st.integers(1, 64), links_each=st.floats(0.0, 3.0), seed=st.integers(0, 2**16))
+def test_components_of_small_graphs_are_those_of_scipy(n, links_each, seed):
+    links = np.random.default_rng(seed).random((n, n)) < links_each / n
+    _, expected = connected_components(csr_array(links), connection="strong")
+    found = _labels(links)
+    assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
 
 
 def test_separate_blocks_multiply():
