@@ -2,9 +2,9 @@ r"""Permanents of matrices that all but decompose: exact on small blocks, Bethe 
 
 Take the identity as the reference permutation, and let ``c_ij = L_jj - L_ij`` be the cost of
 giving column ``j`` to row ``i``. A permutation is a set of cycles and weighs ``exp(-cost)``
-relative to the identity, so only rows on a common cycle of affordable pairs interact: the
-strongly connected components of the graph of affordable pairs. The permanent is the product over
-these blocks.
+relative to the identity, so only rows on a common affordable cycle interact: they lie in one strongly
+connected component of the graph of pairs that such a cycle may contain. The permanent is the product
+over these blocks.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 from pyro_perm.permanent.exact import forward_backward
 
-# Pairs that cost more nats are left out: a weight of 1e-7 beside the identity's. Blocks that are
+# Cycles that cost more nats are left out: a weight of 2e-9 beside the identity's. Blocks that are
 # too large to be summed exactly are cut at lower costs, if what is cut weighs little in all.
-_AFFORDABLE_COSTS = (16.0, 8.0, 4.0)
+_AFFORDABLE_COSTS = (20.0, 8.0, 4.0)
 _NEGLIGIBLE_WEIGHT = 0.01
 
 _SMALLEST_MARGINAL = 1e-30
@@ -67,7 +67,7 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     Blocks of up to 10 rows are summed exactly; larger ones by the Bethe approximation, which lies
     below the permanent by at most ``n/2 log 2`` nats, in practice about ``1/2 log(2 pi n / e)``
     where all entries are equal and nothing where rows are apart. What is left out lowers the
-    result: pairs of a weight below 1e-7, and between parts of a larger block pairs whose swaps
+    result: cycles of a weight below 2e-9, and between parts of a larger block pairs whose swaps
     together weigh less than 0.01. Outside of the blocks the marginals are the identity.
 
     >>> log_matrix = torch.full((4, 4), -50.0)
@@ -125,7 +125,7 @@ def _components(
     A cut is made at a lower cost only where the swaps that it gives up weigh next to nothing.
     """
     within = log_weights[nodes][:, nodes]
-    parts = [nodes[part] for part in _strongly_connected(within > -costs[0])]
+    parts = [nodes[part] for part in _strongly_connected(_links(within, costs[0]))]
     settled = []
     for part in parts:
         done = len(part) <= _EXACT_SIZES[-1] or len(costs) == 1
@@ -136,6 +136,20 @@ def _components(
         cheap = _weight_of_swaps_between(log_weights, part, finer) < _NEGLIGIBLE_WEIGHT
         settled += finer if cheap else [part]
     return settled
+
+
+def _links(log_weights: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
+    """Pairs that a cycle of at most this cost may contain.
+
+    Besides the pair it has a way back, which begins at the pair's end and ends at its beginning, and
+    costs no less than the cheapest pair there; elsewhere it saves no more than all rows could.
+    """
+    apart = log_weights.copy()
+    np.fill_diagonal(apart, -np.inf)
+    out, into = apart.max(1, initial=-np.inf), apart.max(0, initial=-np.inf)
+    saved = out.clip(0.0).sum()
+    back = np.minimum(np.minimum(into[:, None], out), 0.0)
+    return apart + np.minimum(back + saved, 0.0) > -cost
 
 
 def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:

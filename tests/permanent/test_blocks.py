@@ -80,6 +80,22 @@ def test_a_cycle_binds_units_though_no_swap_is_affordable():
     torch.testing.assert_close(marginals[0, :3], torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=1e-6)
 
 
+def test_a_swap_of_two_affordable_pairs_may_be_unaffordable():
+    matrix = torch.full((12, 12), -100.0).double().fill_diagonal_(0.0)
+    matrix[0, 1] = matrix[1, 0] = -12.0
+    result = permanent_by_blocks(matrix)
+    assert result.excess is None
+    torch.testing.assert_close(result.log_ratio, log_permanent(matrix), rtol=0, atol=1e-10)
+
+
+def test_what_one_row_saves_makes_the_cycles_of_others_affordable():
+    matrix = torch.full((12, 12), -100.0).double().fill_diagonal_(0.0)
+    matrix[0, 1], matrix[1, 2], matrix[2, 0] = -18.0, -18.0, 30.0
+    result = permanent_by_blocks(matrix)
+    torch.testing.assert_close(result.log_ratio, log_permanent(matrix), rtol=0, atol=1e-10)
+    assert result.excess is not None
+
+
 @pytest.mark.parametrize("sizes", list(itertools.combinations((2, 4, 6, 8, 11, 30), 2)))
 def test_batches_are_solved_one_by_one(sizes):
     matrices = []
