@@ -2,9 +2,9 @@ r"""Permanents of matrices that all but decompose: exact on small blocks, Bethe 
 
 Take the identity as the reference permutation, and let ``c_ij = L_jj - L_ij`` be the cost of
 giving column ``j`` to row ``i``. A permutation is a set of cycles and weighs ``exp(-cost)``
-relative to the identity, so only rows on a common affordable cycle interact: they lie in one strongly
-connected component of the graph of pairs that such a cycle may contain. The permanent is the product
-over these blocks.
+relative to the identity, so only rows on a common affordable cycle interact: they lie in one
+strongly connected component of the graph of pairs that such a cycle may contain. The permanent is
+the product over these blocks.
 """
 
 from __future__ import annotations
@@ -141,15 +141,16 @@ def _components(
 def _links(log_weights: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
     """Pairs that a cycle of at most this cost may contain.
 
-    Besides the pair it has a way back, which begins at the pair's end and ends at its beginning, and
-    costs no less than the cheapest pair there; elsewhere it saves no more than all rows could.
+    Besides the pair it has a way back, from the pair's end to its beginning, which costs no less
+    than the cheapest pair at either; elsewhere it saves no more than all rows could.
     """
     apart = log_weights.copy()
     np.fill_diagonal(apart, -np.inf)
     out, into = apart.max(1, initial=-np.inf), apart.max(0, initial=-np.inf)
     saved = out.clip(0.0).sum()
     back = np.minimum(np.minimum(into[:, None], out), 0.0)
-    return apart + np.minimum(back + saved, 0.0) > -cost
+    links: NDArray[np.bool_] = apart + np.minimum(back + saved, 0.0) > -cost
+    return links
 
 
 def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
