@@ -23,7 +23,7 @@ from torch import Tensor
 _SAFE = 8.0
 _MARGIN = 1.0
 # Below this many multiplications, computing all pairs costs less than asking which matter.
-_WORTHWHILE = 2_000_000
+_WORTHWHILE = 500_000
 
 
 class Screen:

@@ -146,7 +146,10 @@ def _links(log_weights: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
     """
     apart = log_weights.copy()
     np.fill_diagonal(apart, -np.inf)
-    out, into = apart.max(1, initial=-np.inf), apart.max(0, initial=-np.inf)
+    out = apart.max(1, initial=-np.inf)
+    if not (out > -cost).any():
+        return np.zeros(apart.shape, dtype=bool)
+    into = apart.max(0, initial=-np.inf)
     saved = out.clip(0.0).sum()
     back = np.minimum(np.minimum(into[:, None], out), 0.0)
     links: NDArray[np.bool_] = apart + np.minimum(back + saved, 0.0) > -cost
