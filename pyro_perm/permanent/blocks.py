@@ -139,25 +139,25 @@ def _components(
 
 
 def _links(log_weights: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
-    """Pairs that a cycle of at most this cost may contain.
+    """Pairs of different nodes that a cycle of at most this cost may contain.
 
     Besides the pair it has a way back, from the pair's end to its beginning, which costs no less
     than the cheapest pair at either; elsewhere it saves no more than all rows could.
+
+    :param log_weights: minus the costs; its diagonal is overwritten.
     """
-    apart = log_weights.copy()
-    np.fill_diagonal(apart, -np.inf)
-    out = apart.max(1, initial=-np.inf)
-    if not (out > -cost).any():
-        return np.zeros(apart.shape, dtype=bool)
-    into = apart.max(0, initial=-np.inf)
+    np.fill_diagonal(log_weights, -np.inf)
+    out = log_weights.max(1, initial=-np.inf)
+    cheapest = log_weights
     saved = out.clip(0.0).sum()
-    back = np.minimum(np.minimum(into[:, None], out), 0.0)
-    links: NDArray[np.bool_] = apart + np.minimum(back + saved, 0.0) > -cost
+    if saved < cost and (out > -cost).any():
+        back = np.minimum(log_weights.max(0)[:, None], out)
+        cheapest = log_weights + np.minimum(back + saved, 0.0)
+    links: NDArray[np.bool_] = cheapest > -cost
     return links
 
 
 def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
-    np.fill_diagonal(links, False)
     nodes = np.flatnonzero(links.any(0) & links.any(1))
     if len(nodes) <= _ENUMERATED_SIZE:  # Few enough to be one block, connected or not.
         return [nodes] if len(nodes) else []
