@@ -28,8 +28,9 @@ Program = Callable[..., Any]
 class TraceSymmetrized_ELBO(Trace_ELBO):
     r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)`` (Gelberg et al. 2024, Section 4).
 
-    ``KL(q || p)`` is in closed form at sites where guide and prior are Normal, and a Monte Carlo
-    estimate elsewhere; ``I(g; w)`` comes from the estimator. Usage::
+    ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
+    Normal of their own, and a Monte Carlo estimate elsewhere; ``I(g; w)`` comes from the estimator.
+    Usage::
 
         SVI(model, AutoSymmetrized(AutoNormal(model)), optim, loss=TraceSymmetrized_ELBO())
         SVI(model, AutoNormal(model), optim, loss=TraceSymmetrized_ELBO(symmetry=symmetry))

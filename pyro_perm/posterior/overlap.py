@@ -46,8 +46,8 @@ def unit_overlap(
     densities = [draw_density(guide, group, args, kwargs) for _ in range(num_samples)]
     if not densities[0].factorizes:
         raise TypeError(
-            "the base guide draws its sites jointly, so that no unit has a factor of its own; the "
-            "overlap is that of guides such as AutoNormal"
+            "the base guide draws its sites jointly, so that no unit has a factor of its own: "
+            "symmetrize an AutoNormal to see the overlap of its units"
         )
     return {
         name: torch.stack([_marginals(density, name) for density in densities]).mean(0)
