@@ -350,6 +350,7 @@ def test_what_is_no_guide_is_refused():
 
 
 def test_arviz_opens_ranks_and_plots_the_files(tmp_path):
+    pyro.settings.set(module_local_params=True)  # Two guides with parameters of their own.
     problem = one_hidden_layer()
     guides = {
         "better": problem.guide(pp.Exact(), **near(0.0)),

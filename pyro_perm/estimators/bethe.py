@@ -93,9 +93,8 @@ class _LogPermanent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
         values, locs, scales = map(layout.views, _by_kind(tensors))
-        ctx.layout, ctx.shapes, ctx.overlaps = layout, [t.shape for t in tensors], []
-        ctx.dtypes = [t.dtype for t in tensors]
-        total = locs[0].new_zeros((), dtype=torch.float64)
+        ctx.layout, ctx.num_tensors, ctx.overlaps = layout, len(tensors), []
+        log_ratios = []
         # Draws in a batch would need their parts of the clusters kept apart.
         batched = any(part.dim() > 2 for part in values)
         for cluster in [None] if batched else screen.clusters(locs, scales):
@@ -103,24 +102,25 @@ class _LogPermanent(torch.autograd.Function):
             units = centered(units, layout.flips)
             factors = pair_factors(units)
             log_ratio, excess = permanent_by_blocks(unit_pairs(units, factors, layout.flips))
-            total = total + (log_ratio if cluster is None else log_ratio.sum())
+            log_ratios.append(log_ratio if cluster is None else log_ratio.sum())
             if excess is not None:
                 ctx.overlaps.append(_Overlap(units, factors, cluster, excess))
-        return total
+        if not log_ratios:
+            return locs[0].new_zeros((), dtype=torch.float64)
+        return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.overlaps:
-            return (None,) * (2 + len(ctx.shapes))
+            return None, None, *[None] * ctx.num_tensors
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]
-        clusters = [o.cluster.flatten() for o in ctx.overlaps if o.cluster is not None]
-        chosen = torch.cat(clusters) if clusters else None
+        clusters = [overlap.cluster for overlap in ctx.overlaps]
         sites: list[Tensor] = []
-        for shapes, *units in zip(_by_kind(ctx.shapes), *grads, strict=True):
-            rows = torch.cat([u.flatten(0, 1) for u in units]) if clusters else units[0]
-            sites += ctx.layout.sites_from(rows, shapes, chosen)
-        return None, None, *(grad.to(dtype) for grad, dtype in zip(sites, ctx.dtypes, strict=True))
+        for units in zip(*grads, strict=True):
+            sites += ctx.layout.sites_from(units, clusters)
+        # Autograd casts gradients to the inputs' precision, and sums over what was broadcast.
+        return None, None, *sites
 
 
 class _Overlap(NamedTuple):
@@ -157,11 +157,11 @@ def _gradients(units: Units, factors: PairFactors, weights: Tensor) -> Units:
     precision = factors.left.chunk(2, -1)[0]
     mixed_precision, mixed_weighted = (weights.mT @ factors.left).chunk(2, -1)
     mixed_squares, minus_twice_mixed = (weights @ factors.right).chunk(2, -1)
-    return Units(
-        values=torch.addcmul(mixed_weighted, values, mixed_precision, value=-1),
-        locs=precision * minus_twice_mixed * -0.5,
-        scales=torch.addcmul(mixed_squares, locs, minus_twice_mixed) * (precision / scales),
-    )
+    # In place, since new tensors of this size would cost more than the arithmetic.
+    for_values = mixed_weighted.addcmul_(values, mixed_precision, value=-1)
+    for_scales = mixed_squares.addcmul_(locs, minus_twice_mixed).mul_(precision).div_(scales)
+    for_locs = minus_twice_mixed.mul_(precision).mul_(-0.5)
+    return Units(for_values, for_locs, for_scales)
 
 
 def _odd_gradients(units: Units, weights: Tensor, flips: Tensor) -> Units:

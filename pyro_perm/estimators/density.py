@@ -34,7 +34,7 @@ from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 STICK_BREAKING = biject_to(constraints.simplex)
 _WORTH_SINGLE_PRECISION = 1_000_000
-_HARMLESS_IN_SINGLE_PRECISION = 3000.0
+_HARMLESS_IN_SINGLE_PRECISION = 55.0
 
 
 class Units(NamedTuple):
@@ -231,10 +231,9 @@ def centered(units: Units, flips: Tensor | None = None) -> Units:
         center = center.masked_fill(flips.to(center.device), 0.0)
     if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
         single = Units(values - center, locs - center, scales)
-        squares = (single.values / scales).detach().square().sum(-1)
-        if float(squares.max()) < _HARMLESS_IN_SINGLE_PRECISION:
+        norms = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
+        if float(norms.max()) < _HARMLESS_IN_SINGLE_PRECISION:
             return single
-    center = center.double()
     return Units(values.double() - center, locs.double() - center, scales.double())
 
 

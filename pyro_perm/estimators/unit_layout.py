@@ -20,13 +20,13 @@ class Part(NamedTuple):
     Attributes:
         position: position of the site.
         axis: the axis.
-        rank: number of dimensions of the site.
+        shape: shape of the site.
         width: number of entries of each unit.
     """
 
     position: int
     axis: Axis
-    rank: int
+    shape: tuple[int, ...]
     width: int
 
 
@@ -72,7 +72,7 @@ class UnitLayout:
         :param tensors: one a site, shape ``(*batch, *site shape)``.
         :returns: one a part, shape ``(*batch, n, width)``, of the tensors' memory where possible.
         """
-        return [part.axis.units(tensors[part.position], part.rank) for part in self.parts]
+        return [part.axis.units(tensors[part.position], len(part.shape)) for part in self.parts]
 
     def units(self, tensors: Sequence[Tensor]) -> Tensor:
         """Everything that belongs to each unit.
@@ -83,25 +83,27 @@ class UnitLayout:
         return joined(self.views(tensors))
 
     def sites_from(
-        self, units: Tensor, shapes: Sequence[torch.Size], chosen: Tensor | None = None
+        self, units: Sequence[Tensor], clusters: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         """The transpose of :meth:`units`: gradients of the sites from those of the units.
 
-        :param units: shape ``(*batch, n, width)``, or ``(*chosen, width)``.
-        :param shapes: shapes of the sites' tensors, with all of the batch, or less to sum over it.
-        :param chosen: the units that the gradients belong to, each once; by default all of them.
+        :param units: shape ``(*batch, n, width)``, or ``(*cluster, width)`` for each cluster.
+        :param clusters: the units that the gradients belong to, each in one cluster at most; None
+            stands for all of them.
+        :returns: one a site, shape ``(*batch, *site shape)``, contiguous where units come first.
         """
-        totals: dict[int, Tensor] = {}
+        sites: dict[int, Tensor] = {}
         start = 0
-        for position, axis, rank, width in self.parts:
-            part = units[..., start : start + width]
-            if chosen is not None:
-                everywhere = part.new_zeros(self.size, width)
-                part = everywhere.index_copy_(0, chosen.flatten(), part.reshape(-1, width))
-            site = axis.from_units(part, shapes[position][-rank:])
-            totals[position] = totals[position] + site if position in totals else site
+        for position, axis, shape, width in self.parts:
+            part = units[0][..., start : start + width]
+            if clusters[0] is not None:
+                part = part.new_zeros(self.size, width)
+                for each, cluster in zip(units, clusters, strict=True):
+                    part[cluster] = each[..., start : start + width]
+            site = axis.from_units(part, shape)
+            sites[position] = sites[position] + site if position in sites else site
             start += width
-        return [totals[position].sum_to_size(shape) for position, shape in enumerate(shapes)]
+        return [sites[position] for position in range(len(sites))]
 
 
 def joined(views: Sequence[Tensor], chosen: Tensor | None = None) -> Tensor:
@@ -122,7 +124,7 @@ def joined(views: Sequence[Tensor], chosen: Tensor | None = None) -> Tensor:
 
 def _part(position: int, axis: Axis, shape: tuple[int, ...]) -> Part:
     width = math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
-    return Part(position, axis, len(shape), width)
+    return Part(position, axis, shape, width)
 
 
 def broadcast_shapes(shapes: list[torch.Size]) -> torch.Size:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_FIRST_CHECK = 2  # Enough where all entries are about equal.
 _SWEEPS_PER_CHECK = 4
 _SWEEPS_PER_MEAN = 16
 _LARGEST_LOG_ODDS = 1e6
@@ -91,7 +92,7 @@ def _sweep(domain: _Domain, weights: Tensor, max_iterations: int, tolerance: flo
     to_columns, earlier = torch.empty_like(weights), torch.empty_like(weights)
     for iteration in range(1, max_iterations + 1):
         _pass_messages(domain, weights, to_rows, -1, to_columns)
-        if iteration % _SWEEPS_PER_CHECK == 0 or iteration == max_iterations:
+        if iteration in (_FIRST_CHECK, max_iterations) or iteration % _SWEEPS_PER_CHECK == 0:
             marginals = _normalize(domain, to_rows, -1)
             residual = (marginals - _normalize(domain, to_columns, -2)).abs_().amax((-2, -1))
             if iteration == max_iterations or not bool((residual > tolerance).any()):

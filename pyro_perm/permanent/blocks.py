@@ -31,7 +31,8 @@ _NEGLIGIBLE_WEIGHT = 0.01
 
 _SMALLEST_MARGINAL = 1e-30
 
-# Blocks are padded to these sizes, so that one batch serves several; larger blocks go to Bethe.
+# Blocks are padded to these sizes, by a row at most, so that one batch serves several. Larger ones
+# go to Bethe.
 _EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
 
@@ -79,62 +80,72 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     :raises ValueError: if the matrices are not square.
     """
     check_square(log_matrix)
-    batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
+    batch, size, device = log_matrix.shape[:-2], log_matrix.shape[-1], log_matrix.device
     weights = log_matrix.double().cpu().numpy().reshape(batch.numel(), size, size)
-    ratios = weights - np.diagonal(weights, axis1=1, axis2=2)[:, None, :]
-    device = log_matrix.device
-    log_ratio = np.zeros(len(ratios))
-    blocks = _blocks(ratios)
-    if not blocks:
-        return BlockPermanent(torch.from_numpy(log_ratio).reshape(batch).to(device), None)
-    # The last row and column are for the padding.
-    excess = np.zeros((len(ratios), size + 1, size + 1))
+    # The last row and column pad blocks: that node goes with itself only.
+    ratios = np.full((len(weights), size + 1, size + 1), -np.inf)
+    np.subtract(weights, weights.diagonal(0, 1, 2)[:, None], out=ratios[:, :size, :size])
+    diagonals = np.einsum("bii->bi", ratios)
+    diagonals[:] = -np.inf
+    blocks = _blocks(ratios[:, :size, :size])
+    diagonals[:] = 0.0
+    log_ratio, excess = np.zeros(len(weights)), None
     for matrix, rows in blocks:
-        value, marginals = _solve(_gather(ratios, matrix, rows), device)
+        row_starts = (matrix[:, None] * (size + 1) + rows) * (size + 1)
+        where = row_starts[:, :, None] + rows[:, None, :]
+        value, marginals = _solve(ratios.ravel()[where], device)
         np.add.at(log_ratio, matrix, value)
         # Products with denormal numbers, which these become in single precision, are slow.
         marginals[marginals < _SMALLEST_MARGINAL] = 0.0
         marginals -= np.eye(marginals.shape[-1])
-        np.put(excess, _positions(matrix, rows, size + 1), marginals)
-    within = torch.from_numpy(excess)[:, :size, :size].reshape(*batch, size, size)
-    return BlockPermanent(torch.from_numpy(log_ratio).reshape(batch).to(device), within.to(device))
+        if excess is None:
+            excess = np.zeros_like(ratios)
+        excess.ravel()[where] = marginals
+    if excess is not None:
+        excess = excess[:, :size, :size].reshape(*batch, size, size)
+    return BlockPermanent(
+        torch.from_numpy(log_ratio.reshape(batch)).to(device),
+        None if excess is None else torch.from_numpy(excess).to(device),
+    )
 
 
-def _blocks(ratios: _Matrices) -> list[tuple[_Nodes, _Nodes]]:
+def _blocks(log_weights: _Matrices) -> list[tuple[_Nodes, _Nodes]]:
     """Blocks of at least two rows, gathered by padded size.
 
+    :param log_weights: minus the costs, their diagonals minus infinity.
     :returns: pairs of the matrix that each block belongs to, shape (b,), and its rows, shape
-        (b, size), padded with -1.
+        (b, size), padded with the number of rows of a matrix.
     """
-    matrices: dict[int, list[int]] = {}
-    rows: dict[int, list[_Nodes]] = {}
-    for matrix, log_weights in enumerate(ratios):
-        for part in _components(log_weights, np.arange(len(log_weights)), _AFFORDABLE_COSTS):
+    found: dict[int, list[tuple[int, _Nodes]]] = {}
+    for matrix, each in enumerate(log_weights):
+        for part in _components(each, _AFFORDABLE_COSTS):
             padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
-            padding = np.full(padded - len(part), -1)
-            matrices.setdefault(padded, []).append(matrix)
-            rows.setdefault(padded, []).append(np.concatenate([part, padding]))
-    return [(np.array(matrices[size]), np.stack(same)) for size, same in rows.items()]
+            rows = part if padded == len(part) else np.append(part, len(each))
+            found.setdefault(padded, []).append((matrix, rows))
+    return [
+        (np.array([matrix for matrix, _ in same]), np.array([rows for _, rows in same]))
+        for same in found.values()
+    ]
 
 
-def _components(
-    log_weights: NDArray[np.float64], nodes: _Nodes, costs: tuple[float, ...]
-) -> list[_Nodes]:
+def _components(log_weights: NDArray[np.float64], costs: tuple[float, ...]) -> list[_Nodes]:
     """Sets of at least two nodes that interact, split further while they are too large to sum.
 
     A cut is made at a lower cost only where the swaps that it gives up weigh next to nothing.
     """
-    within = log_weights[nodes][:, nodes]
-    parts = [nodes[part] for part in _strongly_connected(_links(within, costs[0]))]
     settled = []
-    for part in parts:
-        done = len(part) <= _EXACT_SIZES[-1] or len(costs) == 1
-        if done or _has_hub(log_weights[part][:, part] > -costs[-1]):
+    for part in _strongly_connected(_links(log_weights, costs[0])):
+        if len(part) <= _EXACT_SIZES[-1] or len(costs) == 1:
             settled.append(part)
             continue
-        finer = _components(log_weights, part, costs[1:])
-        cheap = _weight_of_swaps_between(log_weights, part, finer) < _NEGLIGIBLE_WEIGHT
-        settled += finer if cheap else [part]
+        whole = len(part) == len(log_weights)
+        within = log_weights if whole else log_weights[part][:, part]
+        if _has_hub(within > -costs[-1]):
+            settled.append(part)
+            continue
+        finer = _components(within, costs[1:])
+        cheap = _weight_of_swaps_between(within, finer) < _NEGLIGIBLE_WEIGHT
+        settled += [part[nodes] for nodes in finer] if cheap else [part]
     return settled
 
 
@@ -144,9 +155,8 @@ def _links(log_weights: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
     Besides the pair it has a way back, from the pair's end to its beginning, which costs no less
     than the cheapest pair at either; elsewhere it saves no more than all rows could.
 
-    :param log_weights: minus the costs; its diagonal is overwritten.
+    :param log_weights: minus the costs, their diagonal minus infinity.
     """
-    np.fill_diagonal(log_weights, -np.inf)
     out = log_weights.max(1, initial=-np.inf)
     cheapest = log_weights
     saved = out.clip(0.0).sum()
@@ -161,13 +171,13 @@ def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
     nodes = np.flatnonzero(links.any(0) & links.any(1))
     if len(nodes) <= _ENUMERATED_SIZE:  # Few enough to be one block, connected or not.
         return [nodes] if len(nodes) else []
-    links = links[nodes][:, nodes]
+    if len(nodes) < len(links):
+        links = links[nodes][:, nodes]
     if _has_hub(links):
         return [nodes]
     labels = _labels(links)
-    order = labels.argsort(kind="stable")
-    parts = np.split(nodes[order], np.diff(labels[order]).nonzero()[0] + 1)
-    return [part for part in parts if len(part) > 1]
+    repeated = np.flatnonzero(np.bincount(labels) > 1)
+    return [nodes[labels == label] for label in repeated]
 
 
 def _labels(links: NDArray[np.bool_]) -> _Nodes:
@@ -191,39 +201,18 @@ def _sparse(links: NDArray[np.bool_]) -> Any:
 
 
 def _has_hub(links: NDArray[np.bool_]) -> bool:
-    """Whether one node is linked with all others, both ways: a quick sign of one component."""
-    both = links & links.T
-    np.fill_diagonal(both, True)
-    return bool(both.all(0).any())
+    """Whether a node is linked with all others, both ways: a quick sign of one component."""
+    num_links = np.minimum(links.sum(0), links.sum(1))
+    return bool(num_links.max() == len(links) - 1)
 
 
-def _weight_of_swaps_between(
-    log_weights: NDArray[np.float64], nodes: _Nodes, parts: list[_Nodes]
-) -> float:
+def _weight_of_swaps_between(log_weights: NDArray[np.float64], parts: list[_Nodes]) -> float:
     """Weight, relative to the identity, of all swaps of two nodes of different parts."""
-    label = np.zeros(len(log_weights), dtype=int)
-    label[nodes] = -1 - np.arange(len(nodes))  # A node in no part is a part of its own.
+    label = -1 - np.arange(len(log_weights))  # A node in no part is a part of its own.
     for number, part in enumerate(parts):
         label[part] = number
-    within = log_weights[nodes][:, nodes]
-    apart = label[nodes][:, None] != label[nodes]
-    return float(np.exp((within + within.T)[apart]).sum() / 2)
-
-
-def _gather(ratios: _Matrices, matrix: _Nodes, rows: _Nodes) -> _Matrices:
-    """The blocks, shape (b, size, size); padded rows go with their own columns only."""
-    blocks = ratios.take(_positions(matrix, rows, ratios.shape[-1]))
-    padded = rows < 0
-    if padded.any():
-        apart = np.where(np.eye(rows.shape[-1], dtype=bool), 0.0, -np.inf)
-        blocks = np.where(padded[:, :, None] | padded[:, None, :], apart, blocks)
-    return blocks
-
-
-def _positions(matrix: _Nodes, rows: _Nodes, size: int) -> _Nodes:
-    """Where the entries of blocks lie in matrices of a size, flattened; -1 is the last row."""
-    rows = rows % size
-    return (matrix[:, None, None] * size + rows[:, :, None]) * size + rows[:, None, :]
+    apart = label[:, None] != label
+    return float(np.exp((log_weights + log_weights.T)[apart]).sum() / 2)
 
 
 def _solve(blocks: _Matrices, device: torch.device) -> tuple[_Matrices, _Matrices]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -149,10 +150,13 @@ class Axis:
         :returns: shape ``(*batch, *shape)``, zero at coordinates that the group does not permute.
         """
         batch, dim = units.dim() - 2, len(shape) + self.dim
+        left, right = shape[:dim], shape[dim + 1 :]
+        value = units
+        if math.prod(left) * self.outer > 1:
+            value = units.reshape(*units.shape[:-1], *left, self.outer, self.inner, *right)
+            value = value.movedim(batch, batch + dim + 1)
         permuted = self.outer * self.inner * units.shape[-2]
-        right = (*shape[:dim], self.outer, self.inner, *shape[dim + 1 :])
-        value = units.reshape(*units.shape[:-1], *right).movedim(batch, batch + dim + 1)
-        value = value.reshape(*units.shape[:-2], *shape[:dim], permuted, *shape[dim + 1 :])
+        value = value.reshape(*units.shape[:-2], *left, permuted, *right)
         if self.index is None:
             return value
         table = self._coordinates(shape[dim], units.device)

@@ -74,6 +74,7 @@ class PermutationSymmetry:
         )
         self._sites: dict[str, SiteShape] | None = None
         self._groups: dict[str, int] = {}
+        self._log_orders: dict[str, float] = {}
         self._actions: dict[str, list[tuple[str, Axis]]] = {}
         if shapes is not None:
             self._bind({site: SiteShape(tuple(s), len(s)) for site, s in shapes.items()})
@@ -188,10 +189,8 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return {
-            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
-            for group, size in self.groups.items()
-        }
+        self._require_bound()
+        return dict(self._log_orders)
 
     @property
     def is_bound(self) -> bool:
@@ -353,6 +352,10 @@ class PermutationSymmetry:
         if missing:
             raise ValueError(f"shapes has no entry for site '{missing[0]}' of the spec")
         self._groups, self._actions = bound_actions(self.spec, shapes)
+        self._log_orders = {
+            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
+            for group, size in self._groups.items()
+        }
         self._sites = {site: shapes[site] for site in self.sites}
 
     def _require_group(self, group: str) -> None:

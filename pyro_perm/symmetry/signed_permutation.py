@@ -46,7 +46,10 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Uniform elements of ``B_n``, or of ``S_n``, shape ``(*shape, size)``."""
-    permutation = torch.rand(*shape, size, device=device, generator=generator).argsort(-1)
+    if shape:
+        permutation = torch.rand(*shape, size, device=device, generator=generator).argsort(-1)
+    else:
+        permutation = torch.randperm(size, device=device, generator=generator)
     if not signed:
         return permutation
     coin = torch.rand(*shape, size, device=device, generator=generator)
