@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -62,10 +62,23 @@ class SymmetrizeMessenger(Messenger):
             fn = dist.Delta(value, event_dim=fn.event_dim)
         moved = permute_site(self.symmetry, self.permutations, name, fn.v)
         # The base guide's own Delta has been validated.
-        msg["fn"] = dist.Delta(moved, fn.log_density, fn.event_dim, validate_args=False)
+        msg["fn"] = _Moved(moved, fn.log_density, fn.event_dim, validate_args=False)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.sites[msg["name"]] = msg
+
+
+class _Moved(dist.Delta):
+    """A Delta that does not compare its own value, entry by entry, with itself."""
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        value: Tensor = super().rsample(torch.Size(sample_shape)) if sample_shape else self.v
+        return value
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        own = x is self.v
+        log_prob: Tensor = self.log_density.expand(self.batch_shape) if own else super().log_prob(x)
+        return log_prob
 
 
 def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:

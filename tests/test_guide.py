@@ -43,6 +43,20 @@ def test_draws_are_permuted_uniformly_and_independently_in_each_group():
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_permuted_sites_have_the_density_of_a_delta(problem):
+    guide = problem.guide()
+    guide(*problem.args)
+    nodes = poutine.trace(guide).get_trace(*problem.args).nodes
+    for name in guide.symmetry.sites:
+        delta, value = nodes[name]["fn"], nodes[name]["value"]
+        assert isinstance(delta, dist.Delta)
+        log_density = delta.log_prob(value.clone())
+        torch.testing.assert_close(delta.log_prob(value), log_density, rtol=0, atol=0)
+        assert log_density.isfinite().all()
+        assert (delta.log_prob(value + 1) == -torch.inf).all()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_without_permutation_draws_are_the_bases(problem):
     guide = problem.guide(permute=False)
     guide(*problem.args)
