@@ -43,6 +43,7 @@ class _Domain(NamedTuple):
     divide: Callable[..., Tensor]
     mean: Callable[[Tensor, Tensor], Tensor]
     log: Callable[[Tensor], Tensor]
+    log_product: Callable[[Tensor], Tensor]
     exp: Callable[[Tensor], Tensor]
 
 
@@ -106,9 +107,9 @@ def _sweep(domain: _Domain, weights: Tensor, max_iterations: int, tolerance: flo
     complements = to_columns
     domain.leave_one_out(to_rows, -1, complements)
     domain.divide(complements, row_totals, out=complements)
-    log_complements = domain.log(complements)
+    log_complements = domain.log_product(complements)
     return Beliefs(
-        log_permanent=(log_rows + log_columns.mT).sum((-2, -1)) + log_complements.sum((-2, -1)),
+        log_permanent=(log_rows + log_columns.mT).sum((-2, -1)) + log_complements.sum(-1),
         marginals=marginals,
         num_iterations=torch.full_like(residual, iteration, dtype=torch.long),
         residual=residual,
@@ -159,11 +160,22 @@ def _arithmetic_mean(x: Tensor, y: Tensor) -> Tensor:
     return (x + y) / 2
 
 
+def _log_product(x: Tensor) -> Tensor:
+    # What the entries leave of their sum vanishes for one of them at most: no underflow.
+    return x.prod(-1).log()
+
+
+def _sum_of_logs(x: Tensor) -> Tensor:
+    return x.sum(-1)
+
+
 def _identity(x: Tensor) -> Tensor:
     return x
 
 
-_LINEAR = _Domain(_sum, _leave_one_out, torch.div, _geometric_mean, torch.log, _identity)
+_LINEAR = _Domain(
+    _sum, _leave_one_out, torch.div, _geometric_mean, torch.log, _log_product, _identity
+)
 _LOGARITHMIC = _Domain(
-    _log_sum, _log_leave_one_out, torch.sub, _arithmetic_mean, _identity, torch.exp
+    _log_sum, _log_leave_one_out, torch.sub, _arithmetic_mean, _identity, _sum_of_logs, torch.exp
 )

@@ -202,8 +202,8 @@ def _sparse(links: NDArray[np.bool_]) -> Any:
 
 def _has_hub(links: NDArray[np.bool_]) -> bool:
     """Whether a node is linked with all others, both ways: a quick sign of one component."""
-    num_links = np.minimum(links.sum(0), links.sum(1))
-    return bool(num_links.max() == len(links) - 1)
+    reached = links | np.eye(len(links), dtype=bool)
+    return bool((reached.all(0) & reached.all(1)).any())
 
 
 def _weight_of_swaps_between(log_weights: NDArray[np.float64], parts: list[_Nodes]) -> float:
