@@ -114,25 +114,31 @@ def test_five_thousand_units_apart_are_fully_informative():
     assert all(grad is None for grad in gradients(pp.Bethe(), density))
 
 
-@pytest.mark.parametrize("clumps", [1, 40])
-def test_screening_changes_nothing_that_matters(clumps, monkeypatch):
+@pytest.mark.parametrize("num", [(), (3,)])
+@pytest.mark.parametrize("clumps", [0, 1, 40])
+def test_screening_changes_nothing_that_matters(clumps, num, monkeypatch):
     """Wide layers with coinciding, overlapping and separate units, with and without screening."""
-    density = layer(300, 40, 6.0)
+    density = layer(300, 40, 6.0, num=num)
     with torch.no_grad():
         for first in range(clumps):
             near = slice(5 * first, 5 * first + 5)
             for kind in (density.locs, density.scales):
                 kind["w"][near] = kind["w"][near.start] + 0.02 * torch.randn(5, 40)
             density.scales["w"].abs_()
-            noise = torch.randn(5, 40)
-            density.values["w"][near] = density.locs["w"][near] + density.scales["w"][near] * noise
+            noise = torch.randn(*num, 5, 40)
+            moved = density.locs["w"][near] + density.scales["w"][near] * noise
+            density.values["w"][..., near, :] = moved
     screened, screened_grads = pp.Bethe().log_ratio(density), gradients(pp.Bethe(), density)
     monkeypatch.setattr("pyro_perm.estimators.screening._WORTHWHILE", math.inf)
     whole, whole_grads = pp.Bethe().log_ratio(density), gradients(pp.Bethe(), density)
-    assert whole.item() > -density.symmetry.log_order + 1
+    assert screened.shape == num
+    assert (whole > -density.symmetry.log_order + 1).all() == (clumps > 0)
     torch.testing.assert_close(screened, whole, rtol=0, atol=1e-5)
     for one, other in zip(screened_grads, whole_grads, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        if other is None:
+            assert one is None
+        else:
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_screen_is_refreshed_before_units_meet():

@@ -87,7 +87,9 @@ def as_normal(distribution: Any) -> Normal | None:
 
 def _vector_of(name: str, sites: Sites) -> _Vector:
     """The vector of which a site is a part."""
-    found = f"is drawn from a {type(base_site(sites, name)['fn']).__name__}"
+    drawn_from = base_site(sites, name)["fn"]
+    kind = Delta if isinstance(drawn_from, Delta) else type(drawn_from)
+    found = f"is drawn from a {kind.__name__}"
     for latent, node in sites.items():
         if latent.endswith("_latent") and node["infer"].get("is_auxiliary"):
             vector = _Vector(node["fn"], node["value"], _slices(latent, sites))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from pyro_perm.estimators.density import (
 )
 from pyro_perm.estimators.estimator import Estimator, require_factorized
 from pyro_perm.estimators.screening import Screen
-from pyro_perm.estimators.unit_layout import UnitLayout, joined
+from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes, joined
 from pyro_perm.permanent import permanent_by_blocks
 
 
@@ -93,27 +93,27 @@ class _LogPermanent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
         values, locs, scales = map(layout.views, _by_kind(tensors))
-        ctx.layout, ctx.num_tensors, ctx.overlaps = layout, len(tensors), []
+        ctx.layout, ctx.overlaps = layout, []
         log_ratios = []
-        # Draws in a batch would need their parts of the clusters kept apart.
-        batched = any(part.dim() > 2 for part in values)
-        for cluster in [None] if batched else screen.clusters(locs, scales):
+        shared = all(part.dim() == 2 for part in (*locs, *scales))
+        for cluster in screen.clusters(locs, scales) if shared else [None]:
             units = Units(*(joined(kind, cluster) for kind in (values, locs, scales)))
             units = centered(units, layout.flips)
             factors = pair_factors(units)
             log_ratio, excess = permanent_by_blocks(unit_pairs(units, factors, layout.flips))
-            log_ratios.append(log_ratio if cluster is None else log_ratio.sum())
+            log_ratios.append(log_ratio if cluster is None else log_ratio.sum(-1))
             if excess is not None:
                 ctx.overlaps.append(_Overlap(units, factors, cluster, excess))
         if not log_ratios:
-            return locs[0].new_zeros((), dtype=torch.float64)
+            batch = broadcast_shapes([part.shape[:-2] for part in values])
+            return values[0].new_zeros(batch, dtype=torch.float64)
         return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.overlaps:
-            return None, None, *[None] * ctx.num_tensors
+            return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]
         clusters = [overlap.cluster for overlap in ctx.overlaps]
         sites: list[Tensor] = []
@@ -127,10 +127,11 @@ class _Overlap(NamedTuple):
     """Units that overlap.
 
     Attributes:
-        units: centered, shapes ``(*batch, n, width)`` or ``(*cluster, width)``.
+        units: centered, shapes ``(*batch, n, width)`` or ``(*batch, *cluster, width)``.
         factors: those of their pairs.
         cluster: their numbers, shape ``(sets, size)``, or None for the whole group.
-        excess: marginals minus the identity, shape ``(*batch, n, n)`` or ``(sets, size, size)``.
+        excess: marginals minus the identity, shape ``(*batch, n, n)`` or
+            ``(*batch, sets, size, size)``.
     """
 
     units: Units
@@ -140,8 +141,7 @@ class _Overlap(NamedTuple):
 
     def gradients(self, grad_output: Tensor, flips: Tensor | None) -> Units:
         """Gradients of the units, in their shapes."""
-        if self.cluster is None:
-            grad_output = grad_output[..., None, None]
+        grad_output = grad_output[(..., *[None] * (self.excess.dim() - grad_output.dim()))]
         weights = (self.excess * grad_output).to(self.units.values.dtype)
         grads = _gradients(self.units, self.factors, weights)
         if flips is None:
@@ -174,10 +174,7 @@ def _odd_gradients(units: Units, weights: Tensor, flips: Tensor) -> Units:
     )
 
 
-_Kind = TypeVar("_Kind")
-
-
-def _by_kind(items: Sequence[_Kind]) -> tuple[Sequence[_Kind], ...]:
-    """What belongs to the sites' values, locs and scales."""
-    num = len(items) // 3
-    return items[:num], items[num : 2 * num], items[2 * num :]
+def _by_kind(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+    """The sites' values, locs and scales."""
+    num = len(tensors) // 3
+    return tensors[:num], tensors[num : 2 * num], tensors[2 * num :]

@@ -87,7 +87,8 @@ class UnitLayout:
     ) -> list[Tensor]:
         """The transpose of :meth:`units`: gradients of the sites from those of the units.
 
-        :param units: shape ``(*batch, n, width)``, or ``(*cluster, width)`` for each cluster.
+        :param units: shape ``(*batch, n, width)``, or ``(*batch, *cluster, width)`` for each
+            cluster.
         :param clusters: the units that the gradients belong to, each in one cluster at most; None
             stands for all of them.
         :returns: one a site, shape ``(*batch, *site shape)``, contiguous where units come first.
@@ -97,9 +98,9 @@ class UnitLayout:
         for position, axis, shape, width in self.parts:
             part = units[0][..., start : start + width]
             if clusters[0] is not None:
-                part = part.new_zeros(self.size, width)
+                part = part.new_zeros(*part.shape[:-3], self.size, width)
                 for each, cluster in zip(units, clusters, strict=True):
-                    part[cluster] = each[..., start : start + width]
+                    part[..., cluster, :] = each[..., start : start + width]
             site = axis.from_units(part, shape)
             sites[position] = sites[position] + site if position in sites else site
             start += width
