@@ -382,14 +382,21 @@ def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
 
 
 def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
-    """Gather along a negative dimension with an index that may carry batch dimensions."""
+    """Select along a negative dimension of a site by an index that may carry batch dimensions."""
     if index.dim() == 1:
         return value.index_select(dim, index)
-    index = _along(index, dim, rank)
-    missing = index.dim() - value.dim()
-    value = value.reshape(*(1,) * missing, *value.shape)
-    index = index.reshape(*(1,) * -missing, *index.shape)
-    return torch.take_along_dim(value, index, dim)
+    # One selection for the whole batch: its gradient is far quicker than that of a gather.
+    length = value.shape[dim]
+    batch = torch.broadcast_shapes(value.shape[:-rank], index.shape[:-1])
+    rows = index.expand(*batch, length).reshape(batch.numel(), length)
+    if value.dim() > rank:
+        value = value.expand(*batch, *value.shape[-rank:])
+        rows = rows + length * torch.arange(len(rows), device=rows.device).unsqueeze(-1)
+    units = value.movedim(dim, -rank)
+    rest = units.shape[units.dim() - rank + 1 :]
+    num_units = units.shape[: units.dim() - rank + 1].numel()
+    taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
+    return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
 
 
 def _along(vectors: Tensor, dim: int, rank: int) -> Tensor:
