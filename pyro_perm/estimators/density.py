@@ -34,7 +34,8 @@ from pyro_perm.symmetry.permutation_symmetry import Permutations
 
 STICK_BREAKING = biject_to(constraints.simplex)
 _WORTH_SINGLE_PRECISION = 1_000_000
-_HARMLESS_IN_SINGLE_PRECISION = 55.0
+# Distance from the center in scales, whose square times the machine epsilon is what rounding costs.
+_HARMLESS_IN_SINGLE_PRECISION = 54.0
 
 
 class Units(NamedTuple):
@@ -231,8 +232,8 @@ def centered(units: Units, flips: Tensor | None = None) -> Units:
         center = center.masked_fill(flips.to(center.device), 0.0)
     if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
         single = Units(values - center, locs - center, scales)
-        norms = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
-        if float(norms.max()) < _HARMLESS_IN_SINGLE_PRECISION:
+        distances = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
+        if float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION:
             return single
     return Units(values.double() - center, locs.double() - center, scales.double())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry.signed_permutation import compose, generators, unit_of
+from pyro_perm.symmetry.signed_permutation import compose, generators, sign_of, unit_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class Axis:
         size = permutation.shape[-1]
         table = self._coordinates(length, permutation.device)
         units = unit_of(permutation) if self.sign else permutation
-        moved = table.view(self.outer, size, self.inner)[:, units, :]
+        blocks = table.view(self.outer, size, self.inner)
+        moved: Tensor = blocks.index_select(1, units.flatten()).unflatten(1, units.shape)
         if self.sign:
             moved = torch.where(permutation.unsqueeze(-1) < 0, ~moved, moved)
         moved = moved.movedim(0, -3).flatten(-3)
@@ -129,6 +130,19 @@ class Axis:
         batch = permutation.shape[:-1]
         identity = torch.arange(length, device=permutation.device).expand(*batch, length)
         return identity.scatter(-1, table.expand(*batch, len(table)), moved)
+
+    def permuted(self, value: Tensor, permutation: Tensor, rank: int) -> Tensor:
+        """A site's tensor, with unit ``i`` taken from unit ``permutation[i]``.
+
+        :param value: shape ``(*batch, *site shape)``; ``dim`` counts from the right.
+        :param permutation: shape ``(*batch, size)``; signed, if the axis is.
+        :param rank: number of dimensions of the site's shape.
+        """
+        index = self.gather_index(permutation, value.shape[self.dim])
+        if not self.sign:
+            return _take(value, index, self.dim, rank)
+        signs = _along(sign_of(index), self.dim, rank)
+        return _take(value, unit_of(index), self.dim, rank) * signs
 
     def units(self, value: Tensor, rank: int) -> Tensor:
         """Everything in a site's tensor that belongs to each unit.
@@ -152,7 +166,7 @@ class Axis:
         batch, dim = units.dim() - 2, len(shape) + self.dim
         left, right = shape[:dim], shape[dim + 1 :]
         value = units
-        if math.prod(left) * self.outer > 1:
+        if math.prod(left) * self.outer > 1:  # Otherwise the units come first in the site as well.
             value = units.reshape(*units.shape[:-1], *left, self.outer, self.inner, *right)
             value = value.movedim(batch, batch + dim + 1)
         permuted = self.outer * self.inner * units.shape[-2]
@@ -176,3 +190,30 @@ class Axis:
     def _coordinates(self, length: int, device: torch.device) -> Tensor:
         coordinates = range(length) if self.index is None else self.index
         return torch.tensor(coordinates, device=device)
+
+
+def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
+    """Select along a negative dimension of a site by an index that may carry batch dimensions."""
+    if index.dim() == 1:
+        return value.index_select(dim, index)
+    # One selection for the whole batch: its gradient is far quicker than that of a gather.
+    length = value.shape[dim]
+    batch = torch.broadcast_shapes(value.shape[:-rank], index.shape[:-1])
+    rows = index.expand(*batch, length).reshape(batch.numel(), length)
+    if value.dim() > rank:
+        value = value.expand(*batch, *value.shape[-rank:])
+        starts = length * torch.arange(len(rows), device=rows.device).unsqueeze(-1)
+        # What is out of range must not reach into another draw.
+        rows = torch.where((rows >= 0) & (rows < length), rows + starts, -1)
+    units = value.movedim(dim, -rank)
+    rest = units.shape[units.dim() - rank + 1 :]
+    num_units = units.shape[: units.dim() - rank + 1].numel()
+    taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
+    return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
+
+
+def _along(vectors: Tensor, dim: int, rank: int) -> Tensor:
+    """Vectors, shape ``(*batch, length)``, laid along a negative dimension of a site."""
+    return vectors.reshape(
+        *vectors.shape[:-1], *(1,) * (rank + dim), vectors.shape[-1], *(1,) * (-1 - dim)
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_perm.symmetry import exchange, signed_permutation
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape, bound_actions, site_shapes
-from pyro_perm.symmetry.signed_permutation import sign_of, unit_of
+from pyro_perm.symmetry.signed_permutation import unit_of
 
 Permutations = Mapping[str, Tensor]
 AxisLike = int | Axis | Sequence["int | Axis"]
@@ -74,7 +74,6 @@ class PermutationSymmetry:
         )
         self._sites: dict[str, SiteShape] | None = None
         self._groups: dict[str, int] = {}
-        self._log_orders: dict[str, float] = {}
         self._actions: dict[str, list[tuple[str, Axis]]] = {}
         if shapes is not None:
             self._bind({site: SiteShape(tuple(s), len(s)) for site, s in shapes.items()})
@@ -189,8 +188,10 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        self._require_bound()
-        return dict(self._log_orders)
+        return {
+            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
+            for group, size in self.groups.items()
+        }
 
     @property
     def is_bound(self) -> bool:
@@ -282,7 +283,8 @@ class PermutationSymmetry:
         :param values: site -> tensor, shape ``(*batch, *site shape)``. A symmetry that has not met
             a model takes the whole shape as the site's.
         :returns: site -> tensor, with unit ``i`` taken from unit ``permutation[i]``.
-        :raises ValueError: if a permutation belongs to no group or does not fit its axis.
+        :raises ValueError: if a permutation belongs to no group, does not fit its axis, or has
+            entries that are no unit's number.
         """
         for group in permutations:
             self._require_group(group)
@@ -320,21 +322,23 @@ class PermutationSymmetry:
         for group, axis in self._actions_for(site, value):
             if group not in permutations:
                 continue
-            permutation, length = permutations[group].to(value.device), value.shape[axis.dim]
-            if axis.size(length) != permutation.shape[-1]:
+            permutation, size = (
+                permutations[group].to(value.device),
+                axis.size(value.shape[axis.dim]),
+            )
+            if size != permutation.shape[-1]:
                 raise ValueError(
-                    f"group '{group}', site '{site}': axis {axis} has {axis.size(length)} units, "
-                    f"but the permutation has {permutation.shape[-1]}"
+                    f"group '{group}', site '{site}': axis {axis} has {size} units, but the "
+                    f"permutation has {permutation.shape[-1]}"
                 )
             rank = self.site_rank(site) if self.is_bound else value.dim()
             if group in self.signed_groups and not axis.sign:
                 permutation = unit_of(permutation)
-            index = axis.gather_index(permutation, length)
-            if axis.sign:
-                value = _take(value, unit_of(index), axis.dim, rank)
-                value = value * _along(sign_of(index), axis.dim, rank)
-            else:
-                value = _take(value, index, axis.dim, rank)
+            try:
+                value = axis.permuted(value, permutation, rank)
+            except (IndexError, RuntimeError):
+                _require_entries(group, permutation, -size if axis.sign else 0, size - 1)
+                raise
         return value
 
     def _actions_for(self, site: str, value: Tensor) -> list[tuple[str, Axis]]:
@@ -352,10 +356,6 @@ class PermutationSymmetry:
         if missing:
             raise ValueError(f"shapes has no entry for site '{missing[0]}' of the spec")
         self._groups, self._actions = bound_actions(self.spec, shapes)
-        self._log_orders = {
-            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
-            for group, size in self._groups.items()
-        }
         self._sites = {site: shapes[site] for site in self.sites}
 
     def _require_group(self, group: str) -> None:
@@ -381,26 +381,10 @@ def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
     return tuple(axis if isinstance(axis, Axis) else Axis(axis) for axis in each)
 
 
-def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
-    """Select along a negative dimension of a site by an index that may carry batch dimensions."""
-    if index.dim() == 1:
-        return value.index_select(dim, index)
-    # One selection for the whole batch: its gradient is far quicker than that of a gather.
-    length = value.shape[dim]
-    batch = torch.broadcast_shapes(value.shape[:-rank], index.shape[:-1])
-    rows = index.expand(*batch, length).reshape(batch.numel(), length)
-    if value.dim() > rank:
-        value = value.expand(*batch, *value.shape[-rank:])
-        rows = rows + length * torch.arange(len(rows), device=rows.device).unsqueeze(-1)
-    units = value.movedim(dim, -rank)
-    rest = units.shape[units.dim() - rank + 1 :]
-    num_units = units.shape[: units.dim() - rank + 1].numel()
-    taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
-    return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
-
-
-def _along(vectors: Tensor, dim: int, rank: int) -> Tensor:
-    """Vectors, shape ``(*batch, length)``, laid along a negative dimension of a site."""
-    return vectors.reshape(
-        *vectors.shape[:-1], *(1,) * (rank + dim), vectors.shape[-1], *(1,) * (-1 - dim)
-    )
+def _require_entries(group: str, permutation: Tensor, first: int, last: int) -> None:
+    low, high = (bound.item() for bound in permutation.aminmax())
+    if low < first or high > last:
+        raise ValueError(
+            f"group '{group}': the entries of a permutation lie between {first} and {last} here, "
+            f"but this one has some from {low} to {high}: number the units from 0"
+        )

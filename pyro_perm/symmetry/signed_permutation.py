@@ -48,7 +48,7 @@ def sample(
     """Uniform elements of ``B_n``, or of ``S_n``, shape ``(*shape, size)``."""
     if shape:
         permutation = torch.rand(*shape, size, device=device, generator=generator).argsort(-1)
-    else:
+    else:  # Exact and quicker, but knows no batches.
         permutation = torch.randperm(size, device=device, generator=generator)
     if not signed:
         return permutation

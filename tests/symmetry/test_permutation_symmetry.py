@@ -86,6 +86,21 @@ def test_an_invariant_function_is_invariant(seed: int) -> None:
     torch.testing.assert_close(invariant(symmetry.apply(g, w)), invariant(w))
 
 
+@pytest.mark.parametrize("axis", [Axis(0), Axis(0, inner=2), Axis(0, sign=True)])
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("entries", [[1, 2, 3], [0, -4, 1]])
+def test_entries_that_number_no_unit_are_refused(
+    axis: Axis, batch: tuple[int, ...], entries: list[int]
+) -> None:
+    permutation = torch.stack([torch.arange(3), torch.tensor(entries)])
+    permutation = permutation if batch else permutation[1]
+    values = {"w": torch.randn(*batch, 3 * axis.inner)}
+    symmetry = PermutationSymmetry({"g": {"w": axis}}, shapes={"w": [3 * axis.inner]})
+    first = -3 if axis.sign else 0
+    with pytest.raises(ValueError, match=f"group 'g': .* between {first} and 2"):
+        symmetry.apply({"g": permutation}, values)
+
+
 @laws
 @given(SEEDS, st.sampled_from(BATCHES))
 def test_batches_broadcast(seed: int, batches: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
