@@ -38,7 +38,7 @@ test-arviz-1:
 		echo 'Skipped the tests with ArviZ 1.x: no Python 3.12 or newer was found.'; \
 	else \
 		$(MAKE) --no-print-directory $(ARVIZ_1_VENV)/.ready && \
-		$(ARVIZ_1_VENV)/bin/python -m pytest --noconftest tests/test_inference_data.py; \
+		$(ARVIZ_1_VENV)/bin/python -m pytest --noconftest tests/posterior/export/test_assembly.py; \
 	fi
 
 lint: $(VENV)/.dev

@@ -30,8 +30,8 @@ from sklearn.datasets import load_diabetes, load_wine
 from tqdm import trange
 
 import pyro_perm as pp
-from pyro_perm.estimators.density import FactorizedDensity
-from pyro_perm.posterior.certificate import ANNEALED, certify, portfolio
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.posterior.bounds.portfolio import ANNEALED, certify, portfolio
 
 LOC_SCALES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 ENTRIES = (2, 5, 20)

@@ -14,7 +14,7 @@ import argparse
 import torch
 
 import pyro_perm as pp
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
 
 UNITS, ENTRIES, SCALE = 14, 5, 0.5
 SPREADS = [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 1.6]

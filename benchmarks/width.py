@@ -25,8 +25,8 @@ import torch
 from torch.distributions import Normal
 
 import pyro_perm as pp
-import pyro_perm.estimators.screening as screen_module
-from pyro_perm.estimators.density import FactorizedDensity
+import pyro_perm.estimators._screening as screen_module
+from pyro_perm.density.factorized import FactorizedDensity
 
 WIDTHS = [50, 100, 200, 500, 1000, 2000, 4000]
 METHODS = ["nothing", "Bethe", "naive InfoNCE K=32"]

@@ -1,6 +1,7 @@
 """Permutation-invariant variational posteriors for Bayesian neural networks in Pyro."""
 
 from pyro_perm._version import __version__
+from pyro_perm.discovery import find_symmetry, register_axis_rule
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import (
     AnnealedImportanceSampled,
@@ -22,25 +23,20 @@ from pyro_perm.posterior import (
     mutual_information,
     symmetrized_elbo,
 )
-from pyro_perm.posterior.alignment import Alignment, align
-from pyro_perm.posterior.arviz import to_arviz
-from pyro_perm.posterior.barrier import (
+from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
+from pyro_perm.posterior.export.arviz import to_arviz
+from pyro_perm.posterior.modulo.alignment import Alignment, align
+from pyro_perm.posterior.modulo.barrier import (
     interpolation_barrier,
     negative_log_joint,
     negative_log_likelihood,
 )
-from pyro_perm.posterior.convergence import convergence_diagnostics
-from pyro_perm.posterior.distance import wasserstein_distance
-from pyro_perm.posterior.evidence import Evidence, log_evidence
-from pyro_perm.posterior.overlap import unit_overlap
+from pyro_perm.posterior.modulo.convergence import convergence_diagnostics
+from pyro_perm.posterior.modulo.distance import wasserstein_distance
+from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
-from pyro_perm.symmetry import (
-    Axis,
-    PermutationSymmetry,
-    SymmetryVerificationError,
-    find_symmetry,
-    register_axis_rule,
-)
+from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.verification import SymmetryVerificationError
 
 __all__ = [
     "Alignment",

@@ -19,8 +19,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_perm.estimators.base_sites import as_normal, base_site
-from pyro_perm.symmetrization import LOG_RATIO_SITE, permute_site, traced_permutations
+from pyro_perm.density.base_sites import as_normal, base_site
+from pyro_perm.trace_sites import LOG_RATIO_SITE, permute_site, traced_permutations
 
 
 class ClosedFormTraces(Messenger):

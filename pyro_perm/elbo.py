@@ -11,16 +11,9 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
-from pyro_perm.symmetrization import (
-    LOG_RATIO_SITE,
-    SymmetrizeMessenger,
-    add_log_ratio,
-    as_estimator,
-    as_symmetry,
-    verified_symmetry,
-    warn_if_coinciding,
-)
+from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
 from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger, add_log_ratio
 
 Program = Callable[..., Any]
 

@@ -12,16 +12,9 @@ from pyro.infer.autoguide.effect import AutoMessenger
 from torch import Tensor
 
 from pyro_perm.estimators import Estimator
-from pyro_perm.symmetrization import (
-    SymmetrizeMessenger,
-    add_log_ratio,
-    as_estimator,
-    as_symmetry,
-    sample_permutations,
-    verified_symmetry,
-    warn_if_coinciding,
-)
+from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
 from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
 class AutoSymmetrized(AutoGuide):

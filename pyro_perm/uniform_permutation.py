@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_perm.symmetry import signed_permutation
+from pyro_perm.symmetry import elements
 
 
 class UniformPermutation(TorchDistribution):
@@ -46,7 +46,7 @@ class UniformPermutation(TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw permutations, shape ``(*sample_shape, *batch_shape, n)``."""
         shape = (*sample_shape, *self.batch_shape)
-        return signed_permutation.sample(shape, self.event_shape[0], signed=self.signed)
+        return elements.sample(shape, self.event_shape[0], signed=self.signed)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, shape ``(*batch)``."""

@@ -5,7 +5,7 @@ permutations find at most ``log K`` of it:
 
 >>> import torch
 >>> from pyro_perm import PermutationSymmetry
->>> from pyro_perm.estimators.density import FactorizedDensity
+>>> from pyro_perm.density.factorized import FactorizedDensity
 >>> symmetry = PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (10,)})
 >>> sites = {"w": 100 * torch.arange(10.0)}, {"w": 100 * torch.arange(10.0)}, {"w": torch.ones(10)}
 >>> density = FactorizedDensity(symmetry, *sites, batch_shape=torch.Size())

@@ -29,24 +29,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.coupling import separable_sites
-from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
-from pyro_perm.estimators.estimator import (
-    Bounds,
-    Estimator,
-    require_factorized,
-    require_positive,
-)
-from pyro_perm.estimators.mean_field import expected_pairs, moved
-from pyro_perm.estimators.proposal import (
+from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.estimators._coupled_groups import expected_pairs, moved
+from pyro_perm.estimators._proposal import (
     Proposal,
     fit_proposals,
     identity,
     log_mean,
     select,
 )
-from pyro_perm.estimators.rescaled_sampling import sample_rescaled
+from pyro_perm.estimators.estimator import (
+    Bounds,
+    Estimator,
+    require_factorized,
+    require_positive,
+)
+from pyro_perm.permanent.row_by_row import sample_rescaled
 from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.separable import separable_sites
 
 _TRANSPOSITIONS = 10
 

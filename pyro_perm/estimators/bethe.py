@@ -10,7 +10,7 @@ and since the rows of ``R`` sum to zero,
 Units that overlap with no other have ``R = 0`` and cost nothing.
 
 Where units flip their signs, ``L_ij`` is summed over the signs (see
-:mod:`pyro_perm.estimators.density`). What that adds to its gradient is ``-2 S_ij dO_ij``, with
+:mod:`pyro_perm.density.factorized`). What that adds to its gradient is ``-2 S_ij dO_ij``, with
 ``S_ij`` the probability that unit ``j``, if it came from unit ``i``, came with its sign changed.
 """
 
@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyro_perm.estimators.chain_rule import Term, lower_terms
-from pyro_perm.estimators.density import (
+from pyro_perm.density.factorized import (
     FactorizedDensity,
     PairFactors,
     Units,
@@ -34,10 +33,11 @@ from pyro_perm.estimators.density import (
     pair_factors,
     unit_pairs,
 )
+from pyro_perm.estimators._screening import Screen
+from pyro_perm.estimators._terms import Term, lower_terms
 from pyro_perm.estimators.estimator import Estimator, require_factorized
-from pyro_perm.estimators.screening import Screen
-from pyro_perm.estimators.unit_layout import UnitLayout, broadcast_shapes, joined
 from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
 
     Coupled groups follow the chain rule, in the order of
-    :func:`~pyro_perm.estimators.chain_rule.lower_terms`; each term is one permanent, exact on
+    :func:`~pyro_perm.estimators._terms.lower_terms`; each term is one permanent, exact on
     blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
     2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
     overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:

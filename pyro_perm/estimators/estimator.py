@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
 
 
 class Bounds(NamedTuple):

@@ -16,10 +16,10 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.coupling import uncoupled_groups
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.permanent import log_permanent
+from pyro_perm.symmetry.separable import uncoupled_groups
 
 MAX_UNITS = 16
 MAX_ENUMERATED = 5040

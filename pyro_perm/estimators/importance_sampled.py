@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators._proposal import fit_proposal, identity, log_mean
 from pyro_perm.estimators.estimator import Bounds, Estimator
-from pyro_perm.estimators.proposal import fit_proposal, identity, log_mean
 
 
 @dataclass(frozen=True)

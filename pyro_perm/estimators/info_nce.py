@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.coupling import uncoupled_groups
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators._coupled_groups import moved
 from pyro_perm.estimators.estimator import Estimator, require_positive
-from pyro_perm.estimators.mean_field import moved
+from pyro_perm.symmetry.separable import uncoupled_groups
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_perm.estimators.density import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators.estimator import Estimator, require_positive
 from pyro_perm.estimators.info_nce import uniform_log_ratios
 

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.estimators.chain_rule import Term, lower_terms, upper_terms
-from pyro_perm.estimators.density import FactorizedDensity, gather_pairs
+from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.estimators._proposal import identity, log_mean
+from pyro_perm.estimators._terms import Term, lower_terms, upper_terms
 from pyro_perm.estimators.estimator import (
     Bounds,
     Estimator,
     require_factorized,
     require_positive,
 )
-from pyro_perm.estimators.proposal import identity, log_mean
-from pyro_perm.estimators.rescaled_sampling import sample_rescaled
+from pyro_perm.permanent.row_by_row import sample_rescaled
 
 
 @dataclass(frozen=True)
 class SampledChainRule(Estimator):
-    """Bounds from one permanent a group (see :mod:`pyro_perm.estimators.chain_rule`).
+    """Bounds from one permanent a group (see :mod:`pyro_perm.estimators._terms`).
 
     Both sums over groups bound ``I(g; w)``; a bound on each of their terms on the same side bounds
     it still.

@@ -1,6 +1,10 @@
 """What comes after training."""
 
-from pyro_perm.posterior.certificate import MutualInformation
-from pyro_perm.posterior.evaluation import SymmetrizedELBO, mutual_information, symmetrized_elbo
+from pyro_perm.posterior.bounds.intervals import (
+    SymmetrizedELBO,
+    mutual_information,
+    symmetrized_elbo,
+)
+from pyro_perm.posterior.bounds.portfolio import MutualInformation
 
 __all__ = ["MutualInformation", "SymmetrizedELBO", "mutual_information", "symmetrized_elbo"]

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
-from pyro_perm.posterior.evaluation import SymmetrizedELBO
+from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.prediction import Prediction
 from pyro_perm.symmetry import PermutationSymmetry
 

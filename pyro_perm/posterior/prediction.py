@@ -13,8 +13,8 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.posterior.full_data import Site, run
-from pyro_perm.posterior.map_draws import DrawMapper, Groups, Values
+from pyro_perm.program.full_data import Site, run
+from pyro_perm.program.vectorized import DrawMapper, Groups, Values
 
 _NUM_SAMPLES = 1000
 

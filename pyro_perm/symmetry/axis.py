@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry.signed_permutation import compose, generators, sign_of, unit_of
+from pyro_perm.symmetry.elements import compose, generators, sign_of, unit_of
 
 
 @dataclass(frozen=True)

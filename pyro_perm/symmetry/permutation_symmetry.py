@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import exchange, signed_permutation
+from pyro_perm.symmetry import elements, formats
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape, bound_actions, site_shapes
-from pyro_perm.symmetry.signed_permutation import unit_of
+from pyro_perm.symmetry.elements import unit_of
 
 Permutations = Mapping[str, Tensor]
 AxisLike = int | Axis | Sequence["int | Axis"]
@@ -87,7 +87,7 @@ class PermutationSymmetry:
         :param axes_to_perm: for each site, the group along each dimension of its event, or None,
             as in ``{"fc1.weight": ("P0", None), "fc1.bias": ("P0",), "fc2.weight": (None, "P0")}``.
         """
-        return cls(exchange.spec_from_axes_to_perm(axes_to_perm))
+        return cls(formats.spec_from_axes_to_perm(axes_to_perm))
 
     @classmethod
     def from_json(cls, text: str) -> PermutationSymmetry:
@@ -95,7 +95,7 @@ class PermutationSymmetry:
 
         :raises ValueError: if the text is something else.
         """
-        spec, shapes, reasons = exchange.from_json(text)
+        spec, shapes, reasons = formats.from_json(text)
         symmetry = cls(spec, reasons=reasons)
         if shapes is not None:
             symmetry._bind(shapes)
@@ -103,7 +103,7 @@ class PermutationSymmetry:
 
     def to_json(self) -> str:
         """The groups, the sites' shapes where they are known, and the reasons, as JSON."""
-        return exchange.to_json(self.spec, self._sites, self.reasons)
+        return formats.to_json(self.spec, self._sites, self.reasons)
 
     @property
     def axes_to_perm(self) -> dict[str, tuple[str | None, ...]]:
@@ -112,7 +112,7 @@ class PermutationSymmetry:
         :raises ValueError: before the symmetry has met a model, or if an axis is structured or
             has several groups, which such dictionaries cannot express.
         """
-        return exchange.axes_to_perm(self._require_bound(), self._actions)
+        return formats.axes_to_perm(self._require_bound(), self._actions)
 
     def subset(
         self,
@@ -148,11 +148,11 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return exchange.summary(self.spec, self.groups, self.log_orders, self.reasons)
+        return formats.summary(self.spec, self.groups, self.log_orders, self.reasons)
 
     def __repr__(self) -> str:
         lines = [
-            f"    {group!r}: {exchange.described(sites)}," for group, sites in self.spec.items()
+            f"    {group!r}: {formats.described(sites)}," for group, sites in self.spec.items()
         ]
         return "\n".join(["PermutationSymmetry({", *lines, "})"])
 
@@ -189,7 +189,7 @@ class PermutationSymmetry:
         :raises ValueError: before the symmetry has met a model.
         """
         return {
-            group: signed_permutation.log_order(size, signed=group in self.signed_groups)
+            group: elements.log_order(size, signed=group in self.signed_groups)
             for group, size in self.groups.items()
         }
 
@@ -250,7 +250,7 @@ class PermutationSymmetry:
         :raises ValueError: before the symmetry has met a model.
         """
         return {
-            group: signed_permutation.sample(
+            group: elements.sample(
                 sample_shape,
                 size,
                 signed=group in self.signed_groups,
@@ -270,7 +270,7 @@ class PermutationSymmetry:
         """
         for group, size in self.groups.items():
             signed = group in self.signed_groups
-            for permutation in signed_permutation.generators(size, signed=signed):
+            for permutation in elements.generators(size, signed=signed):
                 yield group, permutation
 
     def apply(self, permutations: Permutations, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -295,7 +295,7 @@ class PermutationSymmetry:
     @staticmethod
     def inverse(permutations: Permutations) -> dict[str, Tensor]:
         """The element that undoes another."""
-        return {group: signed_permutation.inverse(p) for group, p in permutations.items()}
+        return {group: elements.inverse(p) for group, p in permutations.items()}
 
     @staticmethod
     def compose(first: Permutations, second: Permutations) -> dict[str, Tensor]:
@@ -305,7 +305,7 @@ class PermutationSymmetry:
         """
         if first.keys() != second.keys():
             raise ValueError(f"cannot compose groups {list(first)} with groups {list(second)}")
-        return {group: signed_permutation.compose(p, second[group]) for group, p in first.items()}
+        return {group: elements.compose(p, second[group]) for group, p in first.items()}
 
     def verify(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Check numerically that the model's log joint does not change under the group.
@@ -314,7 +314,7 @@ class PermutationSymmetry:
         :raises ValueError: if the spec does not fit the model.
         :raises SymmetryVerificationError: if permuting a group changes the log joint.
         """
-        from pyro_perm.symmetry.verification import verify
+        from pyro_perm.verification import verify
 
         verify(self, model, *args, **kwargs)
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from enumeration import log_matrices
 from hypothesis import given, settings
 from torch import Tensor
 from torch.testing import assert_close
@@ -14,8 +15,6 @@ from pyro_perm.permanent import (
     permutation_marginals,
     sinkhorn,
 )
-
-from .enumeration import log_matrices
 
 INF = math.inf
 properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -3,12 +3,11 @@ import math
 import pytest
 import thewalrus
 import torch
+from enumeration import enumerated_log_permanent, enumerated_marginals, log_matrices
 from hypothesis import given, settings
 from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, permutation_marginals
-
-from .enumeration import enumerated_log_permanent, enumerated_marginals, log_matrices
 
 INF = math.inf
 properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from enumeration import all_permutations, log_matrices, log_weights_of
 from hypothesis import given, settings
 from torch import Tensor
 from torch.testing import assert_close
@@ -13,8 +14,6 @@ from pyro_perm.permanent import (
     permutation_marginals,
     sample_permutations,
 )
-
-from .enumeration import all_permutations, log_matrices, log_weights_of
 
 INF = math.inf
 properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)

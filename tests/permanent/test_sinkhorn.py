@@ -2,12 +2,11 @@ import math
 
 import pytest
 import torch
+from enumeration import log_matrices
 from hypothesis import given, settings
 from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, sinkhorn
-
-from .enumeration import log_matrices
 
 properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

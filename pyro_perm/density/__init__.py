@@ -1,0 +1,1 @@
+"""The density of a base guide, unit by unit."""

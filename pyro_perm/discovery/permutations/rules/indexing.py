@@ -1,0 +1,89 @@
+"""Looking entries up by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_perm.discovery.permutations.algebra import UNIT, AxisExpr, size_of
+from pyro_perm.discovery.permutations.rules.pointwise import broadcast
+from pyro_perm.discovery.permutations.rules.table import (
+    Axes,
+    AxisRules,
+    AxisTensor,
+    register_axis_rule,
+)
+
+aten = torch.ops.aten
+
+
+@register_axis_rule(aten.index.Tensor)
+def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]) -> Axes:
+    """``tensor[i, :, j]``, where the index tensors broadcast against each other."""
+    places = [d for d, i in enumerate(indices) if i is not None]
+    tensors = [i for i in indices if i is not None]
+    if any(i.is_mask for i in tensors):
+        rules.freeze([axis for t in (tensor, *tensors) for axis in t], "selected by a mask")
+        return [rules.fixed(size) for size in rules.result_shapes[0]]
+    looked_up = broadcast(rules, tensors)
+    for d, i in zip(places, tensors, strict=True):
+        look_up(rules, tensor[d], i)
+    rest = [axis for d, axis in enumerate(tensor) if d not in places]
+    is_block = places == list(range(places[0], places[-1] + 1))
+    start = places[0] if is_block else 0
+    return [*rest[:start], *looked_up, *rest[start:]]
+
+
+@register_axis_rule(aten.index_select)
+def index_select(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor) -> Axes:
+    """The entries of a dimension that an index names."""
+    look_up(rules, tensor[dim], i)
+    axes = list(tensor)
+    axes[dim] = i[0] if len(i) else UNIT
+    return axes
+
+
+@register_axis_rule(aten.embedding)
+def embedding(rules: AxisRules, tensor: AxisTensor, i: AxisTensor, *rest: Any) -> Axes:
+    """The rows of a matrix that an index names."""
+    look_up(rules, tensor[0], i)
+    return [*i, *tensor.axes[1:]]
+
+
+@register_axis_rule(aten.gather)
+def gather(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor, *rest: Any) -> Axes:
+    """The entries along a dimension that an index names, for each place by itself."""
+    dim %= len(tensor)
+    look_up(rules, tensor[dim], i)
+    for d, (x, y) in enumerate(zip(tensor, i, strict=True)):
+        if d == dim:
+            continue
+        if size_of(x) == size_of(y):
+            rules.tie(x, y)
+        else:
+            rules.freeze([x, y])
+    return list(i)
+
+
+def look_up(rules: AxisRules, axis: AxisExpr, i: AxisTensor) -> None:
+    """Name entries of an axis: it can be permuted only if the names are permuted with it.
+
+    That is so where the index counts ``0, 1, 2, ...`` along one of its own dimensions, as the
+    values of an enumerated variable do; all other indices are numbers, which nobody permutes.
+    """
+    if i.content is not None:
+        for d, length in enumerate(i.content.shape):
+            if length == size_of(axis) and _counts_along(i.content, d):
+                rules.tie(axis, i[d])
+                rules.names.append(i)
+                return
+    rules.freeze(axis, f"indexed by {rules.operation}")
+
+
+def _counts_along(content: Tensor, dim: int) -> bool:
+    shape = [1] * content.dim()
+    shape[dim] = -1
+    count = torch.arange(content.shape[dim]).view(shape)
+    return not content.is_floating_point() and bool((content == count).all())

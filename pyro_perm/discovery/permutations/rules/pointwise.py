@@ -1,0 +1,80 @@
+"""Operations that act on every entry alike: axes that meet are permuted alike."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+import torch
+
+from pyro_perm.discovery.permutations.algebra import UNIT
+from pyro_perm.discovery.permutations.rules.table import (
+    Axes,
+    AxisRules,
+    AxisTensor,
+    register_axis_rule,
+)
+
+aten = torch.ops.aten
+
+
+def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
+    """Tie the axes that broadcasting brings together; dimensions of length one say nothing."""
+    result: Axes = []
+    for meeting in zip_longest(*(reversed(tensor.axes) for tensor in tensors), fillvalue=UNIT):
+        extended = [axis for axis in meeting if axis != UNIT]
+        for other in extended[1:]:
+            rules.tie(extended[0], other)
+        result.insert(0, extended[0] if extended else UNIT)
+    return result
+
+
+@register_axis_rule(
+    *(aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy, aten._to_copy),
+    *(aten._conj, aten.log_sigmoid_forward, aten._prelu_kernel, aten.special_erfcx),
+    *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone),
+)
+def pointwise(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
+    """Every entry of the result is a function of the arguments' entries at the same place."""
+    axes = broadcast(rules, [a for a in arguments if isinstance(a, AxisTensor)])
+    num_results = len(rules.result_shapes)
+    return axes if num_results == 1 else (axes,) * num_results
+
+
+@register_axis_rule(aten.fill, aten.zero)
+def fill(rules: AxisRules, tensor: AxisTensor, *value: Any) -> Axes:
+    """Overwriting every entry with one number."""
+    return [rules.free(size) for size in tensor.shape]
+
+
+@register_axis_rule(aten.copy)
+def copy(rules: AxisRules, tensor: AxisTensor, value: AxisTensor, *rest: Any) -> Axes:
+    """Overwriting every entry with those of another tensor."""
+    shape = tensor.shape
+    padded = [UNIT] * (len(shape) - len(value)) + list(value)
+    return [rules.free(n) if axis == UNIT else axis for n, axis in zip(shape, padded, strict=True)]
+
+
+@register_axis_rule(aten._local_scalar_dense, aten.is_same_size)
+def read(rules: AxisRules, *arguments: Any) -> tuple[Axes, ...]:
+    """Reading a scalar, which the group leaves alone because scalars have no axis."""
+    return ()
+
+
+@register_axis_rule(aten.equal)
+def equal(rules: AxisRules, first: AxisTensor, second: AxisTensor) -> tuple[Axes, ...]:
+    """Comparing all entries at once."""
+    broadcast(rules, [first, second])
+    return ()
+
+
+def _register_tagged() -> None:
+    for name in dir(aten):
+        packet = getattr(aten, name)
+        for overload in packet.overloads() if hasattr(packet, "overloads") else ():
+            operation = getattr(packet, overload)
+            if torch.Tag.pointwise in operation.tags:
+                register_axis_rule(operation)(pointwise)
+
+
+_register_tagged()

@@ -1,0 +1,172 @@
+"""The table of rules, and what a rule can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyro_perm.discovery.permutations import algebra
+from pyro_perm.discovery.permutations.algebra import AxisExpr, Reason
+from pyro_perm.discovery.recording.graph import Call
+
+
+@dataclass(frozen=True, eq=False)
+class AxisTensor:
+    """A tensor as a rule sees it.
+
+    Attributes:
+        axes: what may be permuted along each dimension.
+        is_mask: whether the tensor's entries are booleans.
+        content: the tensor's value where it is a constant that the model made, with dimensions
+            along which it was expanded cut to one entry.
+    """
+
+    axes: tuple[AxisExpr, ...]
+    is_mask: bool = False
+    content: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(algebra.size_of(axis) for axis in self.axes)
+
+    def __getitem__(self, dim: int) -> AxisExpr:
+        return self.axes[dim]
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __iter__(self) -> Iterator[AxisExpr]:
+        return iter(self.axes)
+
+
+@dataclass(frozen=True)
+class AxisRules:
+    """What a rule can demand of axes, while it describes one operation.
+
+    Attributes:
+        operation: the operation's name and overload, for reasons.
+        source: the model's source line.
+        result_shapes: the shapes of the operation's results.
+        is_used: for each result, whether the log joint depends on it.
+        names: constant arguments that the rule took as names of coordinates, not as numbers.
+    """
+
+    operation: str
+    source: str | None
+    result_shapes: tuple[tuple[int, ...], ...]
+    is_used: tuple[bool, ...]
+    names: list[AxisTensor] = field(default_factory=list)
+
+    def tie(self, x: AxisExpr, y: AxisExpr) -> AxisExpr:
+        """Permute two axes of equal length alike, as adding their tensors does."""
+        algebra.tie(x, y, self._why(f"combined by {self.operation}"))
+        return x
+
+    def freeze(self, axes: AxisExpr | Iterable[AxisExpr], cause: str | None = None) -> None:
+        """Permute nothing along some axes.
+
+        :param cause: to be read after "is fixed:"; by default that the order matters here.
+        """
+        why = self._why(cause or f"order-dependent {self.operation}")
+        for axis in [axes] if isinstance(axes, AxisExpr) else axes:
+            algebra.freeze(axis, why)
+
+    def free(self, size: int) -> AxisExpr:
+        """A new axis along which all entries of a tensor are equal."""
+        return algebra.axis_of_size(size)
+
+    def fixed(self, size: int, cause: str | None = None) -> AxisExpr:
+        """A new axis along which nothing is permuted."""
+        return algebra.axis_of_size(size, self._why(cause or f"order-dependent {self.operation}"))
+
+    def segments(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
+        """Cut an axis into consecutive segments."""
+        cut = []
+        for size in sizes:
+            first, axis = algebra.split_sum(axis, size, self._why(f"cut by {self.operation}"))
+            cut.append(first)
+        return cut
+
+    def factors(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
+        """Unflatten an axis, row-major; freezes it where its layout does not allow that."""
+        factors: list[AxisExpr] = []
+        why = self._why(f"reshaped by {self.operation}")
+        whole = axis
+        for size in reversed(sizes):
+            try:
+                axis, right = algebra.split_product(axis, size, why)
+            except algebra.IncompatibleLayoutError:
+                algebra.freeze(whole, why)
+                return [algebra.axis_of_size(size, why) for size in sizes]
+            factors.insert(0, right)
+        return factors
+
+    def _why(self, text: str) -> Reason:
+        return Reason(text, self.source)
+
+
+Axes = list[AxisExpr]
+
+
+class AxisRule(Protocol):
+    """Describes one operation.
+
+    Gets the values of the operation's arguments in the order of its schema, defaults included,
+    with an :class:`AxisTensor` in place of each tensor, and returns the axes of its result: a list
+    for a tensor, a tuple of lists for several.
+    """
+
+    def __call__(self, rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
+        """Constrain the axes of the arguments and return those of the result."""
+
+
+_TABLE: dict[str, AxisRule] = {}
+
+
+Rule = TypeVar("Rule", bound=AxisRule)
+
+
+def register_axis_rule(*operations: Any) -> Callable[[Rule], Rule]:
+    """Tell :func:`find_symmetry` how an operation treats the axes of its arguments.
+
+    Usage::
+
+        @register_axis_rule(torch.ops.mylib.scale_rows)  # (Tensor x, Tensor scale) -> Tensor
+        def scale_rows(rules, x, scale):
+            rules.tie(x[0], scale[0])
+            return list(x)
+
+    The rule must tie or freeze enough axes that permuting the arguments along them permutes the
+    result along the axes that it returns. A rule serves the operation's in-place variant too.
+
+    :param operations: operators of ``torch.ops`` (all overloads), or single overloads of them.
+    :raises TypeError: for anything else.
+    """
+    names = [_name_of(operation) for operation in operations]
+
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            _TABLE[name] = rule
+        return rule
+
+    return register
+
+
+def rule_for(call: Call) -> AxisRule | None:
+    """The rule that describes a call, if there is one."""
+    return _TABLE.get(f"{call.name}.{call.overload or 'default'}") or _TABLE.get(call.name)
+
+
+def _name_of(operation: Any) -> str:
+    if isinstance(operation, torch._ops.OpOverloadPacket):
+        return str(operation._qualified_op_name)
+    if isinstance(operation, torch._ops.OpOverload):
+        return f"{operation._schema.name}.{operation._overloadname}"
+    raise TypeError(
+        f"register_axis_rule takes operators such as torch.ops.aten.mm, but got {operation!r}"
+    )

@@ -1,0 +1,1 @@
+"""What a model computes: its log joint as a graph of operations."""

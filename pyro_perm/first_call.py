@@ -1,0 +1,81 @@
+"""What is settled once: symmetry, estimator, and whether units start apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.factorized import require_tractable_supports
+from pyro_perm.discovery import find_symmetry
+from pyro_perm.estimators import Bethe, Estimator
+from pyro_perm.program.isolation import isolated
+from pyro_perm.program.trace import prior_trace
+from pyro_perm.symmetry import PermutationSymmetry
+
+
+def as_estimator(estimator: Estimator | None) -> Estimator:
+    """The given estimator, or the default.
+
+    :raises TypeError: if it is no estimator.
+    """
+    if estimator is None:
+        return Bethe()
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"estimator must be an Estimator such as Bethe() or InfoNCE(num_permutations=32), but "
+            f"is {estimator!r}"
+        )
+    return estimator
+
+
+def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | None:
+    """The given symmetry, or None to discover it.
+
+    :raises TypeError: if it is neither.
+    """
+    if not isinstance(symmetry, PermutationSymmetry | None):
+        raise TypeError(
+            f"symmetry must be a PermutationSymmetry or None, but is a {type(symmetry).__name__}"
+        )
+    return symmetry
+
+
+def verified_symmetry(
+    symmetry: PermutationSymmetry | None, model: Callable[..., Any], args: Any, kwargs: Any
+) -> PermutationSymmetry:
+    """The given symmetry, or the one found in the model, verified on the model.
+
+    :raises ValueError: if the symmetry does not fit the model, or none is found.
+    :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
+    """
+    if symmetry is None:
+        symmetry = find_symmetry(model, *args, **kwargs)
+    else:
+        symmetry.verify(model, *args, **kwargs)
+    if not symmetry.groups:
+        reasons = "".join(
+            f"\n  {axis} is fixed: {reason}" for axis, reason in symmetry.reasons.items()
+        )
+        raise ValueError(
+            "found no permutation symmetry in the model: give it as "
+            "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
+            + reasons
+        )
+    with isolated(model) as writes, writes:
+        trace = prior_trace(model, args, kwargs)
+    require_tractable_supports(trace, symmetry)
+    return symmetry
+
+
+def warn_if_coinciding(sites: Mapping[str, Any], symmetry: PermutationSymmetry) -> None:
+    """Warn where all units of a group have the same factor, a saddle of the objective."""
+    groups = read_density(sites, symmetry).coinciding_groups()
+    if groups:
+        warnings.warn(
+            f"all units of group {', '.join(map(repr, groups))} have the same variational factor. "
+            "This is a saddle of the symmetrized objective, from which training breaks away only "
+            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in)",
+            stacklevel=2,
+        )

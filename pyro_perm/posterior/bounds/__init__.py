@@ -1,0 +1,1 @@
+"""Certified intervals: mutual information, ELBO, evidence."""

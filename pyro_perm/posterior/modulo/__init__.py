@@ -1,0 +1,1 @@
+"""Posterior draws modulo the group."""

@@ -1,0 +1,152 @@
+"""Moving posterior samples to one of the equivalent modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_perm.posterior.modulo.canonical_order import canonical_order
+from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
+from pyro_perm.symmetry import PermutationSymmetry
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Samples moved to one mode.
+
+    Attributes:
+        samples: site -> aligned samples, shape ``(*draws, *site shape)``; sites that no group
+            permutes are as they were.
+        permutations: group -> permutation, shape ``(*draws, n)``: the aligned samples are
+            ``symmetry.apply(permutations, samples)``.
+        reference: site of the symmetry -> what the draws were brought close to: the reference
+            given, or the mean of the aligned draws.
+    """
+
+    samples: dict[str, Tensor]
+    permutations: dict[str, Tensor]
+    reference: dict[str, Tensor]
+
+
+@torch.no_grad()
+def align(
+    samples: Values,
+    symmetry: PermutationSymmetry,
+    reference: Values | None = None,
+    *,
+    num_restarts: int = 10,
+) -> Alignment:
+    """Permute the units of every draw so that all draws are close to one reference.
+
+    The squared distance to the reference is minimized over the group: exactly where groups share no
+    sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
+    The result does not depend on how the units of any draw were permuted. Usage::
+
+        draws = align(mcmc.get_samples(group_by_chain=True), symmetry).samples
+        locs = align(guide.median(), symmetry, other_guide.median()).samples
+
+    Without a reference, draws are aligned to their own mean, found together with the permutations
+    from the first draw on (generalized Procrustes analysis, Gower 1975); the mean's units are in
+    canonical order: sorted by what belongs to them, lexicographically, in the order of the
+    symmetry's sites. A single draw just gets that order.
+
+    :param samples: site -> shape ``(*draws, *site shape)``, the leading dimensions being the same
+        for all sites: ``(draw,)``, ``(chain, draw)``, or none, for the locs of a guide.
+    :param symmetry: the group, bound to the model: ``guide.symmetry``, or one that
+        :func:`find_symmetry` returned, or that was verified.
+    :param reference: site -> value of the site's shape.
+    :param num_restarts: number of random starts where groups share sites.
+    :returns: aligned samples, and the permutations.
+    :raises ValueError: if a site of the symmetry is missing, has the wrong shape or values that are
+        not finite, or if the symmetry is not bound to a model.
+    """
+    values, draws = _flat(samples, symmetry, "samples")
+    order = canonical_order(values, symmetry)
+    ordered = symmetry.apply(order, values)
+    if reference is None:
+        mean, matched = _align_to_mean(ordered, symmetry, num_restarts)
+        target = canonical_order(mean, symmetry)
+    else:
+        fixed, shape = _flat(reference, symmetry, "reference")
+        if shape:
+            raise ValueError(
+                f"the reference is one value a site, but has leading dimensions {tuple(shape)}: "
+                "take one draw, or the mean of aligned ones"
+            )
+        # Both sides in canonical order: equivalent weights match before the search begins.
+        to_order = canonical_order(fixed, symmetry)
+        mean = symmetry.apply(to_order, fixed)
+        matched = match(_matching(ordered, mean, symmetry), num_restarts)
+        target = symmetry.inverse(to_order)
+    permutations = symmetry.compose(target, symmetry.compose(matched, order))
+    return Alignment(
+        samples={**samples, **_unflat(symmetry.apply(permutations, values), draws)},
+        permutations=_unflat(permutations, draws),
+        reference={site: value[0] for site, value in symmetry.apply(target, mean).items()},
+    )
+
+
+def _align_to_mean(
+    values: Values, symmetry: PermutationSymmetry, num_restarts: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The mean of aligned draws, as one draw, and the permutations that align them."""
+    mean = {site: value[:1] for site, value in values.items()}
+    permutations = match(_matching(values, mean, symmetry), num_restarts)
+    spread = torch.inf
+    while True:
+        aligned = symmetry.apply(permutations, values)
+        mean = {site: value.mean(0, keepdim=True) for site, value in aligned.items()}
+        problem = _matching(values, mean, symmetry)
+        permutations = descend(problem, permutations)
+        previous, spread = spread, float(problem.squared_distance(permutations).sum())
+        if not spread < previous:
+            return mean, permutations
+
+
+def _matching(values: Values, mean: Values, symmetry: PermutationSymmetry) -> Matching:
+    return Matching(symmetry, values, {site: value[0] for site, value in mean.items()})
+
+
+def _flat(
+    values: Values, symmetry: PermutationSymmetry, what: str
+) -> tuple[dict[str, Tensor], torch.Size]:
+    """The symmetry's sites with one batch dimension, and the batch dimensions that they had."""
+    groups = symmetry.groups
+    flat: dict[str, Tensor] = {}
+    batches: dict[str, torch.Size] = {}
+    for group in groups:
+        for site in symmetry.spec[group]:
+            if site not in values:
+                raise ValueError(
+                    f"{what} has no site '{site}', which group '{group}' permutes; it has "
+                    f"{list(values)}: add the site, or leave the group out with symmetry.subset()"
+                )
+            value, shape = values[site], symmetry.site_shape(site)
+            if value.shape[max(value.dim() - len(shape), 0) :] != shape:
+                raise ValueError(
+                    f"group '{group}', site '{site}' of {what}: the shape {tuple(value.shape)} "
+                    f"does not end in {shape}, the site's shape in the model"
+                )
+            if not value.isfinite().all():
+                raise ValueError(f"site '{site}' of {what} has values that are not finite")
+            batches[site] = value.shape[: value.dim() - len(shape)]
+            flat[site] = value.reshape(-1, *shape)
+    first = next(iter(batches))
+    for site, batch in batches.items():
+        if batch != batches[first]:
+            raise ValueError(
+                f"the leading dimensions of {what} differ: {tuple(batches[first])} at site "
+                f"'{first}', but {tuple(batch)} at site '{site}'"
+            )
+    if not batches[first].numel():
+        raise ValueError(f"{what} has no draws: its leading dimensions are {tuple(batches[first])}")
+    return flat, batches[first]
+
+
+def _unflat(values: Values, batch: torch.Size) -> dict[str, Tensor]:
+    return {name: value.reshape(*batch, *value.shape[1:]) for name, value in values.items()}

@@ -1,0 +1,62 @@
+"""Which units of a guide overlap, so that a draw of one might have come from another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators._coupled_groups import expected_pairs
+from pyro_perm.permanent import bethe, permutation_marginals
+from pyro_perm.posterior.bounds.intervals import draw_density, symmetry_of
+from pyro_perm.symmetry import PermutationSymmetry
+
+_MOST_UNITS_SUMMED = 10
+
+
+@torch.no_grad()
+def unit_overlap(
+    guide: AutoGuide,
+    *args: Any,
+    num_samples: int = 64,
+    symmetry: PermutationSymmetry | None = None,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    r"""Probability that unit ``j`` of a draw belongs to factor ``i`` of the guide.
+
+    ``P[i, j] = E_w[p(g(i) = j | w)]`` with ``p(g | w)`` proportional to ``q(g . w)``, the unit's
+    own factor being ``i = j``, and other groups in place. The identity where units are apart, and
+    ``1/n`` where they coincide. Exact up to 10 units, else by belief propagation; linearized where
+    a group permutes two axes of one site.
+
+    :param guide: an :class:`AutoSymmetrized`, or a plain autoguide with ``symmetry`` given.
+    :param args: arguments of the model; ``kwargs`` likewise.
+    :param num_samples: number of draws of the guide.
+    :param symmetry: the group, for guides that are not symmetrized.
+    :returns: group -> doubly stochastic matrix, shape ``(n, n)``.
+    :raises ValueError: if there is no symmetry, or it does not fit, or no sample.
+    :raises TypeError: if the guide cannot be symmetrized.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, but is {num_samples}")
+    group = symmetry_of(guide, symmetry, None, args, kwargs)
+    densities = [draw_density(guide, group, args, kwargs) for _ in range(num_samples)]
+    if not densities[0].factorizes:
+        raise TypeError(
+            "the base guide draws its sites jointly, so that no unit has a factor of its own: "
+            "symmetrize an AutoNormal to see the overlap of its units"
+        )
+    return {
+        name: torch.stack([_marginals(density, name) for density in densities]).mean(0)
+        for name in group.spec
+    }
+
+
+def _marginals(density: FactorizedDensity, group: str) -> Tensor:
+    pairs = expected_pairs(density, group, {})
+    if pairs.shape[-1] <= _MOST_UNITS_SUMMED:
+        return permutation_marginals(pairs)
+    return bethe(pairs).marginals

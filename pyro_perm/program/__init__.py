@@ -1,0 +1,1 @@
+"""Running somebody's program, and leaving no trace in it."""

@@ -1,0 +1,45 @@
+"""Running a model in double precision without changing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_perm.program.dispatch_mode import EagerDispatchMode
+
+_LOW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class DoublePrecision(EagerDispatchMode):
+    """Carries out every operation in double precision.
+
+    Tensors of lower precision are replaced by double copies where operations meet them, once for
+    each tensor, so that writes into them are seen by later operations and never leave this context.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def double(self, value: Any) -> Any:
+        """Tensors and types of lower precision, also in lists, made double; the rest as it is."""
+        if isinstance(value, Tensor):
+            return self._double_tensor(value) if value.dtype in _LOW else value
+        if isinstance(value, list | tuple):
+            return [self.double(item) for item in value]
+        return torch.float64 if isinstance(value, torch.dtype) and value in _LOW else value
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = {name: self.double(value) for name, value in (kwargs or {}).items()}
+        return func(*map(self.double, args), **kwargs)
+
+    def _double_tensor(self, tensor: Tensor) -> Tensor:
+        known = self._copies.get(id(tensor))
+        if known is None:
+            # The original is kept along with its copy so that no other tensor gets its id.
+            known = self._copies[id(tensor)] = tensor, tensor.detach().double()
+        return known[1]

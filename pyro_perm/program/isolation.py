@@ -1,0 +1,145 @@
+"""Running a model without leaving a trace in the user's program."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.block_messenger import BlockMessenger
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pyro_perm.program.dispatch_mode import EagerDispatchMode
+from pyro_perm.program.modules import own_calls
+
+_AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
+
+# These operations do not declare that they write running mean and variance, while training.
+_BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm")
+_RUNNING_MOMENTS, _IS_TRAINING = (3, 4), 5
+
+
+@contextmanager
+def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
+    """Leave random state, parameter store and buffers as they were; switch fused kernels off.
+
+    What the model writes in place is restored at the end, if its first run is made inside of the
+    log that this context returns. Fused attention and recurrent kernels hide the operations that
+    the analysis reads, and some of them do not exist in double precision.
+    """
+    with ExitStack() as stack:
+        for context in (
+            poutine.block(),
+            poutine.seed(rng_seed=0),
+            own_calls(model),
+            _without_new_params(),
+            torch.no_grad(),
+            pyro.validation_enabled(False),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.cudnn.flags(enabled=False),
+            _without_onednn(),
+            _without_fast_attention(),
+        ):
+            stack.enter_context(context)
+        log = WriteLog()
+        stack.callback(log.restore)
+        yield log
+
+
+def exposed(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model without the outer handlers by which an autoguide hides and initializes sites."""
+    while isinstance(model, functools.partial):
+        wrapper = model.func if isinstance(model.func, functools.partial) else model
+        if len(wrapper.args) < 2 or not isinstance(wrapper.args[0], _AUTOGUIDE_HANDLERS):
+            break
+        model = wrapper.args[1]
+    return model
+
+
+def written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors whose entries an operation writes in place."""
+    written: list[Tensor] = []
+    if func._schema.name in _BATCH_NORMS and args[_IS_TRAINING]:
+        written += [args[i] for i in _RUNNING_MOMENTS if args[i] is not None]
+    for position, name in _written_arguments(func):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        several = value if isinstance(value, list | tuple) else [value]
+        written.extend(tensor for tensor in several if isinstance(tensor, Tensor))
+    return written
+
+
+@functools.cache
+def _written_arguments(func: Any) -> list[tuple[int, str]]:
+    if torch.Tag.inplace_view in func.tags:  # changes the shape, not the entries
+        return []
+    return [
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+
+class WriteLog(EagerDispatchMode):
+    """Remembers every tensor that is written in place: buffers, counters, caches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for tensor in written_tensors(func, args, kwargs):
+            self._saved.append((tensor.detach(), tensor.clone()))
+        return func(*args, **kwargs)
+
+    def restore(self) -> None:
+        """Undo the writes."""
+        while self._saved:
+            tensor, value = self._saved.pop()
+            tensor.copy_(value)
+
+
+@contextmanager
+def _without_new_params() -> Iterator[None]:
+    # Not ParamStoreDict.scope: its get_state() strips the back references of live parameters,
+    # which an enclosing SVI.step still needs.
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        for name in set(store.keys()) - before:
+            del store[name]
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    flags = torch.backends.mkldnn.flags(enabled=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about hardware that this switch does not concern
+        flags.__enter__()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            flags.__exit__(None, None, None)
+
+
+@contextmanager
+def _without_fast_attention() -> Iterator[None]:
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)

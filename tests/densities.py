@@ -1,0 +1,53 @@
+"""Densities to estimate with: draws of a problem's guide, and synthetic layers."""
+
+from dataclasses import replace
+
+import pyro
+import torch
+from pyro import poutine
+
+import pyro_perm as pp
+from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.factorized import FactorizedDensity
+
+
+def draw(problem, num_particles=None):
+    """A guide with random parameters, a trace of its base, and the density of the draw."""
+    guide = problem.guide(pp.Exact(), permute=False, init_scale=0.7)
+    guide(*problem.args)
+    particles = pyro.plate("particles", num_particles, dim=-2) if num_particles else None
+    with poutine.trace() as tracer:
+        (particles(guide) if particles else guide)(*problem.args)
+    density = read_density(tracer.trace.nodes, guide.symmetry)
+    if num_particles:
+        density = flatten_batch(density)
+    return guide, tracer.trace, density
+
+
+def flatten_batch(density):
+    num, rank = density.batch_shape.numel(), density.symmetry.site_rank
+    values = {s: v.reshape(num, *v.shape[v.dim() - rank(s) :]) for s, v in density.values.items()}
+    return replace(density, values=values, batch_shape=torch.Size([num]))
+
+
+def synthetic(spec, shapes, loc_scale, num_samples, scale=0.5, seed=0):
+    torch.manual_seed(seed)
+    symmetry = pp.PermutationSymmetry(spec, shapes=shapes)
+    locs = {site: loc_scale * torch.randn(shape) for site, shape in shapes.items()}
+    values = {s: loc + scale * torch.randn(num_samples, *loc.shape) for s, loc in locs.items()}
+    scales = {site: torch.full(shape, scale) for site, shape in shapes.items()}
+    return FactorizedDensity(symmetry, values, locs, scales, torch.Size([num_samples]))
+
+
+def one_layer(n, d, loc_scale, num_samples):
+    return synthetic({"hidden": {"w": 0}}, {"w": (n, d)}, loc_scale, num_samples)
+
+
+def two_layers(n, d, loc_scale, num_samples, **kwargs):
+    shapes = {"w1": (n, d), "b1": (n,), "w2": (n, n), "b2": (n,), "w3": (1, n)}
+    spec = {"first": {"w1": 0, "b1": 0, "w2": 1}, "second": {"w2": 0, "b2": 0, "w3": 1}}
+    return synthetic(spec, shapes, loc_scale, num_samples, **kwargs)
+
+
+def mean_and_error(values):
+    return values.mean().item(), values.std().item() / len(values) ** 0.5

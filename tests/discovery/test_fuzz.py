@@ -1,0 +1,85 @@
+"""Soundness on random programs: whatever is found must leave the log joint invariant.
+
+``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred. ``python
+tests/symmetry/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import pytest
+import torch
+from examples.programs import Program, data
+from pyro import poutine
+
+from pyro_perm.discovery import find_symmetry, register_axis_rule
+from pyro_perm.discovery.permutations.rules import table
+from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_groups
+
+NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
+BATCH = 30
+
+
+def check_programs(seeds: range) -> list[GroupCheck]:
+    """Find and verify the symmetry of random programs; programs that do not run are skipped."""
+    checks = []
+    for seed in seeds:
+        program, args = Program(seed), data(seed)
+        try:
+            poutine.trace(program).get_trace(*args)
+        except (ValueError, RuntimeError):
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the model reads a value")
+            checks += check_groups(find_symmetry(program, *args, signs=True), program, *args)
+    return checks
+
+
+@pytest.mark.parametrize("start", range(0, NUM_PROGRAMS, BATCH))
+def test_random_programs_are_invariant(start: int) -> None:
+    checks = check_programs(range(start, start + BATCH))
+    assert all(check.passed for check in checks)
+    effective, num = effective_controls(checks)
+    assert effective >= 0.9 * num > 0
+
+
+def effective_controls(checks: list[GroupCheck]) -> tuple[int, int]:
+    """How many groups have an effective control, and how many a control at all."""
+    with_control = [check for check in checks if check.control is not None]
+    return sum(check.is_effective for check in with_control), len(with_control)
+
+
+@pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
+def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
+
+    @register_axis_rule(operator(name))
+    def careless(rules: table.AxisRules, *arguments: object) -> table.Axes:
+        return [rules.free(size) for size in rules.result_shapes[0]]
+
+    with pytest.raises(SymmetryVerificationError):
+        check_programs(range(60))
+
+
+def operator(name: str) -> object:
+    packet, _, overload = name.partition(".")
+    found = getattr(torch.ops.aten, packet)
+    return getattr(found, overload) if overload else found
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    start, stop = map(int, sys.argv[1:])
+    checks = check_programs(range(start, stop))
+    failed = sum(not check.passed for check in checks)
+    effective, num = effective_controls(checks)
+    signed = sum(check.is_flip for check in checks)
+    print(
+        f"programs {start} to {stop - 1}: {len(checks) - signed} groups, {signed} signed, ", end=""
+    )
+    print(f"{failed} failures, {effective} of {num} controls effective")

@@ -1,0 +1,270 @@
+"""Certified intervals: what they hold, how methods are chosen, what is refused."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from densities import draw, two_layers
+from problems import PROBLEMS, local_latents, one_hidden_layer, two_hidden_layers
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+
+import pyro_perm as pp
+from pyro_perm.estimators import Bounds, Estimator
+from pyro_perm.posterior.bounds.portfolio import (
+    _annealing_steps,
+    _best_of_halves,
+    _chunks,
+    certify,
+)
+
+
+def ready_guide(problem, **kwargs):
+    guide = problem.guide(init_scale=0.7, **kwargs)
+    guide(*problem.args)
+    return guide
+
+
+def evaluate(problem, guide, **kwargs):
+    return pp.mutual_information(guide, *problem.args, progress=False, **kwargs)
+
+
+def split(density):
+    """Draws without batch dimension."""
+    return [
+        pp.estimators.density.FactorizedDensity(
+            density.symmetry,
+            {site: value[k] for site, value in density.values.items()},
+            density.locs,
+            density.scales,
+            torch.Size(),
+        )
+        for k in range(density.batch_shape.numel())
+    ]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_small_groups_are_exact(problem):
+    result = evaluate(problem, ready_guide(problem), num_samples=8)
+    assert result.lower == result.upper
+    assert result.lower_method == result.upper_method == "exact"
+    assert result.num_samples == 8
+    assert result.log_order == sum(math.lgamma(n + 1) for n in _sizes(problem))
+    assert result.lower_standard_error > 0
+
+
+def _sizes(problem):
+    symmetry = problem.symmetry()
+    symmetry.verify(problem.model, *problem.args)
+    return symmetry.groups.values()
+
+
+def test_the_portfolio_brackets_exact():
+    _, _, density = draw(two_hidden_layers(4, 10), num_particles=24)
+    exact = certify(split(density), {"exact": pp.Exact()}).lower
+    result = certify(split(density))
+    assert result.lower_method != "exact"
+    for gap in (exact - result.lower, result.upper - exact):
+        assert gap.mean() >= -4 * gap.std() / 24**0.5
+    assert (result.upper - result.lower).mean() < 1.0
+
+
+def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
+    result = certify(split(two_layers(20, 2, 0.2, 8))).summary()
+    names = {"chain rule", "importance sampling", "annealed importance sampling"}
+    assert set(result.lower_method.split(" and ")) <= names
+    assert set(result.upper_method.split(" and ")) <= names
+    assert -4 * result.upper_standard_error <= result.upper - result.lower < 2.0
+
+
+def test_annealing_is_longer_where_the_interval_is_wide():
+    easy, hard = (split(two_layers(20, 2, scale, 1))[0] for scale in (1.6, 0.3))
+    assert _annealing_steps(easy) == 100
+    torch.manual_seed(3)
+    steps = _annealing_steps(hard)
+    assert steps > 100
+    # The draw that is to be bounded has no say.
+    torch.manual_seed(3)
+    elsewhere = {site: torch.zeros_like(value) for site, value in hard.values.items()}
+    assert _annealing_steps(replace(hard, values=elsewhere)) == steps
+
+
+def test_elbo_is_mean_field_plus_information():
+    problem = one_hidden_layer(5)
+    guide = problem.guide(init_scale=0.1)
+    result = pp.symmetrized_elbo(
+        problem.model, guide, *problem.args, num_samples=200, progress=False
+    )
+    information = result.mutual_information
+    assert result.lower == pytest.approx(result.mean_field + information.lower)
+    assert result.upper == pytest.approx(result.mean_field + information.upper)
+    assert result.log_order == information.log_order
+    with torch.no_grad():
+        plain = -torch.tensor(
+            [Trace_ELBO().loss(problem.model, guide.base, *problem.args) for _ in range(200)]
+        )
+    error = math.hypot(plain.std().item() / 200**0.5, result.mean_field_standard_error)
+    assert abs(plain.mean().item() - result.mean_field) < 4 * error
+    # The KL term is in closed form: Monte Carlo noise comes from the likelihood alone.
+    assert result.mean_field_standard_error < 0.8 * plain.std().item() / 200**0.5
+
+
+@pytest.mark.parametrize("permute", [True, False])
+@pytest.mark.parametrize("problem", [one_hidden_layer(), local_latents()], ids=str)
+def test_plain_guides_with_a_symmetry_give_the_same(problem, permute):
+    guide = ready_guide(problem, permute=permute)
+    own = evaluate(problem, guide, num_samples=400)
+    plain = evaluate(
+        problem, _unwrapped(problem, guide), num_samples=400, symmetry=problem.symmetry()
+    )
+    error = math.hypot(own.lower_standard_error, plain.lower_standard_error)
+    assert abs(own.lower - plain.lower) < 4 * error
+
+
+def _unwrapped(problem, guide):
+    base = problem.base(init_scale=0.7)
+    base(*problem.args)
+    base.load_state_dict(guide.base.state_dict())
+    return base
+
+
+def test_sequential_models_are_served():
+    class Net(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.hidden = pyro.nn.PyroModule[torch.nn.Linear](2, 3)
+            self.out = pyro.nn.PyroModule[torch.nn.Linear](3, 1)
+            for layer in (self.hidden, self.out):
+                for name, value in list(layer.named_parameters()):
+                    prior = dist.Normal(torch.zeros_like(value), 1.0).to_event(value.dim())
+                    setattr(layer, name, pyro.nn.PyroSample(prior))
+
+        def forward(self, x, y):
+            f = self.out(torch.tanh(self.hidden(x))).squeeze(-1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(f, 0.5), obs=y)
+
+    model, x = Net(), torch.randn(6, 2)
+    symmetry = pp.PermutationSymmetry(
+        {"hidden": {"hidden.weight": 0, "hidden.bias": 0, "out.weight": 1}}
+    )
+    guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=pp.init_to_fan_in), symmetry)
+    result = pp.symmetrized_elbo(model, guide, x, x[:, 0], num_samples=4, progress=False)
+    assert math.isfinite(result.lower)
+    assert 0 < result.mutual_information.lower <= math.log(6) + 1e-9
+
+
+def test_no_gradient_is_kept():
+    problem = one_hidden_layer(3)
+    guide = ready_guide(problem)
+    evaluate(problem, guide, num_samples=4)
+    assert all(p.grad is None for p in guide.parameters())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "sides"),
+    [
+        (pp.InfoNCE(8), ("InfoNCE", "trivial")),
+        (pp.LeaveOneOut(8), ("trivial", "LeaveOneOut")),
+        (pp.ImportanceSampled(8), ("ImportanceSampled", "ImportanceSampled")),
+    ],
+    ids=str,
+)
+def test_a_given_bound_is_used_and_the_other_side_is_trivial(estimator, sides):
+    problem = one_hidden_layer(5)
+    result = evaluate(problem, ready_guide(problem), num_samples=16, estimator=estimator)
+    assert (result.lower_method, result.upper_method) == sides
+
+
+def test_what_is_no_bound_is_refused():
+    problem = one_hidden_layer(3)
+    with pytest.raises(ValueError, match=r"Bethe.* bounds nothing; leave out estimator="):
+        evaluate(problem, ready_guide(problem), estimator=pp.Bethe())
+
+
+def test_methods_are_chosen_on_the_other_half_of_the_samples():
+    # Each method shines on one half: the choice that looks best is the one that is not made.
+    high_first = torch.tensor([10.0, 10.0, 0.0, 0.0])
+    candidates = {"first": high_first, "second": high_first.flip(0)}
+    values, method = _best_of_halves(candidates, sign=1)
+    assert values.tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert method == "second and first"
+    values, method = _best_of_halves(candidates, sign=-1)
+    assert values.tolist() == [10.0, 10.0, 10.0, 10.0]
+    assert method == "first and second"
+
+
+class Broken(Estimator):
+    """Claims to bound what it overshoots by the given amount."""
+
+    is_lower_bound = True
+
+    def __init__(self, excess):
+        self.excess = excess
+
+    def log_ratio(self, density):
+        return -self.bounds(density).lower
+
+    def bounds(self, density):
+        exact = -pp.Exact().log_ratio(density)
+        return Bounds(exact + self.excess, exact)
+
+
+@pytest.mark.parametrize("excess", [50.0, math.nan])
+def test_crossed_sides_are_reported_as_a_bug(excess):
+    problem = one_hidden_layer(4)
+    guide = ready_guide(problem)
+    with pytest.raises(RuntimeError, match=r"lower bound .* exceeds .* bug in pyro_perm"):
+        evaluate(problem, guide, num_samples=8, estimator=Broken(excess))
+    assert evaluate(problem, guide, num_samples=8, estimator=Broken(0.0)).lower > 0
+
+
+@pytest.mark.parametrize("number", [0, 3, 8.0])
+def test_too_few_samples_are_refused(number):
+    problem = one_hidden_layer(3)
+    with pytest.raises(ValueError, match="num_samples must be an int of at least 4"):
+        evaluate(problem, ready_guide(problem), num_samples=number)
+
+
+def test_guides_that_cannot_be_evaluated_are_refused():
+    problem = one_hidden_layer(3)
+    with pytest.raises(TypeError, match="must be an AutoSymmetrized or an AutoNormal"):
+        pp.mutual_information(problem.model, *problem.args, symmetry=problem.symmetry())
+    other = pp.PermutationSymmetry({"hidden": {"w1": 0, "b1": 0}})
+    with pytest.raises(ValueError, match="leave out symmetry="):
+        evaluate(problem, ready_guide(problem), symmetry=other)
+
+
+def test_chunks_hold_all_samples_and_shared_parameters_once():
+    densities = split(two_layers(100, 2, 0.5, 20))
+    chunks = list(_chunks(densities))
+    assert 1 < len(chunks) <= 20
+    assert sum(chunk.batch_shape.numel() for chunk in chunks) == 20
+    assert all(chunk.locs["w2"].shape == (100, 100) for chunk in chunks)
+    joined = torch.cat([chunk.values["w1"] for chunk in chunks])
+    torch.testing.assert_close(joined, torch.stack([d.values["w1"] for d in densities]))
+
+
+def test_progress_can_be_switched_off(capfd):
+    problem = one_hidden_layer(3)
+    guide = ready_guide(problem)
+    evaluate(problem, guide, num_samples=4)
+    assert capfd.readouterr().err == ""
+    pp.mutual_information(guide, *problem.args, num_samples=4)
+    assert "0/4" in capfd.readouterr().err
+
+
+def test_copied_guides_are_evaluated_with_the_model_at_hand():
+    problem = one_hidden_layer(3)
+    guide = problem.base()
+    guide(*problem.args)
+    copied = copy.deepcopy(guide)
+    options = {"num_samples": 8, "symmetry": problem.symmetry(), "progress": False}
+    elbo = pp.symmetrized_elbo(problem.model, copied, *problem.args, **options)
+    assert elbo.lower <= elbo.upper + 1e-6
+    with pytest.raises(ValueError, match="Pyro drops its model"):
+        pp.mutual_information(copied, *problem.args, **options)
