@@ -32,6 +32,10 @@ class Axis:
         concatenation, one class of units.
     :param sign: whether flipping a unit negates its entries along this axis. A group with such an
         axis flips the signs of its units, besides permuting them.
+    :param scale: by which power of ``c`` rescaling a unit by ``c > 0`` multiplies its entries along
+        this axis: 1 for incoming weights and biases of a rectifier's units, -1 for outgoing ones.
+    :param permute: whether the group permutes its units at all; one that does not only rescales
+        them or flips their signs. All axes of a group agree.
     """
 
     dim: int
@@ -39,6 +43,8 @@ class Axis:
     inner: int = 1
     index: range | tuple[int, ...] | None = None
     sign: bool = False
+    scale: int = 0
+    permute: bool = True
 
     def __post_init__(self) -> None:
         if self.outer < 1 or self.inner < 1:
@@ -54,6 +60,8 @@ class Axis:
                 ("inner", self.inner, 1),
                 ("index", self.index, None),
                 ("sign", self.sign, False),
+                ("scale", self.scale, 0),
+                ("permute", self.permute, True),
             )
             if value != default
         ]

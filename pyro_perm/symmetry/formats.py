@@ -145,7 +145,9 @@ def _axis_to_json(axis: Axis) -> dict[str, Any]:
     if isinstance(index, range):
         written = {"start": index.start, "stop": index.stop, "step": index.step}
     fields = {"dim": axis.dim, "outer": axis.outer, "inner": axis.inner, "index": written}
-    return fields | ({"sign": True} if axis.sign else {})
+    degrees = {"sign": axis.sign, "scale": axis.scale, "permute": axis.permute}
+    unusual = {name: value for name, value in degrees.items() if value != getattr(Axis(0), name)}
+    return fields | unusual
 
 
 def _axis_from_json(fields: Mapping[str, Any]) -> Axis:
@@ -154,4 +156,4 @@ def _axis_from_json(fields: Mapping[str, Any]) -> Axis:
         index = range(index["start"], index["stop"], index["step"])
     elif index is not None:
         index = tuple(index)
-    return Axis(fields["dim"], fields["outer"], fields["inner"], index, fields.get("sign", False))
+    return Axis(**{**fields, "index": index})
