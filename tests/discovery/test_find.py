@@ -143,7 +143,7 @@ def own_factor(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("model", "axis", "reason"),
     [
-        (mlp, "w1[-2]", "tied to dim 1 of argument 0, which is not a latent site (test_disc"),
+        (mlp, "w1[-2]", "tied to dim 1 of argument 0, which is not a latent site (test_find"),
         (with_parameter, "w2[-1]", "tied to dim 0 of parameter 'gain', which is not a latent"),
         (with_closed_over_layer, "w2[-1]", "tied to dim 0 of parameter 'bias', which is not a"),
         (non_exchangeable_prior, "w1[-1]", "the 4 units fall into classes of size 1, 1, 1, 1"),
@@ -159,7 +159,7 @@ def test_reasons(model: Callable[..., Any], axis: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("activation", "reason"),
     [
-        (lambda h: h.cumsum(1), "order-dependent aten.cumsum (test_discovery.py:"),
+        (lambda h: h.cumsum(1), "order-dependent aten.cumsum (test_find.py:"),
         (lambda h: h.flip(1), "order-dependent aten.flip"),
         (lambda h: h + torch.arange(4.0), "the model tells its units apart"),
         (lambda h: h * torch.rand(4), "random numbers drawn by aten::rand"),
@@ -196,7 +196,7 @@ def test_a_branch_on_a_value_is_reported() -> None:
     def branching(h: Tensor) -> Tensor:
         return h * 2 if bool(h.sum() > 100) else h
 
-    with pytest.warns(UserWarning, match=r"reads a value at test_discovery.py:\d+; only the"):
+    with pytest.warns(UserWarning, match=r"reads a value at test_find.py:\d+; only the"):
         assert groups_of(find_symmetry(mlp, X, branching)) == MLP
 
 

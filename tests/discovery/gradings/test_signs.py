@@ -243,7 +243,7 @@ def coin_of_the_model() -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda: mlp(torch.relu), r"aten.relu is neither odd nor even \(test_sign_discovery.py:"),
+        (lambda: mlp(torch.relu), r"aten.relu is neither odd nor even \(test_signs.py:"),
         (lambda: mlp(torch.sigmoid), "aten.sigmoid is neither"),
         (lambda: mlp(nn.functional.gelu), "aten.gelu is neither"),
         (lambda: mlp(nn.functional.leaky_relu), "aten.leaky_relu is neither"),

@@ -36,7 +36,7 @@ def evaluate(problem, guide, **kwargs):
 def split(density):
     """Draws without batch dimension."""
     return [
-        pp.estimators.density.FactorizedDensity(
+        pp.density.factorized.FactorizedDensity(
             density.symmetry,
             {site: value[k] for site, value in density.values.items()},
             density.locs,
