@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_perm.discovery.gradings.parity import (
     INVARIANT,
@@ -22,6 +21,7 @@ from pyro_perm.discovery.gradings.parity_rules import parity_rule_for
 from pyro_perm.discovery.permutations.algebra import Reason
 from pyro_perm.discovery.recording.graph import Call, Node
 from pyro_perm.discovery.recording.log_joint import LogJoint
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import unwrapped
 

@@ -6,6 +6,7 @@ from pyro_perm.discovery.permutations.rules import (  # noqa: F401  (importing f
     layout,
     normalization,
     ordering,
+    overlay,
     pointwise,
     reduction,
     spatial,

@@ -14,6 +14,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -36,8 +37,7 @@ def reduced(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> 
         aten.all,
         aten.any,
         aten.count_nonzero,
-        aten._is_all_true,
-        aten._is_any_true,
+        *operators("_is_all_true", "_is_any_true"),
     ),
 )
 def reduction(
@@ -88,7 +88,7 @@ def place(rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool) 
     return reduced(tensor, dim, keepdim)
 
 
-@register_axis_rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
+@register_axis_rule(*operators("_softmax", "_log_softmax", "_safe_softmax"))
 def softmax(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
     """Normalizes along a dimension and keeps it."""
     return list(tensor)
