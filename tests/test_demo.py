@@ -91,6 +91,7 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         assert set(az.compare(posteriors).index) == set(posteriors)
 
 
+@pytest.mark.slow
 def test_figures_repeat_with_the_seed_but_for_the_time(short, tmp_path, capsys):
     tables = []
     for seed in ("1", "1", "2"):

@@ -179,6 +179,7 @@ def test_particles_have_the_density_that_each_has_alone(kind):
         torch.testing.assert_close(found[particle, 0], pp.Exact().log_ratio(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Trace_ELBO, pp.TraceSymmetrized_ELBO])
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_training_lowers_the_loss(loss, vectorized):

@@ -73,6 +73,7 @@ def test_the_portfolio_brackets_exact():
     assert (result.upper - result.lower).mean() < 1.0
 
 
+@pytest.mark.slow
 def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
     result = certify(split(two_layers(20, 2, 0.2, 8))).summary()
     names = {"chain rule", "importance sampling", "annealed importance sampling"}
@@ -81,6 +82,7 @@ def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
     assert -4 * result.upper_standard_error <= result.upper - result.lower < 2.0
 
 
+@pytest.mark.slow
 def test_annealing_is_longer_where_the_interval_is_wide():
     easy, hard = (split(two_layers(20, 2, scale, 1))[0] for scale in (1.6, 0.3))
     assert _annealing_steps(easy) == 100
