@@ -45,7 +45,7 @@ class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
 
     Coupled groups follow the chain rule, in the order of
-    :func:`~pyro_perm.estimators._terms.lower_terms`; each term is one permanent, exact on
+    ``pyro_perm.estimators._terms.lower_terms``; each term is one permanent, exact on
     blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
     2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
     overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:
