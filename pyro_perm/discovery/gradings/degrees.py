@@ -18,7 +18,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.gradings.linear_equations import Field, LinearForm
+from pyro_perm.discovery.gradings.linear_equations import Field, LinearForm, unit_form
 
 INVARIANT = 0
 ANY = -1  # What the action leaves alone whatever its degree is, as it does zero.
@@ -39,7 +39,7 @@ class DegreeTable:
 
     def unknown(self, k: int) -> int:
         """The number of the degree that is the k-th unknown."""
-        return self._number(tuple(Fraction(k == other) for other in range(self._num_unknowns)))
+        return self._number(unit_form(k, self._num_unknowns))
 
     def difference(self, first: int, second: int) -> LinearForm:
         """By how much two degrees differ."""
@@ -56,6 +56,9 @@ class DegreeTable:
 
     def sum(self, x: Tensor, y: Tensor) -> Tensor:
         """The degrees of products, entry by entry; shapes broadcast."""
+
+        if not bool(y.any()):
+            return x.expand(torch.broadcast_shapes(x.shape, y.shape))
 
         def of(first: int, second: int) -> int:
             if ANY in (first, second):

@@ -85,3 +85,8 @@ class Equations:
         if not factor:
             return form
         return self.field.reduce(x - factor * y for x, y in zip(form, row, strict=True))
+
+
+def unit_form(k: int, num_unknowns: int) -> LinearForm:
+    """The linear form that is the k-th unknown."""
+    return tuple(Fraction(k == other) for other in range(num_unknowns))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch.distributions import constraints
 
-from pyro_perm.discovery.gradings.dataflow import Sites, Unknown, equations_of
+from pyro_perm.discovery.gradings.dataflow import GradedJoint, Sites, Unknown
 from pyro_perm.discovery.gradings.rules import SIGNS
 from pyro_perm.discovery.permutations.algebra import Reason
 from pyro_perm.discovery.recording.log_joint import LogJoint
@@ -25,9 +25,10 @@ def with_signs(
     :param spec: group -> site -> axes, as found.
     :returns: the groups, and for those without signs the reason.
     """
+    graded = GradedJoint(joint, SIGNS)
     signed, reasons = {}, {}
     for group, sites in spec.items():
-        flipping, why = _flipping_axes(joint, sites)
+        flipping, why = _flipping_axes(graded, sites)
         if not flipping:
             reasons[f"sign of {group}"] = str(why)
         signed[group] = {
@@ -37,16 +38,16 @@ def with_signs(
     return signed, reasons
 
 
-def _flipping_axes(joint: LogJoint, sites: Sites) -> tuple[set[Unknown], Reason | None]:
+def _flipping_axes(graded: GradedJoint, sites: Sites) -> tuple[set[Unknown], Reason | None]:
     unknowns = [
         (site, axis)
         for site, axes in sites.items()
         for axis in axes
-        if isinstance(unwrapped(joint.latents[site].support), type(constraints.real))
+        if isinstance(unwrapped(graded.joint.latents[site].support), type(constraints.real))
     ]
     if not unknowns:
         return set(), Reason("no site of the group has the whole real line as its support")
-    equations = equations_of(joint, SIGNS, unknowns, joint.factors)
+    equations = graded.equations(unknowns, graded.joint.factors)
     best = max(equations.solutions(), key=sum, default=())
     flipping = {unknown for unknown, flips in zip(unknowns, best, strict=False) if flips}
     return flipping, equations.cause

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_perm.discovery.gradings.degrees import INVARIANT
 from pyro_perm.discovery.gradings.rules.table import GradingRules, grading_rule
 
 aten = torch.ops.aten
@@ -15,6 +16,8 @@ aten = torch.ops.aten
 @grading_rule(aten.mm)
 def matrix_product(rules: GradingRules, x: Tensor, y: Tensor) -> Tensor:
     """``(i, k) @ (k, j)``; equal rows and columns, which are most, are looked at once."""
+    if not bool(x.any()) and not bool(y.any()):
+        return x.new_full([len(x), y.shape[1]], INVARIANT)
     rows, row = x.unique(dim=0, return_inverse=True)
     columns, column = y.unique(dim=1, return_inverse=True)
     terms = rules.product(rows.unsqueeze(-1), columns.unsqueeze(0))
