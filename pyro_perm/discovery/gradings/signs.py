@@ -11,7 +11,6 @@ from pyro_perm.discovery.gradings.dataflow import GradedJoint, Sites, Unknown
 from pyro_perm.discovery.gradings.rules import SIGNS
 from pyro_perm.discovery.permutations.algebra import Reason
 from pyro_perm.discovery.recording.log_joint import LogJoint
-from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import unwrapped
 

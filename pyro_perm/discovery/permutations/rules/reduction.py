@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from pyro_perm.discovery.permutations.algebra import UNIT
-from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
@@ -92,10 +91,3 @@ def place(rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool) 
 def softmax(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
     """Normalizes along a dimension and keeps it."""
     return list(tensor)
-
-
-@register_axis_rule(aten.mse_loss, aten.smooth_l1_loss, aten.huber_loss)
-def loss(rules: AxisRules, tensor: AxisTensor, target: AxisTensor, *rest: Any) -> Axes:
-    """A pointwise loss, reduced unless ``reduction`` is 0."""
-    axes = broadcast(rules, [tensor, target])
-    return axes if rest and rest[0] == 0 else []
