@@ -26,11 +26,11 @@ from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
 from pyro_perm.discovery.permutations.structured_axes import axes_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.isolation import exposed, isolated
 from pyro_perm.program.trace import comparable, latent_sites, prior_trace
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import confirm
 
 Spec = dict[str, dict[str, tuple[Axis, ...]]]

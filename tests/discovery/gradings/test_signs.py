@@ -27,7 +27,7 @@ from pyro_perm.discovery.gradings import parity_rules
 from pyro_perm.discovery.gradings.parity import Equations
 from pyro_perm.discovery.gradings.parity_rules import even, odd
 from pyro_perm.discovery.permutations.algebra import Reason
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
