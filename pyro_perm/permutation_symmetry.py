@@ -229,7 +229,15 @@ class PermutationSymmetry:
         :raises ValueError: if the spec names a site that the model does not sample, or an axis
             that does not exist, or sizes that contradict each other or the ``shapes`` given.
         """
-        shapes = site_shapes(self.spec, trace)
+        return self.bind_shapes(site_shapes(self.spec, trace))
+
+    def bind_shapes(self, shapes: Mapping[str, SiteShape]) -> SymmetryGroup:
+        """The group on sites of these shapes, as :meth:`bind` finds them.
+
+        :param shapes: site -> shape of its value.
+        :raises ValueError: for an axis that does not exist, or sizes that contradict each other or
+            the ``shapes`` given.
+        """
         if self._is_settled:
             for site, given in self.group.shapes:
                 if (given.shape, given.event_dim) != (shapes[site].shape, shapes[site].event_dim):

@@ -45,7 +45,7 @@ class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
 
     Coupled groups follow the chain rule, in the order of
-    :func:`~pyro_perm.estimators._terms.lower_terms`; each term is one permanent, exact on
+    ``pyro_perm.estimators._terms.lower_terms``; each term is one permanent, exact on
     blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
     2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
     overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:
@@ -56,6 +56,10 @@ class Bethe(Estimator):
     _screens: dict[tuple[str, bool], Screen] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
+
+    def for_one_guide(self) -> Bethe:
+        """An equal one without memory: what was far apart in another guide tells nothing here."""
+        return Bethe()
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""

@@ -23,7 +23,7 @@ from pyro_perm.permanent.row_by_row import sample_rescaled
 
 @dataclass(frozen=True)
 class SampledChainRule(Estimator):
-    """Bounds from one permanent a group (see :mod:`pyro_perm.estimators._terms`).
+    """Bounds from one permanent a group (see ``pyro_perm.estimators._terms``).
 
     Both sums over groups bound ``I(g; w)``; a bound on each of their terms on the same side bounds
     it still.

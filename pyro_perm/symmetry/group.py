@@ -229,8 +229,8 @@ class GroupSpec(Protocol):
 
     spec: dict[str, dict[str, tuple[Axis, ...]]]
 
-    def bind(self, trace: Any) -> SymmetryGroup:
-        """The group on the sites of a trace of a model."""
+    def bind_shapes(self, shapes: Mapping[str, SiteShape]) -> SymmetryGroup:
+        """The group on sites of these shapes."""
 
 
 def act(
