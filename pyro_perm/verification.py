@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
@@ -144,14 +143,8 @@ class _Density:
         }
 
     def draw(self) -> dict[str, Tensor]:
-        """A random value for every latent site, standard normal before it meets its constraint."""
-        values = {}
-        for name, latent in self._latents.items():
-            transform = biject_to(latent.support)
-            shape = transform.inverse_shape(latent.shape)
-            unconstrained = torch.randn(shape, dtype=self._dtype, device=latent.value.device)
-            values[name] = transform(unconstrained)
-        return values
+        """A random value for every latent site."""
+        return {name: latent.draw(self._dtype) for name, latent in self._latents.items()}
 
     def __call__(self, values: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
         """The sites' log-probabilities, and the sum of the absolute values of their entries."""
