@@ -111,6 +111,7 @@ def test_value_does_not_depend_on_the_unit_of_measurement(scale, dtype):
     torch.testing.assert_close(scaled, reference, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_five_thousand_units_apart_are_fully_informative():
     density = layer(5000, 30, 50.0, dtype=torch.float32)
     information = -pp.Bethe().log_ratio(density).item()

@@ -306,7 +306,7 @@ def test_signs_are_found_where_an_exhaustive_search_finds_some(build: Any) -> No
     assert not valid or symmetry.spec in valid
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 63), max_size=8))
 def test_solutions_of_equations_are_the_null_space(rows: list[int]) -> None:
     equations = Equations(6)
@@ -339,6 +339,7 @@ def test_a_wrong_parity_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
         find_symmetry(model, x, signs=True)
 
 
+@pytest.mark.slow
 def test_a_found_signed_symmetry_trains() -> None:
     model, *args = siren()
     symmetry = find_symmetry(model, *args, signs=True)
