@@ -56,7 +56,6 @@ class DegreeTable:
 
     def sum(self, x: Tensor, y: Tensor) -> Tensor:
         """The degrees of products, entry by entry; shapes broadcast."""
-
         if not bool(y.any()):
             return x.expand(torch.broadcast_shapes(x.shape, y.shape))
 
