@@ -16,7 +16,7 @@ from pyro_perm.symmetry import PermutationSymmetry
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
-    """The given estimator, or the default.
+    """The given estimator, or the default, for one guide or loss.
 
     :raises TypeError: if it is no estimator.
     """
@@ -27,7 +27,7 @@ def as_estimator(estimator: Estimator | None) -> Estimator:
             f"estimator must be an Estimator such as Bethe() or InfoNCE(num_permutations=32), but "
             f"is {estimator!r}"
         )
-    return estimator
+    return estimator.for_one_guide()
 
 
 def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | None:

@@ -141,6 +141,7 @@ def test_compiled_loss_is_the_loss(problem):
         torch.testing.assert_close(gradient, expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 def test_compiled_mean_field_loss_has_the_expectation_of_the_loss():
     problem = one_hidden_layer()  # The compiled loss draws in another order: no common seed.
@@ -157,6 +158,7 @@ def test_compiled_mean_field_loss_has_the_expectation_of_the_loss():
     assert difference.mean().abs() < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 @pytest.mark.parametrize("route", ["permute", "plain", "base"])
 def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):

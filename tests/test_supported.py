@@ -250,6 +250,7 @@ networks of some widths and depths:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 def test_page_says_what_happens():
     assert PAGE.read_text() == page(), "python tests/test_supported.py rewrites the page"

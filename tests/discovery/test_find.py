@@ -354,7 +354,7 @@ def true_order(model: Callable[..., Any]) -> int:
     ("model", "missed"),
     [
         *((two_layers, 1), (recurrent, 1), (two_kinds, 1), (mixture, 1), (gram, 1)),
-        (interleaved_gates, 1),
+        pytest.param(interleaved_gates, 1, marks=pytest.mark.slow),
         (strided, 2),  # even and odd places are permuted alike
         (separate_sites, 1),  # not axes, so no permutation along axes either
     ],

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_perm.symmetry import Axis, PermutationSymmetry
 from pyro_perm.symmetry.binding import SiteShape
 
-laws = settings(derandomize=True, deadline=None, max_examples=40)
+laws = settings(max_examples=40)
 BATCHES = [((), (4,)), ((4,), ()), ((4,), (4,)), ((2, 1), (3,)), ((3,), (2, 3))]
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -309,6 +309,7 @@ def test_a_wrong_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         find_symmetry(model, x, signs=True)
 
 
+@pytest.mark.slow
 def test_a_found_signed_symmetry_trains() -> None:
     model, *args = siren()
     symmetry = find_symmetry(model, *args, signs=True)

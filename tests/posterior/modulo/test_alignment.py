@@ -21,6 +21,7 @@ from pyro import poutine
 import pyro_perm as pp
 from pyro_perm.posterior.modulo.weight_matching import Matching, match, step
 
+properties = settings(max_examples=40)
 COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4), with_signs(recurrent(4))]
 ALL = [*PROBLEMS, *SIGNED_PROBLEMS]
 
@@ -64,7 +65,7 @@ def distances_over_the_group(symmetry, values, reference):
     return sum((moved[site] - reference[site]).square().flatten(2).sum(-1) for site in values)
 
 
-@settings(deadline=None, max_examples=40)
+@properties
 @given(st.sampled_from(ALL), st.integers(0, 10**6))
 def test_a_permuted_copy_aligns_back_exactly(problem, seed):
     torch.manual_seed(seed)
@@ -79,7 +80,8 @@ def test_a_permuted_copy_aligns_back_exactly(problem, seed):
     assert same(aligned.permutations, symmetry.inverse(g))
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.mark.slow
+@properties
 @given(st.sampled_from(ALL), st.booleans(), st.integers(0, 10**6))
 def test_the_result_does_not_depend_on_a_permutation_of_the_input(problem, has_reference, seed):
     torch.manual_seed(seed)
