@@ -26,12 +26,12 @@ from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
 from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
 from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import confirm
 
 Spec = dict[str, dict[str, tuple[Axis, ...]]]

@@ -23,7 +23,7 @@ import pyro_perm as pp
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.discovery.gradings.rules import SIGNS
 from pyro_perm.discovery.gradings.rules.pointwise import odd
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
