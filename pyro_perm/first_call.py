@@ -10,13 +10,13 @@ from pyro_perm.density.base_sites import read_density
 from pyro_perm.density.factorized import require_tractable_supports
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.estimators import Bethe, Estimator
-from pyro_perm.program.isolation import isolated
+from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import PermutationSymmetry
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
-    """The given estimator, or the default.
+    """The given estimator, or the default, for one guide or loss.
 
     :raises TypeError: if it is no estimator.
     """
@@ -27,7 +27,7 @@ def as_estimator(estimator: Estimator | None) -> Estimator:
             f"estimator must be an Estimator such as Bethe() or InfoNCE(num_permutations=32), but "
             f"is {estimator!r}"
         )
-    return estimator
+    return estimator.for_one_guide()
 
 
 def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | None:
@@ -63,7 +63,7 @@ def verified_symmetry(
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
             + reasons
         )
-    with isolated(model) as writes, writes:
+    with isolation(model) as writes, writes:
         trace = prior_trace(model, args, kwargs)
     require_tractable_supports(trace, symmetry)
     return symmetry

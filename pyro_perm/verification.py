@@ -10,23 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from pyro import poutine
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.utils._pytree import tree_map
 
 from pyro_perm.program.double_precision import DoublePrecision
-from pyro_perm.program.isolation import exposed, isolated
-from pyro_perm.program.trace import (
-    comparable,
-    enumerated,
-    is_enumerated,
-    latent_sites,
-    plate_nesting,
-    prior_trace,
-)
+from pyro_perm.program.opening import open_program
+from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 
@@ -134,80 +123,46 @@ def _evaluate(
     kwargs: Any,
 ) -> _Result:
     """Run a check on the model's log joint, in the best precision that the model allows."""
-    model = exposed(model)
-    with isolated(model) as writes:
-        with writes:
-            trace = prior_trace(model, args, kwargs)
-        model = comparable(model, trace)
-        symmetry.bind(trace)
+    with open_program(model, args, kwargs) as program:
+        symmetry.bind_shapes(program.site_shapes(symmetry.spec))
         try:
-            return check(symmetry, _Density(model, trace, args, kwargs, torch.float64))
+            return check(symmetry, _Density(program, torch.float64))
         except RuntimeError:  # an operation that exists in one precision only
-            return check(symmetry, _Density(model, trace, args, kwargs, torch.float32))
+            return check(symmetry, _Density(program, torch.float32))
 
 
 class _Density:
     """The log-probability of every site as a function of the latent values."""
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        trace: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
         self.rounding = _ROUNDING[dtype]
-        self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
-        cast = self._precision.double if isinstance(self._precision, DoublePrecision) else _same
-        self._args, self._kwargs = tree_map(cast, args), tree_map(cast, kwargs)
-        self._trace = trace.copy()
-        self._supports = {}
-        self._is_enumerated = False
-        for name, site in latent_sites(trace):
-            if is_enumerated(site):
-                self._is_enumerated = True
-                self._trace.remove_node(name)
-            elif not site["fn"].support.is_discrete:
-                self._supports[name] = (site["fn"].support, site["value"].shape)
         self._dtype = dtype
-        self._nesting = plate_nesting(trace)
-        self._model = enumerated(model, self._nesting) if self._is_enumerated else model
-        self._evaluator: TraceEinsumEvaluator | None = None
+        self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
+        if isinstance(self._precision, DoublePrecision):
+            program = program.map_inputs(self._precision.double)
+        self._program = program
+        self._latents = {
+            name: latent
+            for name, latent in program.latents.items()
+            if not latent.support.is_discrete
+        }
 
     def draw(self) -> dict[str, Tensor]:
         """A random value for every latent site, standard normal before it meets its constraint."""
         values = {}
-        for name, (support, shape) in self._supports.items():
-            transform = biject_to(support)
-            unconstrained = torch.randn(transform.inverse_shape(shape), dtype=self._dtype)
+        for name, latent in self._latents.items():
+            transform = biject_to(latent.support)
+            shape = transform.inverse_shape(latent.shape)
+            unconstrained = torch.randn(shape, dtype=self._dtype, device=latent.value.device)
             values[name] = transform(unconstrained)
         return values
 
     def __call__(self, values: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
         """The sites' log-probabilities, and the sum of the absolute values of their entries."""
-        replayed = self._trace.copy()
-        for name, value in values.items():
-            replayed.nodes[name] = {**replayed.nodes[name], "value": value}
-        with self._precision, poutine.seed(rng_seed=0):
-            model = poutine.replay(self._model, trace=replayed)
-            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
-            if self._is_enumerated:
-                return self._sum_out(trace)
-            trace.compute_log_prob()
-            log_probs = {
-                name: torch.as_tensor(site["log_prob"])
-                for name, site in trace.nodes.items()
-                if site["type"] == "sample" and not site_is_subsample(site)
-            }
+        with self._precision:
+            log_probs = self._program.run(values).log_probs()
             size = sum(float(log_prob.abs().sum()) for log_prob in log_probs.values())
             return {name: float(log_prob.sum()) for name, log_prob in log_probs.items()}, size
-
-    def _sum_out(self, trace: Any) -> tuple[dict[str, float], float]:
-        if self._evaluator is None:
-            self._evaluator = TraceEinsumEvaluator(trace, True, self._nesting)
-        total = float(self._evaluator.log_prob(trace))
-        return {"all sites together": total}, abs(total)
 
 
 def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[GroupCheck]:
@@ -340,7 +295,3 @@ def _doubt(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
 
 def _mover(check: GroupCheck) -> str:
     return f"{'flipping a unit of ' if check.is_flip else ''}group '{check.group}'"
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -101,7 +101,7 @@ def enumerated(x: Tensor) -> None:
 
 def test_enumerated_variables_are_summed_out() -> None:
     PermutationSymmetry({"labels": {"weights": 0, "loc": 0}}).verify(enumerated, Y)
-    with pytest.raises(SymmetryVerificationError, match="site 'all sites together'"):
+    with pytest.raises(SymmetryVerificationError, match="site 'all sites with enum"):
         PermutationSymmetry({"labels": {"loc": 0}}).verify(enumerated, Y)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pyro_perm.discovery.gradings.signs import with_signs
 from pyro_perm.discovery.permutations.algebra import (
@@ -27,8 +26,8 @@ from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_p
 from pyro_perm.discovery.permutations.structured_axes import axes_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
 from pyro_perm.program.double_precision import DoublePrecision
-from pyro_perm.program.isolation import exposed, isolated
-from pyro_perm.program.trace import comparable, latent_sites, prior_trace
+from pyro_perm.program.opening import open_program
+from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import confirm
@@ -74,22 +73,14 @@ def find_symmetry(
         ``reasons`` tell for every axis of a latent site that is not permuted why that is so.
     :raises SymmetryVerificationError: if the numerical check contradicts the analysis.
     """
-    visible = model
-    model = exposed(model)
-    with isolated(model) as writes:
-        with writes:
-            trace = prior_trace(model, args, kwargs)
-        model = comparable(model, trace)
-        joint = record_log_joint(model, trace, args, kwargs)
-        if visible is not model:
-            trace = prior_trace(visible, args, kwargs)
-        names = {name for name, _ in latent_sites(trace)}
+    with open_program(model, args, kwargs) as program:
+        joint = record_log_joint(program)
         opaque = opaque_priors(joint)
         interpreter = Interpreter(joint.graph)
-        _exclude(interpreter, joint, names)
+        _freeze_excluded(interpreter, joint)
         interpreter.run([node for site, node in joint.factors.items() if site not in opaque])
         _tie_enumerated(interpreter, joint)
-        priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
+        priors = _opaque_priors(opaque, interpreter, joint, program)
         spec, reasons = _extract(interpreter, joint, priors)
         if signs:
             spec, why_unsigned = with_signs(joint, spec)
@@ -122,14 +113,11 @@ def _tie_enumerated(interpreter: Interpreter, joint: LogJoint) -> None:
                 tie(first.setdefault(dim, axis), axis, why)
 
 
-def _exclude(interpreter: Interpreter, joint: LogJoint, visible: set[str]) -> None:
-    for name, latent in joint.latents.items():
-        cause = latent.excluded
-        if cause is None and name not in visible:
-            cause = "the site is hidden from the guide by poutine.block"
-        if cause is not None:
+def _freeze_excluded(interpreter: Interpreter, joint: LogJoint) -> None:
+    for latent in joint.latents.values():
+        if latent.excluded is not None:
             for axis in interpreter.axes(latent.node):
-                freeze(axis, Reason(cause, latent.source))
+                freeze(axis, Reason(latent.excluded, latent.source))
 
 
 def _extract(
@@ -153,20 +141,18 @@ def _extract(
 
 
 def _opaque_priors(
-    sites: list[str],
-    interpreter: Interpreter,
-    joint: LogJoint,
-    model: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
+    sites: list[str], interpreter: Interpreter, joint: LogJoint, program: Program
 ) -> dict[str, OpaquePrior]:
     if not sites:
         return {}
     with DoublePrecision() as precision:
-        double = tree_map(precision.double, (args, kwargs))
-        trace = prior_trace(model, *double)
-    axes = {site: interpreter.axes(joint.latents[site].node) for site in sites}
-    return {site: OpaquePrior(trace.nodes[site], axes[site]) for site in sites}
+        factors = program.map_inputs(precision.double).run({}).factors
+    return {
+        site: OpaquePrior(
+            factors[site], program.latents[site], interpreter.axes(joint.latents[site].node)
+        )
+        for site in sites
+    }
 
 
 def _classes(

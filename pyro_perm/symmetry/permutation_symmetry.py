@@ -205,7 +205,15 @@ class PermutationSymmetry:
         :raises ValueError: if the spec names a site that the model does not sample, or an axis
             that does not exist, or sizes that contradict each other.
         """
-        shapes = site_shapes(self.spec, trace)
+        self.bind_shapes(site_shapes(self.spec, trace))
+
+    def bind_shapes(self, shapes: Mapping[str, SiteShape]) -> None:
+        """Take the group sizes from the shapes of the spec's sites, as :meth:`bind` does.
+
+        :param shapes: site -> shape of its value.
+        :raises ValueError: for an axis that does not exist, or sizes that contradict each other or
+            those that the symmetry met before.
+        """
         if self._sites is not None and shapes != self._sites:
             changed = next(site for site in shapes if shapes[site] != self._sites[site])
             raise ValueError(

@@ -1,10 +1,14 @@
 """The training default: its value, its gradient, and the pairs of units that it leaves out."""
 
+import copy
 import math
+import pickle
 
+import pyro
 import pytest
 import torch
-from problems import two_hidden_layers
+from problems import one_hidden_layer, two_hidden_layers
+from pyro import poutine
 
 import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity
@@ -163,6 +167,70 @@ def test_screen_does_not_mistake_another_layer_for_its_own():
     assert screen.clusters([apart], [scales]) == []
     (together,) = screen.clusters([torch.zeros(400, 20)], [scales])
     assert together.shape == (1, 400)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entries", [30, 40, 60])
+def test_one_estimator_serves_layers_of_several_shapes_and_precisions(entries, dtype):
+    """Two guides may share an estimator, and every network's first group is ``P0``."""
+    estimator = pp.Bethe()
+    estimator.log_ratio(layer(300, 40, 0.5))
+    other = layer(300, entries, 0.5, dtype=dtype)
+    torch.testing.assert_close(estimator.log_ratio(other), pp.Bethe().log_ratio(other))
+
+
+@pytest.fixture
+def refreshed(monkeypatch):
+    """The screens that compared all pairs of units anew, one entry each time."""
+    screens, refresh = [], Screen._refresh
+
+    def note(screen, *args):
+        screens.append(screen)
+        refresh(screen, *args)
+
+    monkeypatch.setattr(Screen, "_refresh", note)
+    return screens
+
+
+def wide_guide(estimator=None):
+    pyro.settings.set(module_local_params=True)  # Each guide has units of its own.
+    problem = one_hidden_layer(600)
+    guide = problem.guide(estimator, init_scale=1e-3)
+    guide(*problem.args)
+    return guide, lambda each: poutine.trace(each).get_trace(*problem.args)
+
+
+def test_guides_that_share_an_estimator_remember_their_own_units(refreshed):
+    estimator = pp.Bethe()
+    guides = [wide_guide(estimator) for _ in range(2)]
+    for _ in range(3):
+        for guide, density in guides:
+            density(guide)
+            assert guide.estimator == estimator
+    assert len(refreshed) == len(set(map(id, refreshed))) == 2
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda guide: pickle.loads(pickle.dumps(guide))])
+def test_copied_and_pickled_guides_remember_their_units(refreshed, clone):
+    guide, density = wide_guide()
+    expected = density(guide).nodes["log_ratio_symmetrized"]["fn"].log_factor
+    copied = clone(guide)
+    pyro.clear_param_store()
+    found = density(copied).nodes["log_ratio_symmetrized"]["fn"].log_factor
+    assert len(refreshed) == 1
+    torch.testing.assert_close(found, expected)
+
+
+def test_losses_that_share_an_estimator_remember_their_own_units(refreshed):
+    estimator, problem = pp.Bethe(), one_hidden_layer(600)
+    base = problem.base(init_scale=1e-3)
+    losses = [
+        pp.TraceSymmetrized_ELBO(symmetry=problem.symmetry(), estimator=estimator) for _ in range(2)
+    ]
+    for _ in range(3):
+        for loss in losses:
+            loss.loss(problem.model, base, *problem.args)
+    assert len(refreshed) == len(set(map(id, refreshed))) == 2
 
 
 def test_chain_rule_gives_every_shared_site_to_one_group():

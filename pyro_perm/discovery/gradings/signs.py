@@ -56,7 +56,7 @@ def _flipping_axes(joint: LogJoint, sites: Sites) -> tuple[set[Unknown], Reason 
         (site, axis)
         for site, axes in sites.items()
         for axis in axes
-        if isinstance(unwrapped(joint.latents[site].fn.support), type(constraints.real))
+        if isinstance(unwrapped(joint.latents[site].support), type(constraints.real))
     ]
     if not unknowns:
         return set(), Reason("no site of the group has the whole real line as its support")
