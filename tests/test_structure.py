@@ -27,7 +27,7 @@ STRAY = {
     "_local_scalar_dense", "_log_softmax", "_model", "_ops", "_overloadname", "_prelu_kernel",
     "_prototype_frames", "_pyro_context", "_pyro_custom_init", "_python_dispatch", "_pytree",
     "_qualified_op_name", "_reshape_alias", "_safe_softmax", "_samples", "_schema",
-    "_setup_prototype", "_softmax", "_to_copy", "_unsafe_view",
+    "_setup_prototype", "_softmax", "_to_copy", "_unsafe_view", "_weight_norm_interface",
 }
 # fmt: on
 INTERNALS = {
