@@ -38,7 +38,8 @@ INTERNALS = {
 
 def test_the_reader_of_imports_sees_them_all():
     assert "pyro_perm.estimators.estimator" in IMPORTS["pyro_perm.estimators.bethe"]
-    assert "pyro_perm.demo.command_line" in IMPORTS["pyro_perm.__main__"]  # within a function
+    assert "pyro_perm.demo.comparison" in IMPORTS["pyro_perm.demo.command_line"]  # in a function
+    assert "pyro_perm.demo.command_line" in IMPORTS["pyro_perm.__main__"]
     assert "pyro_perm.posterior.figures" in IMPORTS["pyro_perm"]
     assert sum(map(len, IMPORTS.values())) > 2 * len(IMPORTS)
 
