@@ -127,13 +127,24 @@ def test_bad_options_are_refused(options, capsys):
     assert options[0] in capsys.readouterr().err
 
 
+class NotInstalled:
+    """A finder that knows of one package that it is not there."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.fixture(params=["sklearn", "matplotlib"])
 def missing(request, monkeypatch):
     """A package of the demo's that is not installed."""
     for name in list(sys.modules):
-        if name.startswith(("pyro_perm.demo", f"{request.param}.")):
+        if name.startswith("pyro_perm.demo") or name.split(".")[0] == request.param:
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, request.param, None)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(request.param), *sys.meta_path])
     monkeypatch.setattr(sys, "argv", ["pyro_perm", "--steps", "1", "--width", "2"])
     return request.param
 
