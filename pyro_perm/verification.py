@@ -17,7 +17,7 @@ from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
 from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup, act
 
 _NUM_POINTS, _NUM_ELEMENTS = 2, 4
 _MAX_DRAWS = 20
@@ -64,9 +64,7 @@ class GroupCheck:
         return self.change <= self.rounding
 
 
-def verify(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
+def verify(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Check that the log joint is the same before and after the generators of each group.
 
     Binds the symmetry to the model. See :func:`check_groups` for how the log joint is compared.
@@ -88,7 +86,7 @@ def verify(
 
 
 def check_groups(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
+    symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> list[GroupCheck]:
     """Compare the log joint before and after a transposition, a cycle and a flip of each group.
 
@@ -101,9 +99,7 @@ def check_groups(
     return _evaluate(_check_groups, symmetry, model, args, kwargs)
 
 
-def confirm(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
+def confirm(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """A quicker :func:`verify` for a symmetry that was derived from the model.
 
     A few random elements move all groups at once; each notices a wrong group with a probability of
@@ -116,19 +112,19 @@ def confirm(
 
 
 def _evaluate(
-    check: Callable[[PermutationSymmetry, _Density], _Result],
-    symmetry: PermutationSymmetry,
+    check: Callable[[SymmetryGroup, _Density], _Result],
+    symmetry: GroupSpec,
     model: Callable[..., Any],
     args: Any,
     kwargs: Any,
 ) -> _Result:
     """Run a check on the model's log joint, in the best precision that the model allows."""
     with open_program(model, args, kwargs) as program:
-        symmetry.bind_shapes(program.site_shapes(symmetry.spec))
+        group = symmetry.bind_shapes(program.site_shapes(symmetry.spec))
         try:
-            return check(symmetry, _Density(program, torch.float64))
+            return check(group, _Density(program, torch.float64))
         except RuntimeError:  # an operation that exists in one precision only
-            return check(symmetry, _Density(program, torch.float32))
+            return check(group, _Density(program, torch.float32))
 
 
 class _Density:
@@ -165,7 +161,7 @@ class _Density:
             return {name: float(log_prob.sum()) for name, log_prob in log_probs.items()}, size
 
 
-def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[GroupCheck]:
+def _check_groups(symmetry: SymmetryGroup, density: _Density) -> list[GroupCheck]:
     """All generators at one point; at another, one element that moves all groups at once."""
     if not symmetry:
         return []
@@ -177,7 +173,7 @@ def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[Grou
     return checks + _check_generators(symmetry, density, values, before, rounding)
 
 
-def _is_invariant(symmetry: PermutationSymmetry, density: _Density) -> bool:
+def _is_invariant(symmetry: SymmetryGroup, density: _Density) -> bool:
     for _ in range(_NUM_POINTS if symmetry else 0):
         values, before, rounding = _finite_point(density)
         for _ in range(_NUM_ELEMENTS):
@@ -188,7 +184,7 @@ def _is_invariant(symmetry: PermutationSymmetry, density: _Density) -> bool:
 
 
 def _check_generators(
-    symmetry: PermutationSymmetry,
+    symmetry: SymmetryGroup,
     density: _Density,
     values: dict[str, Tensor],
     before: LogProbs,
@@ -223,7 +219,7 @@ def _finite_point(density: _Density) -> tuple[dict[str, Tensor], dict[str, float
 
 
 def _control(
-    symmetry: PermutationSymmetry,
+    symmetry: SymmetryGroup,
     density: _Density,
     g: dict[str, Tensor],
     is_flip: bool,
@@ -238,12 +234,16 @@ def _control(
         for acting, axis in symmetry.actions_on(site)
         if acting == group and (axis.sign or not is_flip)
     ]
-    rest: dict[str, list[Axis]] = {}
+    rest: dict[str, list[tuple[str, Axis]]] = {}
     for site, axis in along[:-1]:
-        rest.setdefault(site, []).append(axis)
+        rest.setdefault(site, []).append((group, axis))
     if not rest:
         return None
-    moved = PermutationSymmetry({group: rest}).apply(g, {site: values[site] for site in rest})
+    signed = symmetry.signed_groups
+    moved = {
+        site: act(acting, signed, g, values[site], symmetry.site_rank(site))
+        for site, acting in rest.items()
+    }
     after, _ = density({**values, **moved})
     return max(_changes(before, after).values())
 
@@ -253,7 +253,7 @@ def _changes(before: LogProbs, after: LogProbs) -> dict[str, float]:
     return {site: math.inf if math.isnan(change) else change for site, change in changes.items()}
 
 
-def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
+def _explain(symmetry: GroupSpec, check: GroupCheck) -> str:
     sites = symmetry.spec[check.group]
     changed = [site for site, change in check.by_site.items() if not change <= check.rounding]
     control = "" if check.control is None else f" (mis-tied control {check.control:.1e})"
@@ -279,7 +279,7 @@ def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
     )
 
 
-def _doubt(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
+def _doubt(symmetry: GroupSpec, check: GroupCheck) -> str:
     *_, (site, axis) = (
         (site, axis)
         for site, axes in symmetry.spec[check.group].items()

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from pyro_perm import AutoSymmetrized, init_to_fan_in
 from pyro_perm.discovery import find_symmetry, register_axis_rule
 from pyro_perm.discovery.permutations.rules import table
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.double_precision import DoublePrecision
-from pyro_perm.symmetry import PermutationSymmetry
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
 
