@@ -24,25 +24,25 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
 
     ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
     Normal of their own, and a Monte Carlo estimate elsewhere; ``I(g; w)`` comes from the estimator.
-    Usage::
-
-        SVI(model, AutoSymmetrized(AutoNormal(model)), optim, loss=TraceSymmetrized_ELBO())
-        SVI(model, AutoNormal(model), optim, loss=TraceSymmetrized_ELBO(symmetry=symmetry))
-
-    Without data the posterior is the prior, and units far apart gain all of ``log n!``:
+    It is given to ``SVI`` as any other loss. Without data the posterior is the prior, and units far
+    apart gain all of ``log n!``:
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
+    >>> base = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
     >>> kl = 0.5 * (3 * 0.1**2 + 8 - 3) - 3 * torch.tensor(0.1).log()
-    >>> loss = TraceSymmetrized_ELBO(symmetry=PermutationSymmetry({"units": {"w": 0}}))
-    >>> kl - loss.loss(model, guide)  # I(g; w) = log 3!
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> kl - pp.TraceSymmetrized_ELBO(symmetry=symmetry).loss(model, base)  # I(g; w) = log 3!
     tensor(1.7918)
 
-    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once.
+    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once:
+
+    >>> kl - pp.TraceSymmetrized_ELBO().loss(model, pp.AutoSymmetrized(base, symmetry))
+    tensor(1.7918)
 
     :param symmetry: the permutation group of the model, for guides that are not symmetrized; None
         discovers it at the first call. It is verified at the first call for each model.

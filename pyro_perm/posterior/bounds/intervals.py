@@ -70,15 +70,15 @@ def mutual_information(
     flip signs, the chain rule alone competes; where the guide draws its sites jointly, importance
     sampling.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
-    >>> from pyro_perm import PermutationSymmetry
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
     >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
-    >>> symmetry = PermutationSymmetry({"units": {"w": 0}})
-    >>> information = mutual_information(guide, symmetry=symmetry, progress=False)
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> information = pp.mutual_information(guide, symmetry=symmetry, progress=False)
     >>> print(f"{information.lower:.2f} of log 3! = {information.log_order:.2f} nats")
     1.79 of log 3! = 1.79 nats
 
@@ -114,14 +114,15 @@ def symmetrized_elbo(
 ) -> SymmetrizedELBO:
     """Certified interval for ``ELBO(q^G) = ELBO(q) + I(g; w)``, from the same samples of ``q``.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.sum(), 1.0), obs=torch.tensor(0.5))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
-    >>> elbo = symmetrized_elbo(model, guide, num_samples=100, progress=False)
+    >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
+    >>> elbo = pp.symmetrized_elbo(model, guide, num_samples=100, progress=False)
     >>> print(f"{elbo.mean_field:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
     -10.5 + 1.8 = -8.7
 
