@@ -34,7 +34,7 @@ STRAY = {
 LONG = {"pyro_perm/permutation_symmetry.py", "tests/test_elbo.py"}
 INTERNALS = {
     "pyro_perm.program._pyro_internals",
-    "pyro_perm.discovery.recording._torch_internals",
+    "pyro_perm.program._torch_internals",
 }
 
 

@@ -143,10 +143,7 @@ FAMILIES: dict[str, Family] = {
             *("AsymmetricLaplace", "SoftAsymmetricLaplace", "SkewLogistic", "GeneralizedPareto"),
         )
     },
-    **{
-        name: of_logits(name)
-        for name in ("Bernoulli", "ContinuousBernoulli", "Geometric")
-    },
+    **{name: of_logits(name) for name in ("Bernoulli", "ContinuousBernoulli", "Geometric")},
     **{
         name: of_three_logits(name)
         for name in ("Categorical", "OneHotCategorical", "OneHotCategoricalStraightThrough")
@@ -281,7 +278,10 @@ FAMILIES: dict[str, Family] = {
         4,
         lambda p: dist.TransformedDistribution(
             normal(p),
-            [transforms.AffineTransform(p[..., 2], positive(p[..., 3])), transforms.TanhTransform()],
+            [
+                transforms.AffineTransform(p[..., 2], positive(p[..., 3])),
+                transforms.TanhTransform(),
+            ],
         ),
     ),
     "Uniform": Family(1, lambda p: dist.Uniform(-9.0 - positive(p[..., 0]), 9.0)),
