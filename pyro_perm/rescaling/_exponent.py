@@ -28,6 +28,12 @@ class Exponent(NamedTuple):
     D: Tensor
     a: float
 
+    @classmethod
+    def of(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> Exponent:
+        """From coefficients of any shapes that broadcast, flattened, in double precision."""
+        A, B, C, D = (x.double().reshape(-1) for x in torch.broadcast_tensors(A, B, C, D))
+        return cls(A, B, C, D, float(a))
+
     def balanced(self) -> tuple[Exponent, Tensor]:
         """The exponent moved to where ``A - C = a``, and that origin, shape ``(n,)``."""
         mean = self.A.sqrt() * self.C.sqrt()
@@ -48,9 +54,7 @@ class Exponent(NamedTuple):
         """The exponent with its origin moved, without the constant ``a * origin``."""
         x = origin.exp()
         y = x.reciprocal()
-        return Exponent(
-            (self.A * x).mul_(x), self.B * x, (self.C * y).mul_(y), self.D * y, self.a
-        )
+        return Exponent((self.A * x).mul_(x), self.B * x, (self.C * y).mul_(y), self.D * y, self.a)
 
     def take(self, index: Tensor) -> Exponent:
         """Those of some pairs."""
@@ -65,9 +69,14 @@ class Exponent(NamedTuple):
         """``h(0)``."""
         return (self.B + self.D).sub_(self.A + self.C, alpha=0.5)
 
-    def slope(self) -> Tensor:
-        """``h'(0)``."""
-        return (self.B - self.A).add_(self.C - self.D).add_(self.a)
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``h'(t)``, ``-h''(t)``, and ``A e^{2t} + C e^{-2t}``."""
+        x = t.exp()
+        y = x.reciprocal()
+        Ax, Cy = self.A * x, self.C * y
+        incoming, outgoing = (self.B - Ax).mul_(x), (Cy - self.D).mul_(y)
+        size = Ax.mul_(x).addcmul_(Cy, y)
+        return incoming + outgoing + self.a, size + outgoing - incoming, size
 
     def curvature(self) -> Tensor:
         """``-h''(0)``."""
@@ -75,9 +84,7 @@ class Exponent(NamedTuple):
 
     def rise(self, t: Tensor) -> Tensor:
         """``h(t) - h(0)``, accurate however sharp the integrand is."""
-        z = torch.expm1(t)
-        w = (1 + z).reciprocal_().sub_(1)
-        return self.rise_at(z, w).add_(t, alpha=self.a)
+        return self.rise_at(torch.expm1(t), torch.expm1(-t)).add_(t, alpha=self.a)
 
     def rise_at(self, z: Tensor, w: Tensor) -> Tensor:
         """``h(t) - h(0) - a t`` for ``z = e^t - 1`` and ``w = e^{-t} - 1``."""

@@ -20,12 +20,12 @@ from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._modes import find_modes, find_second_modes
 
 _REACH_STEPS = 2
-# A last step that changed the reach by more has to be followed by others.
-_LARGEST_LAST_STEP = 0.3
+# A reach that the last step changes by a larger share, or from so deep, is bisected.
+_SMALL_CHANGE, _DEEP = 0.2, 4.0
 _DOUBLINGS, _HALVINGS = 60, 12
 # Shoulders: this share of the reach, or this far inside of it where the fall is that of e^{2t}.
-_SHOULDER, _EDGE = 0.55, 0.9
-_DISCOUNT = 1.2
+_SHOULDER, _EDGE = 0.55, 0.75
+_TINY = torch.finfo(torch.float64).tiny
 # Two modes that this many nodes span share one window.
 _MANY_NODES = 256
 
@@ -58,7 +58,7 @@ def find_windows(balanced: Exponent, depth: float) -> Windows:
     """
     modes = find_modes(balanced)
     windows = _windows(balanced, modes, depth)
-    pair, second = find_second_modes(balanced, modes)
+    pair, second = find_second_modes(balanced, modes, depth)
     if not len(pair):
         return windows
     return _joined(windows, _windows(balanced.take(pair), second, depth), pair)
@@ -68,67 +68,58 @@ def _windows(balanced: Exponent, anchor: Tensor, depth: float) -> Windows:
     exponent = balanced.moved(anchor)
     curvature = exponent.curvature()
     ends = _reach(exponent, curvature, depth)
-    sharpest = torch.maximum(curvature, _sharpness(exponent, ends, depth))
     left, right = ends
+    sharpest = torch.maximum(curvature, _sharpness(exponent, ends))
     steps_a_deviation = math.sqrt((depth + math.log(2)) / 2) / math.pi
     num_nodes = sharpest.sqrt_().mul_(right - left).mul_(steps_a_deviation).add_(1)
     return Windows(exponent, anchor, left, right, num_nodes)
 
 
-def _sharpness(exponent: Exponent, ends: Tensor, depth: float) -> Tensor:
-    """The larger curvature of the two shoulders, each discounted."""
+def _sharpness(exponent: Exponent, ends: Tensor) -> Tensor:
+    """The larger curvature of the two shoulders."""
     size = ends.abs()
-    t = torch.maximum(size - _EDGE, _SHOULDER * size).copysign_(ends)
-    z = torch.expm1(t)
-    x = 1 + z
-    y = x.reciprocal()
-    curvature = (2 * exponent.A * x).sub_(exponent.B).mul_(x)
-    curvature.add_((2 * exponent.C * y).sub_(exponent.D).mul_(y))
-    rise = exponent.rise_at(z, y.sub_(1)).add_(t, alpha=exponent.a)
-    discount = rise.mul_(_DISCOUNT / depth).add_(_DISCOUNT).clamp_(0, 1)
-    return curvature.mul_(discount).amax(0)
+    shoulders = torch.maximum(size - _EDGE, size.mul_(_SHOULDER)).copysign_(ends)
+    _, curvature, _ = exponent.derivatives(shoulders)
+    return curvature.amax(0)
 
 
 def _reach(exponent: Exponent, curvature: Tensor, depth: float) -> Tensor:
     """Where ``h`` is ``depth`` below the origin on the left and on the right, shape ``(2, n)``.
 
-    The root of the fall is nearly linear, and Newton's steps on it converge fast from a start with
-    the right skewness. Where they do not, the result is bisected.
+    The root of the fall is nearly linear, so that one step of Newton's on it serves from a start
+    with the right skewness. Where it is long the reach is bisected.
     """
     A, B, C, D, a = exponent
     half = curvature.clamp_min(1e-300).reciprocal_().mul_(2 * depth).sqrt_()
-    skew = (C - A).mul_(4).add_(B).sub_(D).div_(curvature).mul_(half).mul_(half).div_(6)
+    skew = (C - A).mul_(4).add_(B).sub_(D).mul_(half).mul_(half).div_(curvature).div_(6)
     skew = torch.minimum(torch.maximum(skew, -0.5 * half), 0.5 * half)
-    t = torch.stack(
-        [
-            torch.maximum(skew - half, -_beyond(C, D, depth)),
-            torch.minimum(skew + half, _beyond(A, B, depth)),
-        ]
-    )
-    relative = t
+    left = torch.maximum(skew - half, _beyond(C, D, depth).neg_())
+    right = torch.minimum(skew + half, _beyond(A, B, depth))
+    t = torch.stack([left, right])
+    change = t
     for _ in range(_REACH_STEPS):
-        z = torch.expm1(t)
-        x = 1 + z
+        x = t.exp()
         y = x.reciprocal()
         steepness = (A * x).sub_(B).mul_(x).sub_((C * y).sub_(D).mul_(y)).sub_(a)
-        fall = exponent.rise_at(z, y.sub_(1)).add_(t, alpha=a).neg_().clamp_min_(0.01 * depth)
-        step = (depth * fall).sqrt_().sub_(fall).mul_(2).div_(steepness)
-        relative = step.div_(t).clamp_(-0.7, 2.0)
-        t = torch.addcmul(t, t, relative)
-    slow = relative.abs() > _LARGEST_LAST_STEP
+        fall = exponent.rise_at(x.sub_(1), y.sub_(1)).add_(t, alpha=a).neg_()
+        fall.clamp_min_(0.01 * depth)
+        change = (depth * fall).sqrt_().sub_(fall).mul_(2).div_(steepness.mul_(t)).clamp_(-0.8, 2)
+        t.addcmul_(t, change)
+    slow = (change.abs() > _SMALL_CHANGE).logical_or_(fall > _DEEP * depth)
     if bool(slow.any()):
         where = slow.any(0).nonzero().squeeze(-1)
-        t[:, where] = _bisected_reach(exponent.take(where), t[:, where], depth)
+        t[:, where] = _bisected_reach(exponent.take(where), left[where], right[where], depth)
     return t
 
 
 def _beyond(square: Tensor, cross: Tensor, depth: float) -> Tensor:
-    """Where ``square z^2 / 4`` exceeds ``depth`` and ``(cross - square) z``, for ``z = e^t - 1``."""
-    excess = (cross - square).clamp_min_(0).mul_(4)
-    return (4 * depth * square).sqrt_().add_(excess).div_(square).log1p_()
+    """Where ``square z^2 / 4`` exceeds ``depth`` and ``(cross - square) z``; ``z = e^t - 1``."""
+    excess = (cross - square).clamp_min_(0).mul_(4).div_(square.clamp_min(_TINY))
+    return (4 * depth / square).sqrt_().add_(excess).log1p_()
 
 
-def _bisected_reach(exponent: Exponent, t: Tensor, depth: float) -> Tensor:
+def _bisected_reach(exponent: Exponent, left: Tensor, right: Tensor, depth: float) -> Tensor:
+    t = torch.stack([left, right])
     for _ in range(_DOUBLINGS):
         short = exponent.rise(t) > -depth
         if not bool(short.any()):
@@ -144,7 +135,8 @@ def _bisected_reach(exponent: Exponent, t: Tensor, depth: float) -> Tensor:
 
 def _joined(windows: Windows, others: Windows, pair: Tensor) -> Windows:
     """Both windows of some pairs, or one that spans them where they meet or few nodes do."""
-    first = Windows(windows.exponent.take(pair), *(part[pair] for part in windows[1:5]))
+    anchor, left, right, num_nodes = (part[pair] for part in windows[1:5])
+    first = Windows(windows.exponent.take(pair), anchor, left, right, num_nodes)
     offset = others.anchor - first.anchor
     other_left, other_right = others.left + offset, others.right + offset
     left = torch.minimum(first.left, other_left)
@@ -159,9 +151,11 @@ def _joined(windows: Windows, others: Windows, pair: Tensor) -> Windows:
     if not len(two):
         return windows
     exponent = windows.exponent.joined(others.exponent.take(two))
-    parts = (torch.cat([x, y[two]]) for x, y in zip(windows[1:5], others[1:5], strict=True))
+    anchor, left, right, num_nodes = (
+        torch.cat([x, y[two]]) for x, y in zip(windows[1:5], others[1:5], strict=True)
+    )
     everyone = torch.arange(len(windows.anchor), device=pair.device)
-    return Windows(exponent, *parts, torch.cat([everyone, pair[two]]))
+    return Windows(exponent, anchor, left, right, num_nodes, torch.cat([everyone, pair[two]]))
 
 
 def _density(windows: Windows) -> Tensor:
