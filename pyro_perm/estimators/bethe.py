@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_perm.density.factorized import (
     FactorizedDensity,
@@ -110,8 +109,13 @@ class _LogPermanent(torch.autograd.Function):
         return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # PyTorch's once_differentiable raises only now and then.
+            raise RuntimeError(
+                "Bethe() has no second derivatives, as create_graph=True asks for, since its "
+                "gradient holds the marginals fixed: give estimator=Exact() for small groups, or "
+                "InfoNCE(num_permutations=32)"
+            )
         if not ctx.overlaps:
             return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]
