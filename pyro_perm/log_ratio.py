@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
+from pyro_perm.permanent._tracing import is_tracing
 
 
 class LogRatio(Unit):
@@ -104,7 +105,7 @@ def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
     """
     log_ratio = estimator.log_ratio(density)
     # This waits for the device, as Pyro's validation of distributions does: one switch for both.
-    validate = is_validation_enabled() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    validate = is_validation_enabled() and not is_tracing()
     if validate and not math.isfinite(log_ratio.sum().item()):
         raise FloatingPointError(
             f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "

@@ -35,7 +35,9 @@ from pyro_perm.density.factorized import (
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
 from pyro_perm.estimators.estimator import Estimator, require_factorized
-from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
+from pyro_perm.permanent._derivatives import require_first_derivative
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
 
@@ -78,16 +80,16 @@ class Bethe(Estimator):
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
-        result: Tensor = _LogPermanent.apply(layout, screen, *tensors)
+        result: Tensor
+        if is_tracing():
+            result = log_permanent_by_blocks(density.unit_pairs(*term))
+        else:
+            result = _LogPermanent.apply(layout, screen, *tensors)
         return result + density.log_flips(*term) if signed else result
 
 
 class _LogPermanent(torch.autograd.Function):
-    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites.
-
-    ``torch.jit.trace`` records the whole as one Python operator, and so none of the decisions in it
-    that depend on the data.
-    """
+    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites."""
 
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
@@ -110,12 +112,7 @@ class _LogPermanent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # PyTorch's once_differentiable raises only now and then.
-            raise RuntimeError(
-                "Bethe() has no second derivatives, as create_graph=True asks for, since its "
-                "gradient holds the marginals fixed: give estimator=Exact() for small groups, or "
-                "InfoNCE(num_permutations=32)"
-            )
+        require_first_derivative("Bethe()")
         if not ctx.overlaps:
             return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]

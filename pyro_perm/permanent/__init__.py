@@ -7,7 +7,7 @@ permanent sums over all permutations :math:`g` of the columns,
 """
 
 from pyro_perm.permanent.bethe import BethePermanent, bethe, log_bethe_permanent
-from pyro_perm.permanent.blocks import BlockPermanent, permanent_by_blocks
+from pyro_perm.permanent.blocks import BlockPermanent, log_permanent_by_blocks, permanent_by_blocks
 from pyro_perm.permanent.exact import log_permanent, permutation_marginals
 from pyro_perm.permanent.sampling import permutation_log_prob, sample_permutations
 from pyro_perm.permanent.sinkhorn import Sinkhorn, sinkhorn
@@ -19,6 +19,7 @@ __all__ = [
     "bethe",
     "log_bethe_permanent",
     "log_permanent",
+    "log_permanent_by_blocks",
     "permanent_by_blocks",
     "permutation_log_prob",
     "permutation_marginals",

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.permanent._derivatives import require_reverse_mode
+from pyro_perm.permanent._derivatives import require_first_derivative, require_reverse_mode
 from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 
@@ -136,11 +136,7 @@ def _save_marginals(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _envelope_gradient(
     ctx: Any, grad_log_permanent: Tensor, *grad_others: Tensor
 ) -> tuple[Tensor, None, None]:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the Bethe permanent has no second derivatives, since its gradient holds the marginals "
-            "fixed: take log_permanent for small matrices"
-        )
+    require_first_derivative("the Bethe permanent")
     (marginals,) = ctx.saved_tensors
     return grad_log_permanent[..., None, None] * marginals, None, None
 

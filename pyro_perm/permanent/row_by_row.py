@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.permanent import sinkhorn
+from pyro_perm.permanent._tracing import is_tracing
 
 _FIRST_SWEEPS, _SWEEPS = 30, 2
 # Of a doubly stochastic matrix's entries: no pair is impossible, and no scaling overflows.
@@ -41,7 +42,7 @@ def sample_rescaled(
         and their log-probabilities in nats, without the last dimension.
     :raises NotImplementedError: under ``torch.jit.trace``, which would freeze the proposal.
     """
-    if torch._C._get_tracing_state():
+    if is_tracing():
         raise NotImplementedError(
             "sampled permutations depend on the parameters in ways that torch.jit.trace does not "
             "record: use a loss without Jit, such as Trace_ELBO, or train with Bethe()"
