@@ -25,7 +25,7 @@ from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.site_weight import SiteWeight, common_weight
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.uniform_permutation import UniformPermutation
 
 AUXILIARY: InferDict = {"is_auxiliary": True}
@@ -44,7 +44,7 @@ class SymmetrizeMessenger(Messenger):
 
     def __init__(
         self,
-        symmetry: PermutationSymmetry | None = None,
+        symmetry: SymmetryGroup | None = None,
         permutations: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SymmetrizeMessenger(Messenger):
         self.sites[msg["name"]] = msg
 
 
-def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+def sample_permutations(symmetry: SymmetryGroup) -> dict[str, Tensor]:
     """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
     signed = symmetry.signed_groups
     return {
@@ -90,12 +90,12 @@ def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
     }
 
 
-def permutation_site(symmetry: PermutationSymmetry, group: str) -> str:
+def permutation_site(symmetry: SymmetryGroup, group: str) -> str:
     """Name of the auxiliary site that holds a group's permutation."""
     return f"{group}_permutation.{next(iter(symmetry.spec[group]))}"
 
 
-def log_ratio_site(symmetry: PermutationSymmetry) -> str:
+def log_ratio_site(symmetry: SymmetryGroup) -> str:
     """Name of the auxiliary site that holds ``log q^G(w) - log q(w)``."""
     return f"log_ratio_symmetrized.{symmetry.sites[0]}"
 
@@ -106,7 +106,7 @@ def log_ratio_nodes(nodes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def permute_site(
-    symmetry: PermutationSymmetry, permutations: Mapping[str, Tensor], site: str, value: Tensor
+    symmetry: SymmetryGroup, permutations: Mapping[str, Tensor], site: str, value: Tensor
 ) -> Tensor:
     """Apply permutations that were drawn outside of the model's plates to one site."""
     plates = symmetry.site_plates(site)
@@ -121,7 +121,7 @@ def permute_site(
 
 
 def add_log_ratio(
-    drawn: SymmetrizeMessenger, symmetry: PermutationSymmetry, estimator: Estimator
+    drawn: SymmetrizeMessenger, symmetry: SymmetryGroup, estimator: Estimator
 ) -> None:
     """Add ``log q^G(w) - log q(w)`` to the guide's trace, weighed as the base guide's sites are.
 

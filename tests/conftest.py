@@ -1,8 +1,13 @@
 """Every test starts from a fixed seed, an empty param store and double precision."""
 
+import hypothesis
 import pyro
 import pytest
 import torch
+
+# The same examples at every run; a first call may take long.
+hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

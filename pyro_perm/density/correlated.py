@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.density.gaussians import JointGaussian, in_double_precision
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.group import Permutations
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ class Bethe(Estimator):
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
 
+    def for_one_guide(self) -> Bethe:
+        """An equal one without memory: what was far apart in another guide tells nothing here."""
+        return Bethe()
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
         require_factorized(self, density)

@@ -49,6 +49,10 @@ class Estimator(ABC):
             information if self.is_upper_bound else None,
         )
 
+    def for_one_guide(self) -> Estimator:
+        """What a guide or a loss keeps for itself: a copy, where it remembers a guide's units."""
+        return self
+
 
 def require_factorized(estimator: Estimator, density: FactorizedDensity) -> None:
     """Refuse base guides whose sites depend on each other.

@@ -55,7 +55,7 @@ class BethePermanent:
     converged: Tensor
 
 
-def bethe(
+def bethe_permanent(
     log_matrix: Tensor, *, max_iterations: int = 200, tolerance: float = 1e-6
 ) -> BethePermanent:
     """Bethe permanent and marginals of ``exp(log_matrix)``.
@@ -63,7 +63,9 @@ def bethe(
     Computed in float64, until every matrix of the batch has converged; also under
     ``torch.jit.trace``, which records the propagation as one operator.
 
-    >>> result = bethe(torch.zeros(3, 3))
+    >>> import torch
+    >>> from pyro_perm.permanent import bethe_permanent
+    >>> result = bethe_permanent(torch.zeros(3, 3))
     >>> result.marginals
     tensor([[0.3333, 0.3333, 0.3333],
             [0.3333, 0.3333, 0.3333],
@@ -95,8 +97,10 @@ def log_bethe_permanent(
 ) -> Tensor:
     """Log Bethe permanent of ``exp(log_matrix)`` in nats, differentiable once.
 
-    The gradient is that of the envelope theorem: the marginals of :func:`bethe`.
+    The gradient is that of the envelope theorem: the marginals of :func:`bethe_permanent`.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import log_bethe_permanent
     >>> log_bethe_permanent(torch.zeros(20, 20))  # below log 20! = 42.34
     tensor(40.4232)
 
@@ -106,7 +110,9 @@ def log_bethe_permanent(
     :returns: shape (...).
     :raises ValueError: if the matrices are not square, or ``max_iterations`` is below one.
     """
-    return bethe(log_matrix, max_iterations=max_iterations, tolerance=tolerance).log_permanent
+    return bethe_permanent(
+        log_matrix, max_iterations=max_iterations, tolerance=tolerance
+    ).log_permanent
 
 
 # An operator, so that torch.jit.trace records one node and not the sweeps of its example.

@@ -21,39 +21,6 @@ def all_permutations(size):
     return torch.tensor(list(itertools.permutations(range(size))))
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0, 1000.0])
-def test_rescaled_proposal_is_normalized_over_all_permutations(spread):
-    pairs = spread * torch.randn(3, 5, 5)
-    everything = all_permutations(5).unsqueeze(1).expand(-1, 3, -1)
-    _, log_prob = sample_rescaled(pairs, 0, everything)
-    torch.testing.assert_close(log_prob.logsumexp(0), torch.zeros(3), rtol=0, atol=1e-9)
-
-
-def test_rescaled_proposal_draws_what_it_says():
-    pairs = torch.randn(4, 4)
-    everything = all_permutations(4)
-    _, log_prob = sample_rescaled(pairs, 0, everything)
-    drawn, of_drawn = sample_rescaled(pairs, 20000)
-    index = (drawn.unsqueeze(1) == everything).all(-1).double().argmax(-1)
-    torch.testing.assert_close(of_drawn, log_prob[index])
-    frequency = index.bincount(minlength=24) / 20000
-    torch.testing.assert_close(frequency, log_prob.exp(), rtol=0, atol=0.016)
-
-
-def test_rescaled_proposal_is_exact_where_that_is_possible():
-    two_units = torch.randn(6, 2, 2)
-    _, log_prob = sample_rescaled(two_units, 0, all_permutations(2).unsqueeze(1).expand(-1, 6, -1))
-    scores = torch.stack(
-        [two_units.diagonal(dim1=-2, dim2=-1), two_units.flip(-1).diagonal(dim1=-2, dim2=-1)]
-    )
-    exact = scores.sum(-1) - log_permanent(two_units)
-    torch.testing.assert_close(log_prob, exact, rtol=0, atol=0.01)
-    uniform = sample_rescaled(torch.zeros(7, 7), 3)[1]
-    torch.testing.assert_close(uniform, torch.full((3,), -math.lgamma(8)))
-    alone, log_prob = sample_rescaled(torch.randn(1, 1), 2)
-    assert alone.tolist() == [[0], [0]] and log_prob.abs().max() < 1e-12
-
-
 @pytest.mark.parametrize(
     "problem", [one_hidden_layer(5), two_hidden_layers(4, 5), recurrent(5)], ids=str
 )

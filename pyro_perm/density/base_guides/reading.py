@@ -12,11 +12,11 @@ from pyro_perm.density.base_guides.registry import READERS, readable_kinds
 from pyro_perm.density.correlated import CorrelatedDensity
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.unit_layout import broadcast_shapes
 
 
-def read_density(sites: Sites, symmetry: PermutationSymmetry) -> FactorizedDensity:
+def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
     """The density of the sites of a symmetry.
 
     :param sites: trace nodes of the base guide.
@@ -53,7 +53,7 @@ def base_node(site: str, sites: Sites) -> str:
     return _reader_of(site, sites)[1]
 
 
-def _read(site: str, sites: Sites, symmetry: PermutationSymmetry, plates: int) -> Drawn:
+def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Drawn:
     """How a site was drawn, without the singleton dimensions where others have plates."""
     reader, node = _reader_of(site, sites)
     rank, padding = symmetry.site_rank(site), plates - symmetry.site_plates(site)
@@ -90,7 +90,7 @@ def _how_drawn(site: str, sites: Sites) -> str:
     return "is drawn from a Delta in the base guide"
 
 
-def _require_whole(joint: JointDraw, symmetry: PermutationSymmetry) -> None:
+def _require_whole(joint: JointDraw, symmetry: SymmetryGroup) -> None:
     """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
     for site in symmetry.sites:
         if site not in joint.slices:

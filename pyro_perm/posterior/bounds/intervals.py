@@ -17,8 +17,9 @@ from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.portfolio import MutualInformation, certify, standard_error
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_nodes
 
 _FEWEST_SAMPLES = 4
@@ -68,15 +69,15 @@ def mutual_information(
     flip signs, the chain rule alone competes; where the guide draws its sites jointly, importance
     sampling.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
-    >>> from pyro_perm import PermutationSymmetry
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
     >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
-    >>> symmetry = PermutationSymmetry({"units": {"w": 0}})
-    >>> information = mutual_information(guide, symmetry=symmetry, progress=False)
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> information = pp.mutual_information(guide, symmetry=symmetry, progress=False)
     >>> print(f"{information.lower:.2f} of log 3! = {information.log_order:.2f} nats")
     1.79 of log 3! = 1.79 nats
 
@@ -112,14 +113,15 @@ def symmetrized_elbo(
 ) -> SymmetrizedELBO:
     """Certified interval for ``ELBO(q^G) = ELBO(q) + I(g; w)``, from the same samples of ``q``.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.sum(), 1.0), obs=torch.tensor(0.5))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
-    >>> elbo = symmetrized_elbo(model, guide, num_samples=100, progress=False)
+    >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
+    >>> elbo = pp.symmetrized_elbo(model, guide, num_samples=100, progress=False)
     >>> print(f"{elbo.mean_field:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
     -10.5 + 1.8 = -8.7
 
@@ -154,7 +156,7 @@ def symmetrized_elbo(
 
 
 def draw_density(
-    guide: AutoGuide, symmetry: PermutationSymmetry, args: Any, kwargs: Any
+    guide: AutoGuide, symmetry: SymmetryGroup, args: Any, kwargs: Any
 ) -> FactorizedDensity:
     """The base guide's density, with one draw from it."""
     with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
@@ -195,8 +197,8 @@ def symmetry_of(
     model: Callable[..., Any] | None,
     args: Any,
     kwargs: Any,
-) -> PermutationSymmetry:
-    """The symmetry that the guide or the caller brings, known to fit the model."""
+) -> SymmetryGroup:
+    """The group that the guide or the caller brings, known to fit the model."""
     if not isinstance(guide, AutoGuide):
         raise TypeError(
             f"guide must be an AutoSymmetrized or an AutoNormal, but is a {type(guide).__name__}"
@@ -207,11 +209,12 @@ def symmetry_of(
                 "the guide was copied or pickled, and Pyro drops its model then: use "
                 "symmetrized_elbo(model, guide, ...), whose result has the mutual information"
             )
-        return verified_symmetry(symmetry, guide.model if model is None else model, args, kwargs)
-    if symmetry is not None and (guide.symmetry is None or symmetry.spec != guide.symmetry.spec):
+        model = guide.model if model is None else model
+        return verified_symmetry(symmetry, model, args, kwargs).group
+    if symmetry is not None and symmetry != guide.symmetry:
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
     if guide.prototype_trace is None:
         with poutine.block(), torch.no_grad():
             guide(*args, **kwargs)
     assert guide.symmetry is not None
-    return guide.symmetry
+    return guide.symmetry.group

@@ -73,6 +73,7 @@ def test_the_portfolio_brackets_exact():
     assert (result.upper - result.lower).mean() < 1.0
 
 
+@pytest.mark.slow
 def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
     result = certify(split(two_layers(20, 2, 0.2, 8))).summary()
     names = {"chain rule", "importance sampling", "annealed importance sampling"}
@@ -81,6 +82,7 @@ def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
     assert -4 * result.upper_standard_error <= result.upper - result.lower < 2.0
 
 
+@pytest.mark.slow
 def test_annealing_is_longer_where_the_interval_is_wide():
     easy, hard = (split(two_layers(20, 2, scale, 1))[0] for scale in (1.6, 0.3))
     assert _annealing_steps(easy) == 100
@@ -158,11 +160,28 @@ def test_sequential_models_are_served():
     assert 0 < result.mutual_information.lower <= math.log(6) + 1e-9
 
 
-def test_no_gradient_is_kept():
+class Watching(Estimator):
+    """Notes whether the densities that it is given have a graph behind them."""
+
+    is_lower_bound = True
+
+    def __init__(self):
+        self.graphs = []
+
+    def log_ratio(self, density):
+        tensors = [*density.values.values(), *density.locs.values(), *density.scales.values()]
+        self.graphs.append(any(tensor.grad_fn is not None for tensor in tensors))
+        return pp.Exact().log_ratio(density)
+
+
+@pytest.mark.parametrize("evaluated", ["mutual_information", "symmetrized_elbo"])
+def test_no_graph_is_kept(evaluated):
     problem = one_hidden_layer(3)
-    guide = ready_guide(problem)
-    evaluate(problem, guide, num_samples=4)
-    assert all(p.grad is None for p in guide.parameters())
+    guide, watching = ready_guide(problem), Watching()
+    model = [problem.model] if evaluated == "symmetrized_elbo" else []
+    options = {"num_samples": 4, "estimator": watching, "progress": False}
+    getattr(pp, evaluated)(*model, guide, *problem.args, **options)
+    assert watching.graphs and not any(watching.graphs)
 
 
 @pytest.mark.parametrize(
