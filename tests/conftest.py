@@ -4,6 +4,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_perm.estimators import estimator
+
 
 @pytest.fixture(autouse=True)
 def _clean_state():
@@ -13,3 +15,9 @@ def _clean_state():
     pyro.settings.set(module_local_params=False)
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True)
+def _own_estimators(monkeypatch):
+    """An estimator that a test registers competes in its own certificates only."""
+    monkeypatch.setattr(estimator, "_registered", [*estimator.registered_estimators()])
