@@ -12,7 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger, add_log_ratio
 
 Program = Callable[..., Any]
@@ -75,7 +76,7 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         # One for all steps: it remembers what was far apart at the last one.
         self._estimator_in_use = as_estimator(estimator)
         self._verified_on: Program | None = None
-        self._verified: PermutationSymmetry | None = None
+        self._verified: SymmetryGroup | None = None
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -108,18 +109,16 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
 
         return corrected
 
-    def _symmetry_of(
-        self, model: Program, sites: Any, args: Any, kwargs: Any
-    ) -> PermutationSymmetry:
+    def _symmetry_of(self, model: Program, sites: Any, args: Any, kwargs: Any) -> SymmetryGroup:
         if self._verified is None or self._verified_on != model:
-            self._verified = verified_symmetry(self.symmetry, model, args, kwargs)
+            self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
             self._verified_on = model
             warn_if_coinciding(sites, self._verified)
         return self._verified
 
     def _require_consistent(self, site: Any) -> None:
         symmetry, estimator = site["infer"]["symmetrization"]
-        if self.symmetry is not None and self.symmetry.spec != symmetry.spec:
+        if self.symmetry is not None and not self.symmetry.describes(symmetry):
             raise ValueError(
                 "the guide is symmetrized over another symmetry than the loss was given:\n"
                 f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="

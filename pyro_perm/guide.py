@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
@@ -77,8 +77,8 @@ class AutoSymmetrized(AutoGuide):
         first_call = self.prototype_trace is None
         if first_call:
             self._setup_prototype(*args, **kwargs)
-        symmetry = self.symmetry
-        assert symmetry is not None
+        assert self.symmetry is not None
+        symmetry = self.symmetry.group
         permutations = sample_permutations(symmetry) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
             result: dict[str, Tensor] = self.base(*args, **kwargs)

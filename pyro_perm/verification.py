@@ -10,25 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from pyro import poutine
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.utils._pytree import tree_map
 
 from pyro_perm.program.double_precision import DoublePrecision
-from pyro_perm.program.isolation import exposed, isolated
-from pyro_perm.program.trace import (
-    comparable,
-    enumerated,
-    is_enumerated,
-    latent_sites,
-    plate_nesting,
-    prior_trace,
-)
+from pyro_perm.program.opening import open_program
+from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup, act
 
 _NUM_POINTS, _NUM_ELEMENTS = 2, 4
 _MAX_DRAWS = 20
@@ -75,9 +64,7 @@ class GroupCheck:
         return self.change <= self.rounding
 
 
-def verify(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
+def verify(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Check that the log joint is the same before and after the generators of each group.
 
     Binds the symmetry to the model. See :func:`check_groups` for how the log joint is compared.
@@ -99,7 +86,7 @@ def verify(
 
 
 def check_groups(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
+    symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> list[GroupCheck]:
     """Compare the log joint before and after a transposition, a cycle and a flip of each group.
 
@@ -112,9 +99,7 @@ def check_groups(
     return _evaluate(_check_groups, symmetry, model, args, kwargs)
 
 
-def confirm(
-    symmetry: PermutationSymmetry, model: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
+def confirm(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """A quicker :func:`verify` for a symmetry that was derived from the model.
 
     A few random elements move all groups at once; each notices a wrong group with a probability of
@@ -127,90 +112,56 @@ def confirm(
 
 
 def _evaluate(
-    check: Callable[[PermutationSymmetry, _Density], _Result],
-    symmetry: PermutationSymmetry,
+    check: Callable[[SymmetryGroup, _Density], _Result],
+    symmetry: GroupSpec,
     model: Callable[..., Any],
     args: Any,
     kwargs: Any,
 ) -> _Result:
     """Run a check on the model's log joint, in the best precision that the model allows."""
-    model = exposed(model)
-    with isolated(model) as writes:
-        with writes:
-            trace = prior_trace(model, args, kwargs)
-        model = comparable(model, trace)
-        symmetry.bind(trace)
+    with open_program(model, args, kwargs) as program:
+        group = symmetry.bind_shapes(program.site_shapes(symmetry.spec))
         try:
-            return check(symmetry, _Density(model, trace, args, kwargs, torch.float64))
+            return check(group, _Density(program, torch.float64))
         except RuntimeError:  # an operation that exists in one precision only
-            return check(symmetry, _Density(model, trace, args, kwargs, torch.float32))
+            return check(group, _Density(program, torch.float32))
 
 
 class _Density:
     """The log-probability of every site as a function of the latent values."""
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        trace: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
         self.rounding = _ROUNDING[dtype]
-        self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
-        cast = self._precision.double if isinstance(self._precision, DoublePrecision) else _same
-        self._args, self._kwargs = tree_map(cast, args), tree_map(cast, kwargs)
-        self._trace = trace.copy()
-        self._supports = {}
-        self._is_enumerated = False
-        for name, site in latent_sites(trace):
-            if is_enumerated(site):
-                self._is_enumerated = True
-                self._trace.remove_node(name)
-            elif not site["fn"].support.is_discrete:
-                self._supports[name] = (site["fn"].support, site["value"].shape)
         self._dtype = dtype
-        self._nesting = plate_nesting(trace)
-        self._model = enumerated(model, self._nesting) if self._is_enumerated else model
-        self._evaluator: TraceEinsumEvaluator | None = None
+        self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
+        if isinstance(self._precision, DoublePrecision):
+            program = program.map_inputs(self._precision.double)
+        self._program = program
+        self._latents = {
+            name: latent
+            for name, latent in program.latents.items()
+            if not latent.support.is_discrete
+        }
 
     def draw(self) -> dict[str, Tensor]:
         """A random value for every latent site, standard normal before it meets its constraint."""
         values = {}
-        for name, (support, shape) in self._supports.items():
-            transform = biject_to(support)
-            unconstrained = torch.randn(transform.inverse_shape(shape), dtype=self._dtype)
+        for name, latent in self._latents.items():
+            transform = biject_to(latent.support)
+            shape = transform.inverse_shape(latent.shape)
+            unconstrained = torch.randn(shape, dtype=self._dtype, device=latent.value.device)
             values[name] = transform(unconstrained)
         return values
 
     def __call__(self, values: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
         """The sites' log-probabilities, and the sum of the absolute values of their entries."""
-        replayed = self._trace.copy()
-        for name, value in values.items():
-            replayed.nodes[name] = {**replayed.nodes[name], "value": value}
-        with self._precision, poutine.seed(rng_seed=0):
-            model = poutine.replay(self._model, trace=replayed)
-            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
-            if self._is_enumerated:
-                return self._sum_out(trace)
-            trace.compute_log_prob()
-            log_probs = {
-                name: torch.as_tensor(site["log_prob"])
-                for name, site in trace.nodes.items()
-                if site["type"] == "sample" and not site_is_subsample(site)
-            }
+        with self._precision:
+            log_probs = self._program.run(values).log_probs()
             size = sum(float(log_prob.abs().sum()) for log_prob in log_probs.values())
             return {name: float(log_prob.sum()) for name, log_prob in log_probs.items()}, size
 
-    def _sum_out(self, trace: Any) -> tuple[dict[str, float], float]:
-        if self._evaluator is None:
-            self._evaluator = TraceEinsumEvaluator(trace, True, self._nesting)
-        total = float(self._evaluator.log_prob(trace))
-        return {"all sites together": total}, abs(total)
 
-
-def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[GroupCheck]:
+def _check_groups(symmetry: SymmetryGroup, density: _Density) -> list[GroupCheck]:
     """All generators at one point; at another, one element that moves all groups at once."""
     if not symmetry:
         return []
@@ -222,7 +173,7 @@ def _check_groups(symmetry: PermutationSymmetry, density: _Density) -> list[Grou
     return checks + _check_generators(symmetry, density, values, before, rounding)
 
 
-def _is_invariant(symmetry: PermutationSymmetry, density: _Density) -> bool:
+def _is_invariant(symmetry: SymmetryGroup, density: _Density) -> bool:
     for _ in range(_NUM_POINTS if symmetry else 0):
         values, before, rounding = _finite_point(density)
         for _ in range(_NUM_ELEMENTS):
@@ -233,7 +184,7 @@ def _is_invariant(symmetry: PermutationSymmetry, density: _Density) -> bool:
 
 
 def _check_generators(
-    symmetry: PermutationSymmetry,
+    symmetry: SymmetryGroup,
     density: _Density,
     values: dict[str, Tensor],
     before: LogProbs,
@@ -268,7 +219,7 @@ def _finite_point(density: _Density) -> tuple[dict[str, Tensor], dict[str, float
 
 
 def _control(
-    symmetry: PermutationSymmetry,
+    symmetry: SymmetryGroup,
     density: _Density,
     g: dict[str, Tensor],
     is_flip: bool,
@@ -283,12 +234,16 @@ def _control(
         for acting, axis in symmetry.actions_on(site)
         if acting == group and (axis.sign or not is_flip)
     ]
-    rest: dict[str, list[Axis]] = {}
+    rest: dict[str, list[tuple[str, Axis]]] = {}
     for site, axis in along[:-1]:
-        rest.setdefault(site, []).append(axis)
+        rest.setdefault(site, []).append((group, axis))
     if not rest:
         return None
-    moved = PermutationSymmetry({group: rest}).apply(g, {site: values[site] for site in rest})
+    signed = symmetry.signed_groups
+    moved = {
+        site: act(acting, signed, g, values[site], symmetry.site_rank(site))
+        for site, acting in rest.items()
+    }
     after, _ = density({**values, **moved})
     return max(_changes(before, after).values())
 
@@ -298,7 +253,7 @@ def _changes(before: LogProbs, after: LogProbs) -> dict[str, float]:
     return {site: math.inf if math.isnan(change) else change for site, change in changes.items()}
 
 
-def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
+def _explain(symmetry: GroupSpec, check: GroupCheck) -> str:
     sites = symmetry.spec[check.group]
     changed = [site for site, change in check.by_site.items() if not change <= check.rounding]
     control = "" if check.control is None else f" (mis-tied control {check.control:.1e})"
@@ -324,7 +279,7 @@ def _explain(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
     )
 
 
-def _doubt(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
+def _doubt(symmetry: GroupSpec, check: GroupCheck) -> str:
     *_, (site, axis) = (
         (site, axis)
         for site, axes in symmetry.spec[check.group].items()
@@ -340,7 +295,3 @@ def _doubt(symmetry: PermutationSymmetry, check: GroupCheck) -> str:
 
 def _mover(check: GroupCheck) -> str:
     return f"{'flipping a unit of ' if check.is_flip else ''}group '{check.group}'"
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -1,10 +1,15 @@
 """Every test starts from a fixed seed, an empty param store and double precision."""
 
+import hypothesis
 import pyro
 import pytest
 import torch
 
 from pyro_perm.estimators import estimator
+
+# The same examples at every run; a first call may take long.
+hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

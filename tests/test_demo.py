@@ -1,5 +1,7 @@
 """The demo runs end to end, and what the README shows is what it does."""
 
+import contextlib
+import io
 import re
 import sys
 import warnings
@@ -25,15 +27,14 @@ SHAPES = {  # training and held-out points, inputs, classes
 }
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Few draws in the evaluation, but enough for Pareto smoothing."""
-    monkeypatch.setattr(evaluation, "NUM_DRAWS", 30)
-    monkeypatch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
-
-
 def run(folder, *options):
-    main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
+    """The table of a short run: few draws in the evaluation, but enough for Pareto smoothing."""
+    table = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(table):
+        patch.setattr(evaluation, "NUM_DRAWS", 30)
+        patch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
+        main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
+    return rows(table.getvalue())
 
 
 def rows(table):
@@ -57,10 +58,22 @@ def test_data_are_standardized_and_split_the_same_every_time(data):
     assert torch.equal(load(data).test.x, dataset.test.x)
 
 
-@pytest.mark.parametrize("data", ["diabetes", "wine"])
-def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_path, capsys):
-    run(tmp_path, "--data", data)
-    table = rows(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def diabetes(tmp_path_factory):
+    """The folder and the table of one run."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder)
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder, "--data", "wine")
+
+
+@pytest.mark.parametrize("data", ["diabetes", pytest.param("wine", marks=pytest.mark.slow)])
+def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, request):
+    folder, table = request.getfixturevalue(data)
     error = "test error rate" if data == "wine" else "test RMSE, sd of the target"
     assert {
         "ELBO(q), nats",
@@ -74,11 +87,11 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         "seconds a step",
     } <= set(table)
     assert table["log |G|"] == ["6.6", "6.6"]  # log 6!
-    pixels = matplotlib.image.imread(tmp_path / f"{data}.png")
+    pixels = matplotlib.image.imread(folder / f"{data}.png")
     assert pixels.shape[0] > 300
     assert pixels.std() > 0.05
     posteriors = {
-        name: az.from_netcdf(tmp_path / f"{data}_{name}.nc")
+        name: az.from_netcdf(folder / f"{data}_{name}.nc")
         for name in ("AutoNormal", "AutoSymmetrized")
     }
     for name, posterior in posteriors.items():
@@ -91,12 +104,11 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         assert set(az.compare(posteriors).index) == set(posteriors)
 
 
-def test_figures_repeat_with_the_seed_but_for_the_time(short, tmp_path, capsys):
-    tables = []
-    for seed in ("1", "1", "2"):
-        run(tmp_path, "--seed", seed)
-        tables.append(rows(capsys.readouterr().out))
-        del tables[-1]["seconds a step"]
+@pytest.mark.slow
+def test_figures_repeat_with_the_seed_but_for_the_time(tmp_path):
+    tables = [run(tmp_path, "--seed", seed) for seed in ("1", "1", "2")]
+    for table in tables:
+        del table["seconds a step"]
     assert tables[0] == tables[1] != tables[2]
 
 
@@ -132,6 +144,6 @@ def test_readme_example_runs():
     assert set(namespace["posterior"]["posterior"]) >= {"w1", "b1", "w2"}
 
 
-def test_readme_shows_the_rows_that_the_demo_prints(short, tmp_path, capsys):
-    run(tmp_path)
-    assert set(rows(capsys.readouterr().out)) <= set(rows(README.read_text()))
+def test_readme_shows_the_rows_that_the_demo_prints(diabetes):
+    _, table = diabetes
+    assert set(table) <= set(rows(README.read_text()))

@@ -190,7 +190,7 @@ def estimator_row(estimator):
         pyro.clear_param_store()
         guide = problem.guide(pp.InfoNCE(1))
         sites = poutine.trace(guide).get_trace(*problem.args).nodes
-        density = read_density(sites, guide.symmetry)
+        density = read_density(sites, guide.symmetry.group)
         try:
             log_ratio = estimator.log_ratio(density)
         except ValueError:
@@ -258,6 +258,7 @@ networks of some widths and depths:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 def test_page_says_what_happens():
     assert PAGE.read_text() == page(), "python tests/test_supported.py rewrites the page"

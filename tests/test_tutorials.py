@@ -13,6 +13,8 @@ import pyro_perm as pp
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(monkeypatch):

@@ -12,7 +12,7 @@ from examples.bayesian import normal, regression
 from pyro.infer import config_enumerate
 from torch import Tensor, nn
 
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
@@ -101,7 +101,7 @@ def enumerated(x: Tensor) -> None:
 
 def test_enumerated_variables_are_summed_out() -> None:
     PermutationSymmetry({"labels": {"weights": 0, "loc": 0}}).verify(enumerated, Y)
-    with pytest.raises(SymmetryVerificationError, match="site 'all sites together'"):
+    with pytest.raises(SymmetryVerificationError, match="site 'all sites with enum"):
         PermutationSymmetry({"labels": {"loc": 0}}).verify(enumerated, Y)
 
 

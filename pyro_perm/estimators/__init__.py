@@ -8,7 +8,7 @@ permutations find at most ``log K`` of it:
 >>> from pyro_perm.density.factorized import FactorizedDensity
 >>> symmetry = PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (10,)})
 >>> sites = {"w": 100 * torch.arange(10.0)}, {"w": 100 * torch.arange(10.0)}, {"w": torch.ones(10)}
->>> density = FactorizedDensity(symmetry, *sites, batch_shape=torch.Size())
+>>> density = FactorizedDensity(symmetry.group, *sites, batch_shape=torch.Size())
 >>> for estimator in (Exact(), Bethe(), ImportanceSampled(8), InfoNCE(8)):
 ...     print(f"{-estimator.log_ratio(density):5.2f} {estimator}")
 15.10 Exact()

@@ -27,7 +27,7 @@ _RUNNING_MOMENTS, _IS_TRAINING = (3, 4), 5
 
 
 @contextmanager
-def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
+def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     """Leave random state, parameter store and buffers as they were; switch fused kernels off.
 
     What the model writes in place is restored at the end, if its first run is made inside of the
@@ -53,7 +53,7 @@ def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
         yield log
 
 
-def exposed(model: Callable[..., Any]) -> Callable[..., Any]:
+def without_autoguide_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model without the outer handlers by which an autoguide hides and initializes sites."""
     while isinstance(model, functools.partial):
         wrapper = model.func if isinstance(model.func, functools.partial) else model

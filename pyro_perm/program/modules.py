@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from pyro_perm.program.source_lines import is_model_code
@@ -37,6 +37,15 @@ def modules_among(roots: Any) -> Iterator[nn.Module]:
             queue.append(getattr(found, "__wrapped__", None))
         else:
             queue += [*getattr(found, "__dict__", {}).values(), type(found).__call__]
+
+
+def tensors_of_modules(roots: Any) -> Iterator[tuple[Tensor, str]]:
+    """The parameters and buffers of the modules among some objects, and what they are called."""
+    for module in modules_among(roots):
+        for name, parameter in module.named_parameters():
+            yield parameter, f"parameter '{name}'"
+        for name, buffer in module.named_buffers():
+            yield buffer, f"buffer '{name}'"
 
 
 @contextmanager

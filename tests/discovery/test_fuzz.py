@@ -38,7 +38,16 @@ def check_programs(seeds: range) -> list[GroupCheck]:
     return checks
 
 
-@pytest.mark.parametrize("start", range(0, NUM_PROGRAMS, BATCH))
+@pytest.mark.parametrize(
+    "start",
+    [
+        0,
+        *(
+            pytest.param(start, marks=pytest.mark.slow)
+            for start in range(BATCH, NUM_PROGRAMS, BATCH)
+        ),
+    ],
+)
 def test_random_programs_are_invariant(start: int) -> None:
     checks = check_programs(range(start, start + BATCH))
     assert all(check.passed for check in checks)
@@ -52,6 +61,7 @@ def effective_controls(checks: list[GroupCheck]) -> tuple[int, int]:
     return sum(check.is_effective for check in with_control), len(with_control)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
 def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ def test_bounds_lie_on_their_side_of_exact_and_close_to_it(problem):
     assert -4 * error_above - 1e-9 <= above <= 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loc_scale", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6])
 @pytest.mark.parametrize("sizes", [(4, 4), (5, 4)], ids=str)
 def test_bounds_hold_from_coinciding_to_separated_layers(sizes, loc_scale):

@@ -17,7 +17,7 @@ from pyro_perm.permanent import (
 )
 
 INF = math.inf
-properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=40)
 
 
 def gaussian(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:

@@ -33,7 +33,7 @@ def dense_marginals(result, shape):
     return identity if result.excess is None else identity + result.excess
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 10),
     entries=st.integers(1, 8),
@@ -49,7 +49,7 @@ def test_small_matrices_are_exact(n, entries, spread, seed):
     torch.testing.assert_close(marginals, permutation_marginals(matrix), rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(n=st.integers(1, 64), links_each=st.floats(0.0, 3.0), seed=st.integers(0, 2**16))
 def test_components_of_small_graphs_are_those_of_scipy(n, links_each, seed):
     links = np.random.default_rng(seed).random((n, n)) < links_each / n

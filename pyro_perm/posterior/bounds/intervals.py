@@ -17,11 +17,12 @@ from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import Row, table
 from pyro_perm.posterior.bounds.certificate import MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger
 
 
@@ -187,7 +188,7 @@ def symmetrized_elbo(
 
 
 def draw_density(
-    guide: AutoGuide, symmetry: PermutationSymmetry, args: Any, kwargs: Any
+    guide: AutoGuide, symmetry: SymmetryGroup, args: Any, kwargs: Any
 ) -> FactorizedDensity:
     """The base guide's density, with one draw from it."""
     with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
@@ -233,8 +234,8 @@ def symmetry_of(
     model: Callable[..., Any] | None,
     args: Any,
     kwargs: Any,
-) -> PermutationSymmetry:
-    """The symmetry that the guide or the caller brings, known to fit the model."""
+) -> SymmetryGroup:
+    """The group that the guide or the caller brings, known to fit the model."""
     if not isinstance(guide, AutoGuide):
         raise TypeError(
             f"guide must be an AutoSymmetrized or an AutoNormal, but is a {type(guide).__name__}"
@@ -245,11 +246,12 @@ def symmetry_of(
                 "the guide was copied or pickled, and Pyro drops its model then: use "
                 "symmetrized_elbo(model, guide, ...), whose result has the mutual information"
             )
-        return verified_symmetry(symmetry, guide.model if model is None else model, args, kwargs)
-    if symmetry is not None and (guide.symmetry is None or symmetry.spec != guide.symmetry.spec):
+        model = guide.model if model is None else model
+        return verified_symmetry(symmetry, model, args, kwargs).group
+    if symmetry is not None and symmetry != guide.symmetry:
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
     if guide.prototype_trace is None:
         with poutine.block(), torch.no_grad():
             guide(*args, **kwargs)
     assert guide.symmetry is not None
-    return guide.symmetry
+    return guide.symmetry.group

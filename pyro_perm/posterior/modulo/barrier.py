@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.full_data import Site, log_joint, run
-from pyro_perm.symmetry import PermutationSymmetry
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]

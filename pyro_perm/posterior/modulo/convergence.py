@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
-from pyro_perm.symmetry import PermutationSymmetry
 
 _FEWEST_CHAINS, _FEWEST_DRAWS = 2, 4
 

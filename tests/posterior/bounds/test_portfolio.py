@@ -25,7 +25,7 @@ def names_of(methods):
 def density_of(problem):
     guide = problem.guide()
     guide(*problem.args)
-    return pp.posterior.bounds.intervals.draw_density(guide, guide.symmetry, problem.args, {})
+    return pp.posterior.bounds.intervals.draw_density(guide, guide.symmetry.group, problem.args, {})
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,15 @@ def batch_norm(
     return results[: len(rules.result_shapes)]
 
 
+@register_axis_rule(aten._weight_norm_interface)
+def weight_norm(
+    rules: AxisRules, direction: AxisTensor, length: AxisTensor, *rest: Any
+) -> tuple[Axes, Axes]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    axes = broadcast(rules, [direction, length])
+    return axes, list(length)
+
+
 def _tie_affine(rules: AxisRules, channels: Any, *vectors: AxisTensor | None) -> None:
     for vector in vectors:
         if vector is not None and size_of(vector[0]) == size_of(channels):
