@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_perm.density.factorized import (
     FactorizedDensity,
@@ -36,7 +35,9 @@ from pyro_perm.density.factorized import (
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
 from pyro_perm.estimators.estimator import Estimator, require_factorized
-from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
+from pyro_perm.permanent._derivatives import require_first_derivative
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
 
@@ -83,16 +84,16 @@ class Bethe(Estimator):
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
-        result: Tensor = _LogPermanent.apply(layout, screen, *tensors)
+        result: Tensor
+        if is_tracing():
+            result = log_permanent_by_blocks(density.unit_pairs(*term))
+        else:
+            result = _LogPermanent.apply(layout, screen, *tensors)
         return result + density.log_flips(*term) if signed else result
 
 
 class _LogPermanent(torch.autograd.Function):
-    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites.
-
-    ``torch.jit.trace`` records the whole as one Python operator, and so none of the decisions in it
-    that depend on the data.
-    """
+    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites."""
 
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
@@ -114,8 +115,8 @@ class _LogPermanent(torch.autograd.Function):
         return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        require_first_derivative("Bethe()")
         if not ctx.overlaps:
             return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]

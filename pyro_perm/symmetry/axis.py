@@ -186,6 +186,11 @@ class Axis:
         full = value.new_zeros(*units.shape[:-2], *shape)
         return full.index_copy(self.dim, table, value)
 
+    def unit_coordinates(self, length: int) -> Tensor:
+        """The coordinates of each unit along an axis of this length, shape ``(size, entries)``."""
+        table = self._coordinates(length, torch.device("cpu"))
+        return table.view(self.outer, -1, self.inner).movedim(1, 0).flatten(1)
+
     def _units_first(self, value: Tensor, rank: int) -> Tensor:
         """A view with the units as first dimension behind the batch."""
         batch, dim = value.dim() - rank, value.dim() + self.dim

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide
 from tqdm import tqdm
 
-from pyro_perm.closed_form import ClosedFormTraces
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.closed_form import ClosedFormTrace_ELBO
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, verified_symmetry
@@ -21,7 +20,7 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.portfolio import MutualInformation, certify, standard_error
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger
+from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_nodes
 
 _FEWEST_SAMPLES = 4
 
@@ -135,7 +134,7 @@ def symmetrized_elbo(
     """
     methods = _methods(estimator)
     group = symmetry_of(guide, symmetry, model, args, kwargs)
-    loss, densities, values = _MeanFieldELBO(), [], []
+    loss, densities, values = ClosedFormTrace_ELBO(), [], []
     with torch.no_grad():
         for _ in _counted(num_samples, progress):
             model_trace, guide_trace = next(loss._get_traces(model, guide, args, kwargs))
@@ -165,23 +164,10 @@ def draw_density(
     return read_density(base.sites, symmetry)
 
 
-class _MeanFieldELBO(Trace_ELBO):
-    """Traces with closed-form KL terms, one sample at a time."""
-
-    def _get_trace(
-        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[Any, Any]:
-        traces: tuple[Any, Any] = super()._get_trace(
-            model, ClosedFormTraces(model, guide), args, kwargs
-        )
-        return traces
-
-
 def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
-    total = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
-    if LOG_RATIO_SITE in guide_trace.nodes:
-        total = total + guide_trace.nodes[LOG_RATIO_SITE]["log_prob_sum"]
-    return float(total)
+    gains = log_ratio_nodes(model_trace.nodes)
+    log_joint = model_trace.log_prob_sum(lambda name, _: name not in gains)
+    return float(log_joint - guide_trace.log_prob_sum())
 
 
 def _counted(num_samples: int, progress: bool) -> Iterator[int]:
