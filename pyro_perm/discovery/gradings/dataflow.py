@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -82,7 +82,7 @@ class _Dataflow:
         """Give the first unit's entries of a latent site the k-th unknown as their degree."""
         length = node.shape[axis.dim]
         acting = torch.full([length], INVARIANT)
-        acting[unit_coordinates(axis, length)[0]] = self._table.unknown(k)
+        acting[axis.unit_coordinates(length)[0]] = self._table.unknown(k)
         along = acting.view(-1, *(1,) * (-1 - axis.dim))
         self._moved.add(id(node))
         self.degrees[id(node)] = self._table.sum(self._degrees_of(node), along)
@@ -143,8 +143,3 @@ class _Dataflow:
         """Whether a constant's zeros may be elsewhere in the next call."""
         is_uniform = bool((content == content.flatten()[:1]).all())
         return self._has_hidden_data and not is_uniform
-
-
-def unit_coordinates(axis: Axis, length: int) -> Tensor:
-    """The coordinates of each unit along an axis of some length, shape ``(size, entries)``."""
-    return replace(axis, dim=-1).units(torch.arange(length), 1)

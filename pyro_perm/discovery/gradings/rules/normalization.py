@@ -59,6 +59,23 @@ def layer_norm(
     return result.expand(x.shape), rules.invariant(1), rules.invariant(2)
 
 
+@grading_rule(aten._weight_norm_interface, gradings=[SIGNS])
+def weight_norm_of_signs(
+    rules: GradingRules, direction: Tensor, length: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    return rules.product(direction, length), rules.invariant(1)
+
+
+@grading_rule(aten._weight_norm_interface, gradings=[SCALES])
+def weight_norm(
+    rules: GradingRules, direction: Tensor, length: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    norms = rules.common(direction, [other for other in range(direction.dim()) if other != dim])
+    return length.expand(direction.shape), norms
+
+
 def _shifted(
     rules: GradingRules, standardized: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:

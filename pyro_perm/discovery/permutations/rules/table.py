@@ -139,12 +139,17 @@ Rule = TypeVar("Rule", bound=AxisRule)
 def register_axis_rule(*operations: Any) -> Callable[[Rule], Rule]:
     """Tell :func:`find_symmetry` how an operation treats the axes of its arguments.
 
-    Usage::
+    Usage:
 
-        @register_axis_rule(torch.ops.mylib.scale_rows)  # (Tensor x, Tensor scale) -> Tensor
-        def scale_rows(rules, x, scale):
-            rules.tie(x[0], scale[0])
-            return list(x)
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> @torch.library.custom_op("mylib::scale_rows", mutates_args=())
+    ... def scale_rows(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    ...     return x * scale.unsqueeze(-1)
+    >>> @pp.register_axis_rule(torch.ops.mylib.scale_rows)
+    ... def rule(rules, x, scale):
+    ...     rules.tie(x[0], scale[0])
+    ...     return list(x)
 
     The rule must tie or freeze enough axes that permuting the arguments along them permutes the
     result along the axes that it returns. A rule serves the operation's in-place variant too.
