@@ -88,9 +88,9 @@ class GuideProbe:
 
         :raises TypeError: naming the two sites, with the fix.
         """
-        for name, value in self._drawn.items():
-            node = self._nodes[name]
-            if node["fn"].has_rsample or name in self._node_of.values():
+        for name in self._judged():
+            node, value = self._nodes[name], self._drawn.get(name)
+            if value is None or node["fn"].has_rsample or name in self._node_of.values():
                 continue
             draws = (node["fn"].sample() for _ in range(_DRAWS_OF_OTHER_VALUES))
             other = next((draw for draw in draws if not torch.equal(draw, value)), value)
