@@ -198,9 +198,17 @@ def estimator_row(estimator):
             continue
         found = estimator.bounds(density)
         sides.add((found.lower is not None, found.upper is not None))
-        gradient = gradient or log_ratio.requires_grad
+        gradient = gradient or has_gradient(log_ratio)
         cells.append("yes")
     return (f"`{type(estimator).__name__}`", bounds[max(sides)], yes(gradient), *cells)
+
+
+def has_gradient(log_ratio):
+    try:
+        log_ratio.backward()
+    except ValueError:  # Refused at backpropagation.
+        return False
+    return True
 
 
 def yes(condition):
