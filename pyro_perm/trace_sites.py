@@ -143,6 +143,16 @@ def add_log_ratio(
     pyro.sample(LOG_RATIO_SITE, factor, obs=factor.sample(), infer=infer)
 
 
+def symmetrizations(nodes: Mapping[str, Any]) -> list[tuple[PermutationSymmetry, Estimator]]:
+    """Over what, and with which estimator, the traced guide or parts of it are symmetrized."""
+    return [node["infer"]["symmetrization"] for node in symmetrization_nodes(nodes)]
+
+
+def symmetrization_nodes(nodes: Mapping[str, Any]) -> list[Any]:
+    """The factors ``log q^G(w) - log q(w)`` in a guide's trace."""
+    return [node for node in nodes.values() if "symmetrization" in node.get("infer", {})]
+
+
 def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
     """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
 

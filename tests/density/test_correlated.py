@@ -24,8 +24,9 @@ from pyro.optim import Adam
 
 import pyro_perm as pp
 from pyro_perm.density.base_sites import read_density
-from pyro_perm.posterior.bounds.intervals import draw_density
 from pyro_perm.posterior.bounds.portfolio import certify
+from pyro_perm.program.call import Call
+from pyro_perm.sampling import draw_density
 
 JOINT = [AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 
@@ -118,7 +119,7 @@ def test_certificates_contain_what_is_too_much_for_exact(kind):
     guide = symmetrized(random_base(kind, problem), problem)
     guide(*problem.args)
     with torch.no_grad():
-        densities = [draw_density(guide, guide.symmetry, problem.args, {}) for _ in range(12)]
+        densities = [draw_density(Call(guide, problem.args), guide.symmetry) for _ in range(12)]
         certificate = certify(densities)
         everything = {"hidden": torch.tensor(list(itertools.permutations(range(8))))}
         exact = guide.symmetry.log_order - torch.stack(

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
 from tqdm import tqdm
 
 from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.density.base_sites import read_density
-from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, verified_symmetry
-from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.first_call import as_estimator
 from pyro_perm.posterior.bounds.portfolio import MutualInformation, certify, standard_error
+from pyro_perm.posterior.latents import require_no_others, summed_out
+from pyro_perm.posterior.whose_symmetry import symmetry_of
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import SiteKind, glance
+from pyro_perm.program.restoration import restored
+from pyro_perm.program.summed_out import summing_out, traced_terms
+from pyro_perm.sampling import draw_density, looking_on
 from pyro_perm.symmetry import PermutationSymmetry
-from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger
+from pyro_perm.trace_sites import symmetrization_nodes
 
 _FEWEST_SAMPLES = 4
 
@@ -34,8 +40,8 @@ class SymmetrizedELBO:
         upper: the same from above.
         lower_standard_error: of ``lower``.
         upper_standard_error: of ``upper``.
-        mean_field: ``ELBO(q)``, its KL term in closed form where it exists.
-        mean_field_standard_error: of ``mean_field``.
+        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists.
+        base_standard_error: of ``base``.
         log_order: ``log |G|``, the most that symmetrization can gain.
         mutual_information: the interval for ``I(g; w)``.
     """
@@ -44,14 +50,27 @@ class SymmetrizedELBO:
     upper: float
     lower_standard_error: float
     upper_standard_error: float
-    mean_field: float
-    mean_field_standard_error: float
+    base: float
+    base_standard_error: float
     log_order: float
     mutual_information: MutualInformation
 
+    @property
+    def mean_field(self) -> float:
+        """The former name of ``base``, which need not be that of a mean-field guide."""
+        _warn_of_former_name("mean_field", "base")
+        return self.base
 
+    @property
+    def mean_field_standard_error(self) -> float:
+        """The former name of ``base_standard_error``."""
+        _warn_of_former_name("mean_field_standard_error", "base_standard_error")
+        return self.base_standard_error
+
+
+@refuse_shared_keywords
 def mutual_information(
-    guide: AutoGuide,
+    guide: Callable[..., Any],
     *args: Any,
     num_samples: int = 64,
     estimator: Estimator | None = None,
@@ -69,9 +88,9 @@ def mutual_information(
     flip signs, the chain rule alone competes; where the guide draws its sites jointly, importance
     sampling.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
-    >>> from pyro_perm import PermutationSymmetry
+    >>> from pyro_perm import PermutationSymmetry, mutual_information
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
@@ -93,17 +112,18 @@ def mutual_information(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = symmetry_of(guide, symmetry, None, args, kwargs)
-    with torch.no_grad():
-        densities = [
-            draw_density(guide, group, args, kwargs) for _ in _counted(num_samples, progress)
-        ]
+    call = Call(guide, args, kwargs)
+    with torch.no_grad(), restored(guide, args, kwargs) as writes:
+        with writes:
+            group = symmetry_of(call, symmetry)
+        densities = [draw_density(call, group) for _ in _counted(num_samples, progress)]
         return certify(densities, methods, progress=progress).summary()
 
 
+@refuse_shared_keywords
 def symmetrized_elbo(
     model: Callable[..., Any],
-    guide: AutoGuide,
+    guide: Callable[..., Any],
     *args: Any,
     num_samples: int = 64,
     estimator: Estimator | None = None,
@@ -113,15 +133,16 @@ def symmetrized_elbo(
 ) -> SymmetrizedELBO:
     """Certified interval for ``ELBO(q^G) = ELBO(q) + I(g; w)``, from the same samples of ``q``.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> from pyro_perm import AutoSymmetrized, symmetrized_elbo
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.sum(), 1.0), obs=torch.tensor(0.5))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
     >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
     >>> elbo = symmetrized_elbo(model, guide, num_samples=100, progress=False)
-    >>> print(f"{elbo.mean_field:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
+    >>> print(f"{elbo.base:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
     -10.5 + 1.8 = -8.7
 
     :param model: the model; runs once a sample, not vectorized.
@@ -132,54 +153,30 @@ def symmetrized_elbo(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     methods = _methods(estimator)
-    group = symmetry_of(guide, symmetry, model, args, kwargs)
-    loss, densities, values = _MeanFieldELBO(), [], []
-    with torch.no_grad():
+    call = Call(guide, args, kwargs)
+    densities, values, scales = [], [], []
+    with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
+        with writes:
+            group = symmetry_of(call, symmetry, model)
+            summing = _left_out_summed_out(replace(call, program=model), call)
         for _ in _counted(num_samples, progress):
-            model_trace, guide_trace = next(loss._get_traces(model, guide, args, kwargs))
+            model_trace, guide_trace = _traces(summing, call)
             values.append(_elbo_of_base(model_trace, guide_trace))
             densities.append(read_density(guide_trace.nodes, group))
+            scales.append(_scale_of(guide_trace, group))
         certificate = certify(densities, methods, progress=progress)
-    mean_field = torch.tensor(values, dtype=torch.float64)
-    lower, upper = mean_field + certificate.lower, mean_field + certificate.upper
+    base, scale = (torch.tensor(each, dtype=torch.float64) for each in (values, scales))
+    lower, upper = base + scale * certificate.lower, base + scale * certificate.upper
     return SymmetrizedELBO(
         lower=lower.mean().item(),
         upper=upper.mean().item(),
         lower_standard_error=standard_error(lower),
         upper_standard_error=standard_error(upper),
-        mean_field=mean_field.mean().item(),
-        mean_field_standard_error=standard_error(mean_field),
+        base=base.mean().item(),
+        base_standard_error=standard_error(base),
         log_order=certificate.log_order,
         mutual_information=certificate.summary(),
     )
-
-
-def draw_density(
-    guide: AutoGuide, symmetry: PermutationSymmetry, args: Any, kwargs: Any
-) -> FactorizedDensity:
-    """The base guide's density, with one draw from it."""
-    with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
-        guide(*args, **kwargs)
-    return read_density(base.sites, symmetry)
-
-
-class _MeanFieldELBO(Trace_ELBO):
-    """Traces with closed-form KL terms, one sample at a time."""
-
-    def _get_trace(
-        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[Any, Any]:
-        traces: tuple[Any, Any] = super()._get_trace(
-            model, ClosedFormTraces(model, guide), args, kwargs
-        )
-        return traces
-
-
-def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
-    total = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
-    if LOG_RATIO_SITE in guide_trace.nodes:
-        total = total + guide_trace.nodes[LOG_RATIO_SITE]["log_prob_sum"]
-    return float(total)
 
 
 def _counted(num_samples: int, progress: bool) -> Iterator[int]:
@@ -203,29 +200,56 @@ def _methods(estimator: Estimator | None) -> dict[str, Estimator] | None:
     return {type(estimator).__name__: estimator}
 
 
-def symmetry_of(
-    guide: AutoGuide,
-    symmetry: PermutationSymmetry | None,
-    model: Callable[..., Any] | None,
-    args: Any,
-    kwargs: Any,
-) -> PermutationSymmetry:
-    """The symmetry that the guide or the caller brings, known to fit the model."""
-    if not isinstance(guide, AutoGuide):
-        raise TypeError(
-            f"guide must be an AutoSymmetrized or an AutoNormal, but is a {type(guide).__name__}"
+def _left_out_summed_out(model: Call, guide: Call) -> Callable[..., Any]:
+    """The model, the latent sites that the guide leaves out summed out.
+
+    :raises ValueError: if one of them cannot be summed out, or the guide draws others.
+    """
+    with looking_on():
+        seen, drawn = glance(model), glance(guide)
+    left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
+    require_no_others(seen, drawn)
+    return summing_out(model.program, left_out, seen.max_plate_nesting)
+
+
+def _traces(model: Callable[..., Any], guide: Call) -> tuple[Any, Any]:
+    """Traces of the model and the guide, with closed-form KL terms."""
+    traces = ClosedFormTraces(model, guide.program)
+    traces(*guide.args, **guide.kwargs)
+    model_trace, guide_trace = traces.get_traces()
+    if is_validation_enabled():
+        check_model_guide_match(model_trace, guide_trace)
+    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
+    log_joint = sum(term.total for term in traced_terms(model_trace))
+    guide_trace.compute_log_prob()
+    total = log_joint - guide_trace.log_prob_sum()
+    for node in symmetrization_nodes(guide_trace.nodes):
+        total = total + node["log_prob_sum"]
+    return float(total)
+
+
+def _scale_of(guide_trace: Any, symmetry: PermutationSymmetry) -> float:
+    """The scale that handlers give to the sites of a symmetry, and so to ``I(g; w)``.
+
+    :raises ValueError: if they do not scale them all alike.
+    """
+    scales = {name: guide_trace.nodes[name]["scale"] for name in symmetry.sites}
+    values = {name: torch.as_tensor(scale) for name, scale in scales.items()}
+    first = next(iter(values.values()))
+    if any(value.numel() > 1 or not torch.equal(value, first) for value in values.values()):
+        raise ValueError(
+            f"the guide scales the sites of one symmetry by different numbers, {scales}, so that "
+            "none belongs to I(g; w): scale them alike"
         )
-    if not isinstance(guide, AutoSymmetrized):
-        if model is None and guide._model is None:
-            raise ValueError(
-                "the guide was copied or pickled, and Pyro drops its model then: use "
-                "symmetrized_elbo(model, guide, ...), whose result has the mutual information"
-            )
-        return verified_symmetry(symmetry, guide.model if model is None else model, args, kwargs)
-    if symmetry is not None and (guide.symmetry is None or symmetry.spec != guide.symmetry.spec):
-        raise ValueError("the guide brings its own symmetry: leave out symmetry=")
-    if guide.prototype_trace is None:
-        with poutine.block(), torch.no_grad():
-            guide(*args, **kwargs)
-    assert guide.symmetry is not None
-    return guide.symmetry
+    return float(first)
+
+
+def _warn_of_former_name(former: str, name: str) -> None:
+    warnings.warn(
+        f"SymmetrizedELBO.{former} is now called {name}, and will go with version 0.2",
+        DeprecationWarning,
+        stacklevel=3,
+    )
