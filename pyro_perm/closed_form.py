@@ -62,6 +62,8 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
         if p is None or q is None or not guide["fn"].has_rsample:
             continue
+        if len(p.batch_shape) > prior["value"].dim():
+            continue  # The prior depends on a variable that the model enumerates.
         loc, scale = q.loc, q.scale
         if prior["mask"] is not None or not _is_constant(p):
             loc, scale = _where_the_model_met_it(guide_trace, name, q)

@@ -12,7 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger, add_log_ratio
 
 Program = Callable[..., Any]
@@ -23,25 +24,25 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
 
     ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
     Normal of their own, and a Monte Carlo estimate elsewhere; ``I(g; w)`` comes from the estimator.
-    Usage::
-
-        SVI(model, AutoSymmetrized(AutoNormal(model)), optim, loss=TraceSymmetrized_ELBO())
-        SVI(model, AutoNormal(model), optim, loss=TraceSymmetrized_ELBO(symmetry=symmetry))
-
-    Without data the posterior is the prior, and units far apart gain all of ``log n!``:
+    It is given to ``SVI`` as any other loss. Without data the posterior is the prior, and units far
+    apart gain all of ``log n!``:
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
+    >>> base = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
     >>> kl = 0.5 * (3 * 0.1**2 + 8 - 3) - 3 * torch.tensor(0.1).log()
-    >>> loss = TraceSymmetrized_ELBO(symmetry=PermutationSymmetry({"units": {"w": 0}}))
-    >>> kl - loss.loss(model, guide)  # I(g; w) = log 3!
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> kl - pp.TraceSymmetrized_ELBO(symmetry=symmetry).loss(model, base)  # I(g; w) = log 3!
     tensor(1.7918)
 
-    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once.
+    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once:
+
+    >>> kl - pp.TraceSymmetrized_ELBO().loss(model, pp.AutoSymmetrized(base, symmetry))
+    tensor(1.7918)
 
     :param symmetry: the permutation group of the model, for guides that are not symmetrized; None
         discovers it at the first call. It is verified at the first call for each model.
@@ -75,7 +76,7 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         # One for all steps: it remembers what was far apart at the last one.
         self._estimator_in_use = as_estimator(estimator)
         self._verified_on: Program | None = None
-        self._verified: PermutationSymmetry | None = None
+        self._verified: SymmetryGroup | None = None
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -108,18 +109,16 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
 
         return corrected
 
-    def _symmetry_of(
-        self, model: Program, sites: Any, args: Any, kwargs: Any
-    ) -> PermutationSymmetry:
+    def _symmetry_of(self, model: Program, sites: Any, args: Any, kwargs: Any) -> SymmetryGroup:
         if self._verified is None or self._verified_on != model:
-            self._verified = verified_symmetry(self.symmetry, model, args, kwargs)
+            self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
             self._verified_on = model
             warn_if_coinciding(sites, self._verified)
         return self._verified
 
     def _require_consistent(self, site: Any) -> None:
         symmetry, estimator = site["infer"]["symmetrization"]
-        if self.symmetry is not None and self.symmetry.spec != symmetry.spec:
+        if self.symmetry is not None and not self.symmetry.describes(symmetry):
             raise ValueError(
                 "the guide is symmetrized over another symmetry than the loss was given:\n"
                 f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="

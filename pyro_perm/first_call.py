@@ -10,9 +10,10 @@ from pyro_perm.density.base_sites import read_density
 from pyro_perm.density.factorized import require_tractable_supports
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.estimators import Bethe, Estimator
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
@@ -45,7 +46,7 @@ def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | N
 def verified_symmetry(
     symmetry: PermutationSymmetry | None, model: Callable[..., Any], args: Any, kwargs: Any
 ) -> PermutationSymmetry:
-    """The given symmetry, or the one found in the model, verified on the model.
+    """The given symmetry, or the one found in the model, verified on the model and held to it.
 
     :raises ValueError: if the symmetry does not fit the model, or none is found.
     :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
@@ -65,11 +66,11 @@ def verified_symmetry(
         )
     with isolation(model) as writes, writes:
         trace = prior_trace(model, args, kwargs)
-    require_tractable_supports(trace, symmetry)
-    return symmetry
+    require_tractable_supports(trace, symmetry.group)
+    return symmetry.snapshot()
 
 
-def warn_if_coinciding(sites: Mapping[str, Any], symmetry: PermutationSymmetry) -> None:
+def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> None:
     """Warn where all units of a group have the same factor, a saddle of the objective."""
     groups = read_density(sites, symmetry).coinciding_groups()
     if groups:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, SiteKind, survey
 from pyro_perm.program.vectorized import DrawMapper
@@ -25,7 +26,6 @@ from pyro_perm.sampling import (
     looking_on,
     set_up,
 )
-from pyro_perm.symmetry import PermutationSymmetry
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
@@ -36,14 +36,14 @@ class AutoSymmetrized(AutoGuide):
     the estimator has it, so that ``ELBO(q^G) = ELBO(q) + I(g; w)`` under every Pyro loss (Gelberg
     et al. 2024, Theorem 4.1). The parameters are those of the base guide. Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer import SVI, Trace_ELBO
     >>> from pyro.infer.autoguide import AutoNormal
-    >>> from pyro_perm import init_to_fan_in
+    >>> import pyro_perm as pp
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([4]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.tanh().sum(), 0.1), obs=torch.tensor(1.0))
-    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=init_to_fan_in))
+    >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=pp.init_to_fan_in))
     >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     >>> losses = [svi.step() for _ in range(10)]
     >>> guide.symmetry
@@ -89,8 +89,8 @@ class AutoSymmetrized(AutoGuide):
         first_call = self.prototype_trace is None
         if first_call:
             self._setup_prototype(*args, **kwargs)
-        symmetry = self.symmetry
-        assert symmetry is not None
+        assert self.symmetry is not None
+        symmetry = self.symmetry.group
         permutations = sample_permutations(symmetry) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
             result: dict[str, Tensor] = self.base(*args, **kwargs)
@@ -130,7 +130,7 @@ class AutoSymmetrized(AutoGuide):
         """The same, of some sites, over the data that a survey of this guide has shown."""
         assert self.symmetry is not None
         base = replace(full, call=replace(full.call, program=self.base))
-        density = draw_density(base.call, self.symmetry)
+        density = draw_density(base.call, self.symmetry.group)
         if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
             return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
         return draw_symmetrized(

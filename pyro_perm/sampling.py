@@ -18,7 +18,7 @@ from pyro_perm.estimators import Estimator
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_of
 
 _PAIRS_AT_ONCE = 2**23
@@ -52,7 +52,7 @@ def looking_on() -> Iterator[None]:
         yield
 
 
-def draw_density(guide: Call, symmetry: PermutationSymmetry) -> FactorizedDensity:
+def draw_density(guide: Call, symmetry: SymmetryGroup) -> FactorizedDensity:
     """The density of a base guide, with one draw from it."""
     with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
         guide.program(*guide.args, **guide.kwargs)

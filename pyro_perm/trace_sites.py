@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_perm.density.base_sites import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.uniform_permutation import UniformPermutation
 
 LOG_RATIO_SITE = "log_ratio_symmetrized"
@@ -39,7 +39,7 @@ class SymmetrizeMessenger(Messenger):
 
     def __init__(
         self,
-        symmetry: PermutationSymmetry | None = None,
+        symmetry: SymmetryGroup | None = None,
         permutations: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Moved(dist.Delta):
         return log_prob
 
 
-def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+def sample_permutations(symmetry: SymmetryGroup) -> dict[str, Tensor]:
     """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
     signed = symmetry.signed_groups
     return {
@@ -91,7 +91,7 @@ def sample_permutations(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
     }
 
 
-def traced_permutations(trace: Any, symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+def traced_permutations(trace: Any, symmetry: SymmetryGroup) -> dict[str, Tensor]:
     """The permutations that a guide drew, read off its trace; empty if it drew none."""
     return {
         group: trace.nodes[permutation_site(group)]["value"]
@@ -106,7 +106,7 @@ def permutation_site(group: str) -> str:
 
 
 def permute_site(
-    symmetry: PermutationSymmetry, permutations: Mapping[str, Tensor], site: str, value: Tensor
+    symmetry: SymmetryGroup, permutations: Mapping[str, Tensor], site: str, value: Tensor
 ) -> Tensor:
     """Apply permutations that were drawn outside of the model's plates to one site."""
     plates = symmetry.site_plates(site)
@@ -120,9 +120,7 @@ def permute_site(
     return symmetry.apply(aligned, {site: value})[site]
 
 
-def add_log_ratio(
-    sites: Mapping[str, Any], symmetry: PermutationSymmetry, estimator: Estimator
-) -> None:
+def add_log_ratio(sites: Mapping[str, Any], symmetry: SymmetryGroup, estimator: Estimator) -> None:
     """Add the factor ``log q^G(w) - log q(w)`` to the guide's trace.
 
     :param sites: the base guide's sites, before permutation.
@@ -143,7 +141,7 @@ def add_log_ratio(
     pyro.sample(LOG_RATIO_SITE, factor, obs=factor.sample(), infer=infer)
 
 
-def symmetrizations(nodes: Mapping[str, Any]) -> list[tuple[PermutationSymmetry, Estimator]]:
+def symmetrizations(nodes: Mapping[str, Any]) -> list[tuple[SymmetryGroup, Estimator]]:
     """Over what, and with which estimator, the traced guide or parts of it are symmetrized."""
     return [node["infer"]["symmetrization"] for node in symmetrization_nodes(nodes)]
 

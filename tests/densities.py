@@ -18,7 +18,7 @@ def draw(problem, num_particles=None):
     particles = pyro.plate("particles", num_particles, dim=-2) if num_particles else None
     with poutine.trace() as tracer:
         (particles(guide) if particles else guide)(*problem.args)
-    density = read_density(tracer.trace.nodes, guide.symmetry)
+    density = read_density(tracer.trace.nodes, guide.symmetry.group)
     if num_particles:
         density = flatten_batch(density)
     return guide, tracer.trace, density
@@ -36,7 +36,7 @@ def synthetic(spec, shapes, loc_scale, num_samples, scale=0.5, seed=0):
     locs = {site: loc_scale * torch.randn(shape) for site, shape in shapes.items()}
     values = {s: loc + scale * torch.randn(num_samples, *loc.shape) for s, loc in locs.items()}
     scales = {site: torch.full(shape, scale) for site, shape in shapes.items()}
-    return FactorizedDensity(symmetry, values, locs, scales, torch.Size([num_samples]))
+    return FactorizedDensity(symmetry.group, values, locs, scales, torch.Size([num_samples]))
 
 
 def one_layer(n, d, loc_scale, num_samples):

@@ -374,10 +374,27 @@ def test_torch_optimizers_train_the_loss_module(kind):
 def test_one_loss_serves_several_models():
     first, second = one_hidden_layer(), one_hidden_layer(5)
     loss = pp.TraceSymmetrized_ELBO(symmetry=first.symmetry())
-    loss.loss(first.model, first.base(), *first.args)
-    pyro.clear_param_store()
-    with pytest.raises(ValueError, match="a PermutationSymmetry for each model"):
-        loss.loss(second.model, second.base(), *second.args)
+    for problem in (first, second, first):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        found = loss.loss(problem.model, problem.base(), *problem.args)
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        alone = pp.TraceSymmetrized_ELBO(symmetry=problem.symmetry())
+        assert found == alone.loss(problem.model, problem.base(), *problem.args)
+
+
+def test_a_loss_recognises_the_guides_symmetry_however_it_is_written():
+    problem = one_hidden_layer()
+    guide = problem.guide()
+    backwards = {"hidden": {"w2": -1, "b1": -1, "w1": -2}}
+    for spec, fits in ((backwards, True), ({"hidden": {"w1": 0, "b1": 0}}, False)):
+        loss = pp.TraceSymmetrized_ELBO(symmetry=pp.PermutationSymmetry(spec))
+        if fits:
+            assert abs(loss.loss(problem.model, guide, *problem.args)) < 1e6
+        else:
+            with pytest.raises(ValueError, match="over another symmetry than the loss was given"):
+                loss.loss(problem.model, guide, *problem.args)
 
 
 def test_base_guides_discover_their_symmetry():

@@ -190,7 +190,7 @@ def estimator_row(estimator):
         pyro.clear_param_store()
         guide = problem.guide(pp.InfoNCE(1))
         sites = poutine.trace(guide).get_trace(*problem.args).nodes
-        density = read_density(sites, guide.symmetry)
+        density = read_density(sites, guide.symmetry.group)
         try:
             log_ratio = estimator.log_ratio(density)
         except ValueError:

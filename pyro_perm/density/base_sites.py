@@ -17,7 +17,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyro_perm.density.correlated import CorrelatedDensity, marginals, unexpanded
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.unit_layout import broadcast_shapes
 
 Sites = Mapping[str, Mapping[str, Any]]
@@ -37,7 +37,7 @@ class _Vector(NamedTuple):
     slices: dict[str, slice]
 
 
-def read_density(sites: Sites, symmetry: PermutationSymmetry) -> FactorizedDensity:
+def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
     """The density of the sites of a symmetry.
 
     :param sites: trace nodes of the base guide.
@@ -141,7 +141,7 @@ def _is_gaussian(distribution: Any) -> bool:
     return joint or as_normal(distribution) is not None
 
 
-def _require_whole(vector: _Vector, symmetry: PermutationSymmetry) -> None:
+def _require_whole(vector: _Vector, symmetry: SymmetryGroup) -> None:
     """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
     for site in symmetry.sites:
         if site not in vector.slices:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.group import Permutations
 
 JointGaussian = MultivariateNormal | LowRankMultivariateNormal
 

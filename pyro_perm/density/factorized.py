@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.nn.functional import softplus
 
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.binding import unwrapped
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.group import Permutations
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
@@ -64,7 +64,7 @@ class FactorizedDensity:
 
     factorizes: ClassVar[bool] = True
 
-    symmetry: PermutationSymmetry
+    symmetry: SymmetryGroup
     values: dict[str, Tensor]
     locs: dict[str, Tensor]
     scales: dict[str, Tensor]
@@ -249,7 +249,7 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
     return (picked - pairs.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
 
-def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> None:
+def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
     """Refuse sites whose density at permuted values is not known here.
 
     :param trace: a trace of the model.

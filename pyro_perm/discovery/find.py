@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_perm.discovery.gradings.scales import with_scales
 from pyro_perm.discovery.gradings.signs import with_signs
 from pyro_perm.discovery.permutations.algebra import (
     Atom,
@@ -23,34 +24,40 @@ from pyro_perm.discovery.permutations.algebra import (
 from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
 from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
-from pyro_perm.discovery.permutations.structured_axes import axes_along
+from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
+from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import confirm
 
 Spec = dict[str, dict[str, tuple[Axis, ...]]]
 
 
 def find_symmetry(
-    model: Callable[..., Any], *args: Any, signs: bool = False, **kwargs: Any
+    model: Callable[..., Any],
+    *args: Any,
+    signs: bool = False,
+    scales: bool = False,
+    **kwargs: Any,
 ) -> PermutationSymmetry:
     """Read the permutation symmetry of a model off its log joint, and verify it.
 
     Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.distributions import Normal
+    >>> import pyro_perm as pp
     >>> def model(x, y):
     ...     w1 = pyro.sample("w1", Normal(0.0, 1.0).expand([20, 3]).to_event(2))
     ...     w2 = pyro.sample("w2", Normal(0.0, 1.0).expand([20]).to_event(1))
     ...     f = torch.tanh(x @ w1.T) @ w2
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("y", Normal(f, 0.1), obs=y)
-    >>> symmetry = find_symmetry(model, torch.randn(5, 3), torch.randn(5))
+    >>> symmetry = pp.find_symmetry(model, torch.randn(5, 3), torch.randn(5))
     >>> symmetry
     PermutationSymmetry({
         'P0': {'w1': -2, 'w2': -1},
@@ -85,6 +92,9 @@ def find_symmetry(
         if signs:
             spec, why_unsigned = with_signs(joint, spec)
             reasons |= why_unsigned
+        if scales:
+            spec, why_unscaled = with_scales(joint, spec, unscalable_sites(program))
+            reasons |= why_unscaled
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=2)
@@ -126,7 +136,8 @@ def _extract(
     """The groups of the free atoms, and reasons for all axes without one."""
     spec: Spec = {}
     notes: dict[Atom, Reason] = {}
-    for atom in _free_atoms(interpreter, joint):
+    axes = {name: interpreter.axes(latent.node) for name, latent in joint.latents.items()}
+    for atom in free_atoms(axes):
         labels, source = _classes(atom, interpreter.constants, priors)
         sizes = torch.bincount(labels)
         if len(sizes) > 1:
@@ -134,7 +145,7 @@ def _extract(
         for label in range(len(sizes)):
             if sizes[label] > 1:
                 members = (labels == label).nonzero().squeeze(1)
-                spec[f"P{len(spec)}"] = dict(_members_of(interpreter, joint, atom, members))
+                spec[f"P{len(spec)}"] = sites_along(axes, atom, members)
         if not bool((sizes > 1).any()):
             freeze(atom, notes[atom])
     return spec, dict(_reasons(interpreter, joint, notes))
@@ -167,32 +178,6 @@ def _classes(
             labels = common_classes(labels, found)
             sources.append(f"log_prob of site '{site}'")
     return labels, next(iter(sources), None)
-
-
-def _free_atoms(interpreter: Interpreter, joint: LogJoint) -> list[Atom]:
-    atoms = (
-        atom
-        for latent in joint.latents.values()
-        for axis in interpreter.axes(latent.node)
-        for atom in atoms_of(resolve(axis))
-        if atom.frozen is None
-    )
-    return list(dict.fromkeys(atoms))
-
-
-def _members_of(
-    interpreter: Interpreter, joint: LogJoint, atom: Atom, members: Tensor
-) -> Iterator[tuple[str, tuple[Axis, ...]]]:
-    """Every site with some of an atom's units, and the axes that they lie along."""
-    for name, latent in joint.latents.items():
-        axes = interpreter.axes(latent.node)
-        along = [
-            structured
-            for dim, axis in enumerate(axes)
-            for structured in axes_along(axis, atom, members, dim - len(axes))
-        ]
-        if along:
-            yield name, tuple(along)
 
 
 def _colour_reason(sizes: Tensor, source: str | None) -> Reason:

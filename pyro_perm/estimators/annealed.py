@@ -45,7 +45,7 @@ from pyro_perm.estimators.estimator import (
     require_positive,
 )
 from pyro_perm.permanent.row_by_row import sample_rescaled
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.group import Permutations
 from pyro_perm.symmetry.separable import separable_sites
 
 _TRANSPOSITIONS = 10

@@ -63,6 +63,8 @@ def bethe_permanent(
     Computed in float64, until every matrix of the batch has converged; also under
     ``torch.jit.trace``, which records the propagation as one operator.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import bethe_permanent
     >>> result = bethe_permanent(torch.zeros(3, 3))
     >>> result.marginals
     tensor([[0.3333, 0.3333, 0.3333],
@@ -95,6 +97,8 @@ def log_bethe_permanent(
 
     The gradient is that of the envelope theorem: the marginals of :func:`bethe_permanent`.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import log_bethe_permanent
     >>> log_bethe_permanent(torch.zeros(20, 20))  # below log 20! = 42.34
     tensor(40.4232)
 

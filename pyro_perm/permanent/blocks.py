@@ -71,6 +71,8 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     result: cycles of a weight below 2e-9, and between parts of a larger block pairs whose swaps
     together weigh less than 0.01. Outside of the blocks the marginals are the identity.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import permanent_by_blocks
     >>> log_matrix = torch.full((4, 4), -50.0)
     >>> log_matrix[:2, :2] = log_matrix[2:, 2:] = 0.0  # two pairs of units that look alike
     >>> permanent_by_blocks(log_matrix).log_ratio.exp()

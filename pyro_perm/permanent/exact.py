@@ -39,6 +39,8 @@ def log_permanent(log_matrix: Tensor) -> Tensor:
     Computed in float64 and differentiable once, the gradient being
     :func:`permutation_marginals`.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import log_permanent
     >>> log_permanent(torch.zeros(3, 3)).exp()  # 3! permutations of weight one
     tensor(6.)
 
@@ -53,6 +55,8 @@ def log_permanent(log_matrix: Tensor) -> Tensor:
 def permutation_marginals(log_matrix: Tensor) -> Tensor:
     """Probability that a permutation drawn proportionally to its weight maps i to j.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import permutation_marginals
     >>> permutation_marginals(torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log1p())
     tensor([[0.8000, 0.2000],
             [0.2000, 0.8000]])

@@ -14,16 +14,17 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_perm.first_call import verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, model_of
 from pyro_perm.sampling import set_up
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import symmetrizations
 
 
 def symmetry_of(
     guide: Call, given: PermutationSymmetry | None, model: Callable[..., Any] | None = None
-) -> PermutationSymmetry:
-    """The symmetry that a guide is symmetrized over, or could be, known to fit the model.
+) -> SymmetryGroup:
+    """The group that a guide is symmetrized over, or could be, known to fit the model.
 
     :param guide: any guide that the losses take.
     :param given: the symmetry that the caller brings.
@@ -39,9 +40,9 @@ def symmetry_of(
     if model is None and isinstance(program, AutoGuide):
         model = model_of(program)
     if model is not None:
-        return verified_symmetry(given, model, guide.args, guide.kwargs)
+        return verified_symmetry(given, model, guide.args, guide.kwargs).group
     if given is not None and given.is_bound:
-        return given
+        return given.group
     raise ValueError(
         "the guide does not know its model (Pyro drops an autoguide's model when it is copied or "
         "pickled), so the symmetry has nothing to be verified on: give "
@@ -52,8 +53,8 @@ def symmetry_of(
 
 def symmetry_if_any(
     posterior: Callable[..., Any] | MCMC, given: PermutationSymmetry | None, model: Call
-) -> PermutationSymmetry | None:
-    """The symmetry that a guide, or draws of MCMC, is known to have; None if there is none.
+) -> SymmetryGroup | None:
+    """The group that a guide, or the posterior that MCMC draws, is known to have, if any.
 
     :raises ValueError: if the guide brings another symmetry, or the given one does not fit.
     """
@@ -64,7 +65,7 @@ def symmetry_if_any(
         return _require_same(own, given)
     if given is not None:
         given.verify(model.program, *model.args, **model.kwargs)
-    return given
+    return None if given is None else given.group
 
 
 def symmetry_among(guides: Sequence[Any]) -> PermutationSymmetry:
@@ -89,18 +90,19 @@ def _require_guide(program: Any) -> None:
         )
 
 
-def _own_symmetry(guide: Call) -> PermutationSymmetry | None:
-    """The symmetry over which a guide, or parts of it, is symmetrized already."""
+def _own_symmetry(guide: Call) -> SymmetryGroup | None:
+    """The group over which a guide, or parts of it, is symmetrized already."""
     set_up(guide)
     if isinstance(guide.program, AutoSymmetrized):
-        return guide.program.symmetry
+        assert guide.program.symmetry is not None
+        return guide.program.symmetry.group
     with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
         trace = poutine.trace(guide.program).get_trace(*guide.args, **guide.kwargs)
-    own = [symmetry for symmetry, _ in symmetrizations(trace.nodes)]
+    own = [group for group, _ in symmetrizations(trace.nodes)]
     return own[0] if len(own) == 1 else _product(own)
 
 
-def _product(parts: Sequence[PermutationSymmetry]) -> PermutationSymmetry | None:
+def _product(parts: Sequence[SymmetryGroup]) -> SymmetryGroup | None:
     """The product of groups that act on sites of their own."""
     if not parts:
         return None
@@ -109,13 +111,10 @@ def _product(parts: Sequence[PermutationSymmetry]) -> PermutationSymmetry | None
         for part, symmetry in enumerate(parts)
         for group, sites in symmetry.spec.items()
     }
-    shapes = {site: symmetry.site_shape(site) for symmetry in parts for site in symmetry.sites}
-    return PermutationSymmetry(spec, shapes=shapes)
+    return SymmetryGroup.of(spec, {k: v for symmetry in parts for k, v in symmetry.shapes})
 
 
-def _require_same(
-    own: PermutationSymmetry, given: PermutationSymmetry | None
-) -> PermutationSymmetry:
-    if given is not None and given.spec != own.spec:
+def _require_same(own: SymmetryGroup, given: PermutationSymmetry | None) -> SymmetryGroup:
+    if given is not None and not given.describes(own):
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
     return own

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
+from pyro_perm.program._torch_internals import EagerDispatchMode
 
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 

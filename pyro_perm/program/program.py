@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_perm.symmetry.binding import SiteShape, Spec
 
@@ -28,11 +28,13 @@ class Latent:
         value: one of its values, shape ``(*plates, *event)``.
         support: the values that it may take.
         source: the source line of its sample statement.
+        prior: its distribution, given the other latent values, if it has one.
     """
 
     value: Tensor
     support: constraints.Constraint
     source: str | None = None
+    prior: Distribution | None = None
 
     @property
     def shape(self) -> torch.Size:

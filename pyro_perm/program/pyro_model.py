@@ -71,7 +71,9 @@ class PyroModel:
     def latents(self) -> dict[str, Latent]:
         """The latent sites, those excepted that are summed out."""
         return {
-            name: Latent(site["value"].detach(), site["fn"].support, self.lines.get(name))
+            name: Latent(
+                site["value"].detach(), site["fn"].support, self.lines.get(name), site["fn"]
+            )
             for name, site in latent_sites(self.trace)
             if not is_enumerated(site)
         }

@@ -9,7 +9,8 @@ from textwrap import wrap
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import Actions, SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.group import SymmetryGroup
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
 _WIDTH = 100
@@ -29,17 +30,15 @@ def spec_from_axes_to_perm(
     return spec
 
 
-def axes_to_perm(
-    shapes: Mapping[str, SiteShape], actions: Actions
-) -> dict[str, tuple[str | None, ...]]:
+def axes_to_perm(symmetry: SymmetryGroup) -> dict[str, tuple[str | None, ...]]:
     """Git-re-basin's dictionary: site -> group along each dimension, or None.
 
     :raises ValueError: for an axis that such a dictionary cannot express.
     """
     found: dict[str, tuple[str | None, ...]] = {}
-    for site, shape in shapes.items():
+    for site, shape in symmetry.shapes:
         groups: list[str | None] = [None] * len(shape.shape)
-        for group, axis in actions[site]:
+        for group, axis in symmetry.actions_on(site):
             if groups[axis.dim] is not None or axis != Axis(axis.dim):
                 raise ValueError(
                     f"group '{group}', site '{site}': axis {axis} is structured, signed or shared "
@@ -128,15 +127,6 @@ def _wrapped(text: str, start: str, indent: str) -> list[str]:
         break_on_hyphens=False,
     )
     return [line.replace(_NO_BREAK, " ") for line in lines]
-
-
-def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
-    """One group's sites and axes, as its spec would be written."""
-    each = (
-        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
-        for site, axes in sites.items()
-    )
-    return "{" + ", ".join(each) + "}"
 
 
 def _axis_to_json(axis: Axis) -> dict[str, Any]:

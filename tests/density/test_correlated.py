@@ -104,7 +104,7 @@ def test_importance_sampling_bounds_the_exact_information(kind, problem):
     guide(*problem.args)
     with torch.no_grad(), poutine.trace() as tracer, pyro.plate("particles", 200, dim=-2):
         guide.base(*problem.args)
-    density = read_density(tracer.trace.nodes, guide.symmetry)
+    density = read_density(tracer.trace.nodes, guide.symmetry.group)
     exact = -pp.Exact().log_ratio(density)
     bounds = pp.ImportanceSampled(16).bounds(density)
     for gaps in (exact - bounds.lower, bounds.upper - exact):
@@ -118,8 +118,9 @@ def test_certificates_contain_what_is_too_much_for_exact(kind):
     problem = one_hidden_layer(8)
     guide = symmetrized(random_base(kind, problem), problem)
     guide(*problem.args)
+    call = Call(guide, problem.args)
     with torch.no_grad():
-        densities = [draw_density(Call(guide, problem.args), guide.symmetry) for _ in range(12)]
+        densities = [draw_density(call, guide.symmetry.group) for _ in range(12)]
         certificate = certify(densities)
         everything = {"hidden": torch.tensor(list(itertools.permutations(range(8))))}
         exact = guide.symmetry.log_order - torch.stack(
@@ -166,7 +167,7 @@ def test_particles_have_the_density_that_each_has_alone(kind):
     symmetry.verify(problem.model, *problem.args)
     with poutine.trace() as tracer, pyro.plate("particles", 3, dim=-2):
         base(*problem.args)
-    together = read_density(tracer.trace.nodes, symmetry)
+    together = read_density(tracer.trace.nodes, symmetry.group)
     assert together.batch_shape == (3, 1)
     found = pp.Exact().log_ratio(together)
     for particle in range(3):
@@ -214,7 +215,7 @@ def test_estimators_by_permanents_are_refused(estimator):
     guide(*problem.args)
     with poutine.trace() as tracer:
         guide(*problem.args)
-    density = read_density(tracer.trace.nodes, guide.symmetry)
+    density = read_density(tracer.trace.nodes, guide.symmetry.group)
     name = type(estimator).__name__
     with pytest.raises(TypeError, match=rf"{name}\(.* jointly: give estimator=ImportanceSampled"):
         estimator.log_ratio(density)

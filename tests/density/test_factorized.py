@@ -209,7 +209,7 @@ def draw_of_mixture(num_particles):
     with poutine.trace() as tracer, pyro.plate("particles", num_particles, dim=-2):
         guide.base()
     nodes = tracer.trace.nodes
-    density = flatten_batch(read_density(nodes, guide.symmetry))
+    density = flatten_batch(read_density(nodes, guide.symmetry.group))
     on_simplex = pyro.distributions.TransformedDistribution(
         nodes["weights_unconstrained"]["fn"].base_dist, biject_to(constraints.simplex)
     )

@@ -25,7 +25,7 @@ def layer(n, entries, spread, scale=1.0, dtype=torch.float64, num=(), seed=0):
     noise = torch.randn(*num, n, entries, generator=generator, dtype=torch.float64)
     tensors = (locs + scales * noise, locs, scales)
     values, locs, scales = ({"w": tensor.to(dtype).requires_grad_()} for tensor in tensors)
-    return FactorizedDensity(symmetry, values, locs, scales, torch.Size(num))
+    return FactorizedDensity(symmetry.group, values, locs, scales, torch.Size(num))
 
 
 def gradients(estimator, density):
@@ -97,7 +97,7 @@ def test_identical_units_give_no_information(n):
     symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (n, 2)})
     locs, scales = {"w": torch.zeros(n, 2)}, {"w": torch.ones(n, 2)}
     values = {"w": torch.randn(n, 2)}
-    density = FactorizedDensity(symmetry, values, locs, scales, torch.Size())
+    density = FactorizedDensity(symmetry.group, values, locs, scales, torch.Size())
     information = -pp.Bethe().log_ratio(density).item()
     slack = 0.0 if n < 10 else 0.5 * math.log(2 * math.pi * n / math.e) + 0.2
     assert -1e-9 <= information <= slack + 1e-9
@@ -236,9 +236,9 @@ def test_losses_that_share_an_estimator_remember_their_own_units(refreshed):
 def test_chain_rule_gives_every_shared_site_to_one_group():
     symmetry = two_hidden_layers(3, 4).symmetry()
     symmetry.verify(two_hidden_layers(3, 4).model, *two_hidden_layers(3, 4).args)
-    attached = [site for term in lower_terms(symmetry) for site in term.sites]
+    attached = [site for term in lower_terms(symmetry.group) for site in term.sites]
     assert sorted(attached) == ["b1", "b2", "w1", "w2", "w3"]
-    assert [set(term.sites) for term in upper_terms(symmetry)] == [
+    assert [set(term.sites) for term in upper_terms(symmetry.group)] == [
         {"w1", "b1", "w2"},
         {"w2", "b2", "w3"},
     ]

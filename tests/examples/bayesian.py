@@ -13,7 +13,8 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry import Axis
 
 
 @dataclass(frozen=True)

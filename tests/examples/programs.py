@@ -15,6 +15,15 @@ from torch import Tensor
 Step = Callable[["Program", Tensor], Tensor]
 
 POINTWISE = [torch.tanh, torch.relu, torch.sigmoid, torch.sin, F.softplus, lambda h: h * h * 0.3]
+ORDERED: list[Callable[[Tensor, int], Tensor]] = [
+    lambda h, dim: h.cumsum(dim),
+    lambda h, dim: h.flip(dim),
+    lambda h, dim: h.roll(1, dim),
+    lambda h, dim: h.sort(dim)[0],
+    lambda h, dim: h - h.max(dim, keepdim=True)[0],
+    lambda h, dim: torch.cat([h.topk(1, dim)[0], h], dim),
+    lambda h, dim: h + h.argmax(dim, keepdim=True),
+]
 PRIORS = [
     lambda shape: dist.Normal(0.0, 1.0).expand(shape),
     lambda shape: dist.Laplace(torch.zeros(shape), 1.0),
@@ -164,20 +173,7 @@ def _coloured(p: Program, h: Tensor) -> Tensor:
 
 def _order(p: Program, h: Tensor) -> Tensor:
     dim = p.choose.randrange(1, h.dim())
-    operation = p.choose.choice(["cumsum", "flip", "roll", "sort", "max", "topk", "argmax"])
-    if operation == "cumsum":
-        return h.cumsum(dim)
-    if operation == "flip":
-        return h.flip(dim)
-    if operation == "roll":
-        return h.roll(1, dim)
-    if operation == "sort":
-        return h.sort(dim)[0]
-    if operation == "max":
-        return h - h.max(dim, keepdim=True)[0]
-    if operation == "topk":
-        return torch.cat([h.topk(1, dim)[0], h], dim)
-    return h + h.argmax(dim, keepdim=True)
+    return p.choose.choice(ORDERED)(h, dim)
 
 
 def _cat(p: Program, h: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry import Axis
 from pyro_perm.uniform_permutation import UniformPermutation
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 

@@ -17,15 +17,16 @@ from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.density.base_sites import read_density
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.portfolio import MutualInformation, certify, standard_error
 from pyro_perm.posterior.latents import require_no_others, summed_out
 from pyro_perm.posterior.whose_symmetry import symmetry_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
-from pyro_perm.program.full_data import SiteKind, glance
+from pyro_perm.program.full_data import FullData, SiteKind, glance
 from pyro_perm.program.restoration import restored
 from pyro_perm.program.summed_out import summing_out, traced_terms
 from pyro_perm.sampling import draw_density, looking_on
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import symmetrization_nodes
 
 _FEWEST_SAMPLES = 4
@@ -90,13 +91,13 @@ def mutual_information(
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
-    >>> from pyro_perm import PermutationSymmetry, mutual_information
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
     >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
-    >>> symmetry = PermutationSymmetry({"units": {"w": 0}})
-    >>> information = mutual_information(guide, symmetry=symmetry, progress=False)
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> information = pp.mutual_information(guide, symmetry=symmetry, progress=False)
     >>> print(f"{information.lower:.2f} of log 3! = {information.log_order:.2f} nats")
     1.79 of log 3! = 1.79 nats
 
@@ -135,13 +136,13 @@ def symmetrized_elbo(
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
-    >>> from pyro_perm import AutoSymmetrized, symmetrized_elbo
+    >>> import pyro_perm as pp
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.sum(), 1.0), obs=torch.tensor(0.5))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
-    >>> elbo = symmetrized_elbo(model, guide, num_samples=100, progress=False)
+    >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
+    >>> elbo = pp.symmetrized_elbo(model, guide, num_samples=100, progress=False)
     >>> print(f"{elbo.base:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
     -10.5 + 1.8 = -8.7
 
@@ -158,9 +159,9 @@ def symmetrized_elbo(
     with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
         with writes:
             group = symmetry_of(call, symmetry, model)
-            summing = _left_out_summed_out(replace(call, program=model), call)
+            seen = _seen(replace(call, program=model), call)
         for _ in _counted(num_samples, progress):
-            model_trace, guide_trace = _traces(summing, call)
+            model_trace, guide_trace = _traces(seen, call)
             values.append(_elbo_of_base(model_trace, guide_trace))
             densities.append(read_density(guide_trace.nodes, group))
             scales.append(_scale_of(guide_trace, group))
@@ -200,8 +201,8 @@ def _methods(estimator: Estimator | None) -> dict[str, Estimator] | None:
     return {type(estimator).__name__: estimator}
 
 
-def _left_out_summed_out(model: Call, guide: Call) -> Callable[..., Any]:
-    """The model, the latent sites that the guide leaves out summed out.
+def _seen(model: Call, guide: Call) -> FullData:
+    """The model as the guide sees it, the latent sites that it leaves out summed out.
 
     :raises ValueError: if one of them cannot be summed out, or the guide draws others.
     """
@@ -209,17 +210,18 @@ def _left_out_summed_out(model: Call, guide: Call) -> Callable[..., Any]:
         seen, drawn = glance(model), glance(guide)
     left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
     require_no_others(seen, drawn)
-    return summing_out(model.program, left_out, seen.max_plate_nesting)
+    program = summing_out(model.program, left_out, seen.max_plate_nesting)
+    return replace(seen, call=replace(model, program=program))
 
 
-def _traces(model: Callable[..., Any], guide: Call) -> tuple[Any, Any]:
+def _traces(model: FullData, guide: Call) -> tuple[Any, Any]:
     """Traces of the model and the guide, with closed-form KL terms."""
-    traces = ClosedFormTraces(model, guide.program)
+    traces = ClosedFormTraces(model.call.program, guide.program)
     traces(*guide.args, **guide.kwargs)
-    model_trace, guide_trace = traces.get_traces()
+    model_trace, guide_trace = map(prune_subsample_sites, traces.get_traces())
     if is_validation_enabled():
-        check_model_guide_match(model_trace, guide_trace)
-    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        check_model_guide_match(model_trace, guide_trace, model.max_plate_nesting)
+    return model_trace, guide_trace
 
 
 def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
@@ -231,12 +233,12 @@ def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
     return float(total)
 
 
-def _scale_of(guide_trace: Any, symmetry: PermutationSymmetry) -> float:
+def _scale_of(guide_trace: Any, group: SymmetryGroup) -> float:
     """The scale that handlers give to the sites of a symmetry, and so to ``I(g; w)``.
 
     :raises ValueError: if they do not scale them all alike.
     """
-    scales = {name: guide_trace.nodes[name]["scale"] for name in symmetry.sites}
+    scales = {name: guide_trace.nodes[name]["scale"] for name in group.sites}
     values = {name: torch.as_tensor(scale) for name, scale in scales.items()}
     first = next(iter(values.values()))
     if any(value.numel() > 1 or not torch.equal(value, first) for value in values.values()):

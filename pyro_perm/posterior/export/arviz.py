@@ -15,6 +15,7 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from pyro_perm.first_call import as_symmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
@@ -33,7 +34,7 @@ from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
 from pyro_perm.sampling import looking_on, set_up
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
 Arrays = dict[str, NDArray[Any]]
@@ -59,25 +60,29 @@ def to_arviz(
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal
-    >>> from pyro_perm import to_arviz
+    >>> import pyro_perm as pp
     >>> def model(y):
     ...     mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):
     ...         pyro.sample("y", pyro.distributions.Normal(mu, 1.0), obs=y)
-    >>> data = to_arviz(model, AutoNormal(model), torch.zeros(5), num_samples=20, progress=False)
+    >>> y = torch.zeros(5)
+    >>> data = pp.to_arviz(model, AutoNormal(model), y, num_samples=20, progress=False)
     >>> data["log_likelihood"]["y"].shape
     (1, 20, 5)
 
-    What to do with it::
+    The draws are independent, so there is no R-hat:
 
-        az.loo(data)
-        az.summary(data, kind="stats")  # the draws are independent: no R-hat
-        data.to_netcdf("posterior.nc")
+    >>> import arviz as az
+    >>> list(az.summary(data, kind="stats").index)
+    ['mu']
 
-    The draws of MCMC come with their chains kept apart::
+    The draws of MCMC come with their chains kept apart:
 
-        mcmc.run(x, y)
-        data = to_arviz(model, mcmc, x, y)
+    >>> from pyro.infer import MCMC, NUTS
+    >>> mcmc = MCMC(NUTS(model), num_samples=4, warmup_steps=4, disable_progbar=True)
+    >>> mcmc.run(y)
+    >>> pp.to_arviz(model, mcmc, y, progress=False)["posterior"]["mu"].dims
+    ('chain', 'draw')
 
     The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
     ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,
@@ -136,18 +141,18 @@ def to_arviz(
         datasets: dict[str, Values] = evaluate(export, drawn, map_draws)
         if num_prior_samples:
             datasets |= prior(export, num_prior_samples, map_draws)
-        symmetry = symmetry_if_any(guide, symmetry, call)
+        group = symmetry_if_any(guide, symmetry, call)
     arrays = {dataset: _to_numpy(values) for dataset, values in datasets.items()}
     arrays["observed_data"] = _to_numpy({n: program.sites[n].value for n in export.observed})
     arrays["constant_data"] = _constants(call, arrays["observed_data"])
-    named, entries = _dims(export, arrays, symmetry, dims or {})
+    named, entries = _dims(export, arrays, group, dims or {})
     used = {name for each in named.values() for names in each.values() for name in names}
     return assemble(
         arrays,
         dims=named,
         coords={name: c for name, c in entries.items() if name in used} | dict(coords or {}),
         attributes={
-            "/": {**versions(), "seed": seed, **source(guide), **bounds(symmetry, elbo)},
+            "/": {**versions(), "seed": seed, **source(guide), **bounds(group, elbo)},
             "sample_stats": statistics(guide),
         },
     )
@@ -175,13 +180,13 @@ def _draws_of(
 def _dims(
     export: Exported,
     arrays: Mapping[str, Arrays],
-    symmetry: PermutationSymmetry | None,
+    group: SymmetryGroup | None,
     given: Mapping[str, Sequence[str | None]],
 ) -> tuple[dict[str, Mapping[str, Sequence[str | None]]], Coords]:
     """Dataset -> variable -> dimensions, the given ones first; dimension -> coordinates."""
     sites = export.model.sites
     shown = {name: sites[name] for name in (*export.latent, *export.functions, *export.observed)}
-    of_sites, coords = default_dims(shown, symmetry)
+    of_sites, coords = default_dims(shown, group)
     everywhere = {**of_sites, **given}
     observed, constants = arrays["observed_data"], arrays["constant_data"]
     unnamed: Dims = {name: [] for name in constants}

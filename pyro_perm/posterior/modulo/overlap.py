@@ -11,11 +11,11 @@ from torch import Tensor
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators._coupled_groups import expected_pairs
 from pyro_perm.permanent import bethe_permanent, permutation_marginals
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.whose_symmetry import symmetry_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.restoration import restored
 from pyro_perm.sampling import draw_density
-from pyro_perm.symmetry import PermutationSymmetry
 
 _MOST_UNITS_SUMMED = 10
 

@@ -112,7 +112,7 @@ def test_no_permutation_is_closer_to_the_reference(problem, spread):
 @pytest.mark.parametrize("problem", COUPLED, ids=str)
 def test_the_cost_never_rises_along_coordinate_descent(problem):
     symmetry = bound(problem)
-    matching = Matching(symmetry, weights(symmetry, 30), weights(symmetry))
+    matching = Matching(symmetry.group, weights(symmetry, 30), weights(symmetry))
     permutations = symmetry.sample((30,))
     costs = [matching.squared_distance(permutations)]
     for group in 3 * list(symmetry.spec):
@@ -126,7 +126,7 @@ def test_the_cost_never_rises_along_coordinate_descent(problem):
 def test_restarts_come_closer():
     symmetry = bound(two_hidden_layers(7, 8))
     reference, samples = weights(symmetry), weights(symmetry, 20)
-    matching = Matching(symmetry, samples, reference)
+    matching = Matching(symmetry.group, samples, reference)
     few, many = (
         matching.squared_distance(match(matching, num_restarts)) for num_restarts in (0, 10)
     )

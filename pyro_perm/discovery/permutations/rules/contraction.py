@@ -13,6 +13,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -63,7 +64,7 @@ def add_outer_product(
     return broadcast(rules, [bias, AxisTensor((x[0], y[0]))])
 
 
-@register_axis_rule(aten._cdist_forward, aten._euclidean_dist)
+@register_axis_rule(*operators("_cdist_forward", "_euclidean_dist"))
 def distances(rules: AxisRules, x: AxisTensor, y: AxisTensor, *rest: Any) -> Axes:
     """Distances between the rows of two matrices."""
     rules.tie(x[-1], y[-1])

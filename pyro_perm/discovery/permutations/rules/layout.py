@@ -13,12 +13,13 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 
 @register_axis_rule(
-    *(aten.view.default, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.view_copy)
+    *(aten.view.default, aten.reshape, aten.view_copy), *operators("_unsafe_view", "_reshape_alias")
 )
 def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> Axes:
     """Row-major reshape: runs of dimensions with equal products are flattened, then unflattened."""

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from pyro_perm.discovery.permutations.algebra import UNIT
-from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -36,8 +36,7 @@ def reduced(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> 
         aten.all,
         aten.any,
         aten.count_nonzero,
-        aten._is_all_true,
-        aten._is_any_true,
+        *operators("_is_all_true", "_is_any_true"),
     ),
 )
 def reduction(
@@ -88,14 +87,7 @@ def place(rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool) 
     return reduced(tensor, dim, keepdim)
 
 
-@register_axis_rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
+@register_axis_rule(*operators("_softmax", "_log_softmax", "_safe_softmax"))
 def softmax(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
     """Normalizes along a dimension and keeps it."""
     return list(tensor)
-
-
-@register_axis_rule(aten.mse_loss, aten.smooth_l1_loss, aten.huber_loss)
-def loss(rules: AxisRules, tensor: AxisTensor, target: AxisTensor, *rest: Any) -> Axes:
-    """A pointwise loss, reduced unless ``reduction`` is 0."""
-    axes = broadcast(rules, [tensor, target])
-    return axes if rest and rest[0] == 0 else []

@@ -14,13 +14,14 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 _RANK = re.compile(r"(\d)d")
 
 
-@register_axis_rule(aten.convolution, aten._convolution)
+@register_axis_rule(aten.convolution, *operators("_convolution"))
 def convolution(
     rules: AxisRules,
     x: AxisTensor,
@@ -96,7 +97,7 @@ def _register_resampling() -> None:
         *("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
         *("replication_pad1d", "replication_pad2d", "replication_pad3d"),
     ):
-        register_axis_rule(getattr(aten, name))(_resampling(int(_RANK.findall(name)[0])))
+        register_axis_rule(*operators(name))(_resampling(int(_RANK.findall(name)[0])))
 
 
 def _resampling(num_places: int) -> Any:
