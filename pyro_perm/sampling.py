@@ -12,14 +12,15 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
+from pyro_perm.log_ratio import log_ratio_of
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_of
+from pyro_perm.trace_sites import SymmetrizeMessenger
 
 _PAIRS_AT_ONCE = 2**23
 

@@ -10,15 +10,15 @@ import torch
 from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger
 
+from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.first_call import verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, model_of
 from pyro_perm.sampling import set_up
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import symmetrizations
+from pyro_perm.trace_sites import log_ratio_nodes
 
 
 def symmetry_of(
@@ -82,12 +82,7 @@ def symmetry_among(guides: Sequence[Any]) -> PermutationSymmetry:
 def _require_guide(program: Any) -> None:
     if not callable(program):
         raise TypeError(f"guide must be a guide, but is a {type(program).__name__}")
-    unwrapped = poutine.unwrap(program)
-    if isinstance(unwrapped, Messenger):
-        raise TypeError(
-            f"cannot symmetrize {type(unwrapped).__name__}: it draws each site where the model "
-            "asks for it, so the likelihood would cancel; use AutoNormal"
-        )
+    require_symmetrizable(poutine.unwrap(program))
 
 
 def _own_symmetry(guide: Call) -> SymmetryGroup | None:
@@ -98,7 +93,7 @@ def _own_symmetry(guide: Call) -> SymmetryGroup | None:
         return guide.program.symmetry.group
     with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
         trace = poutine.trace(guide.program).get_trace(*guide.args, **guide.kwargs)
-    own = [group for group, _ in symmetrizations(trace.nodes)]
+    own = [node["fn"].density.symmetry for node in log_ratio_nodes(trace.nodes).values()]
     return own[0] if len(own) == 1 else _product(own)
 
 

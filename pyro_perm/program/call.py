@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+
+from pyro_perm.program._pyro_internals import outer_handler
 
 Program = Callable[..., Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -50,10 +51,10 @@ def signature_of(program: Program) -> inspect.Signature:
         if isinstance(program, functools.partial) and isinstance(program.func, nn.Module):
             bound = functools.partial(program.func.forward, *program.args, **program.keywords)
             return inspect.signature(bound)
-        inside = _inside_handler(program)
-        if inside is None:
+        handled = outer_handler(program)
+        if handled is None:
             return inspect.signature(program)
-        program = inside
+        _, program = handled
 
 
 def model_of(guide: AutoGuide) -> Program | None:
@@ -108,15 +109,6 @@ def _bound_names(program: Any) -> set[str]:
     names: set[str] = set()
     while isinstance(program, functools.partial):
         names |= program.keywords.keys()
-        program = _inside_handler(program) or program.func
+        handled = outer_handler(program)
+        program = program.func if handled is None else handled[1]
     return names
-
-
-def _inside_handler(program: Any) -> Any:
-    """What a handler wraps, as ``model`` in ``poutine.block(model)``; None if there is none."""
-    wrapper = getattr(program, "func", program)
-    if isinstance(wrapper, functools.partial) and wrapper.args:
-        handler, *rest = wrapper.args
-        if isinstance(handler, Messenger) and rest:
-            return rest[0]
-    return None

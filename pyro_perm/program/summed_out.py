@@ -11,7 +11,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -20,6 +20,8 @@ from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from pyro_perm.program._pyro_internals import packed_as, packed_dims
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,11 @@ def _factor(node: Any) -> Tensor:
     return masked
 
 
-def _symbols(factor: Any) -> set[str]:
-    return set(factor._pyro_dims)
-
-
 def _components(
     factors: dict[str, Tensor], variables: set[str]
 ) -> Iterator[tuple[list[str], set[str]]]:
     """Sites that share variables, directly or through others, and the variables."""
-    pending = {name: variables & _symbols(factor) for name, factor in factors.items()}
+    pending = {name: variables & packed_dims(factor) for name, factor in factors.items()}
     while pending:
         first = next(iter(pending))
         names, shared = [first], pending.pop(first)
@@ -139,7 +137,7 @@ def _contracted(trace: Any, factors: dict[str, Tensor], variables: set[str]) -> 
     for name, factor in factors.items():
         plates = (f.name for f in nodes[name]["cond_indep_stack"] if f.vectorized)
         ordinal = frozenset(trace.plate_to_symbol[plate] for plate in plates)
-        tree.setdefault(ordinal, []).append(_converted(factor, dtype))
+        tree.setdefault(ordinal, []).append(packed_as(factor, dtype))
     try:
         ((ordinal, (term,)),) = contract_tensor_tree(tree, variables).items()
     except NotImplementedError as error:
@@ -164,15 +162,6 @@ def _over_plates(log_prob: Tensor, frames: tuple[Any, ...]) -> Tensor:
     sizes = {frame.dim: frame.size for frame in frames if frame.vectorized and frame.size > 0}
     shape = [sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0)]
     return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
-
-
-def _converted(factor: Any, dtype: torch.dtype) -> Tensor:
-    """The same factor in another precision: contraction does not promote."""
-    if factor.dtype == dtype:
-        return cast(Tensor, factor)
-    converted: Any = factor.to(dtype)
-    converted._pyro_dims = factor._pyro_dims
-    return cast(Tensor, converted)
 
 
 def _common_scale(nodes: dict[str, Any]) -> float | Tensor:

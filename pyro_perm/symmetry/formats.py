@@ -92,28 +92,43 @@ def summary(
     log_orders: Mapping[str, float],
     reasons: Mapping[str, str],
 ) -> str:
-    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters."""
+    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters.
+
+    An axis whose entries rescaling a unit by ``c`` multiplies by ``c^k`` is marked ``c^k``.
+    """
     rows = [("group", "size", "log n!", "axes")]
     for group, sites in spec.items():
         names = (
-            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]".replace(" ", _NO_BREAK)
+            _marked(site, axis).replace(" ", _NO_BREAK)
             for site, axes in sites.items()
             for axis in axes
         )
         rows.append((group, str(sizes[group]), f"{log_orders[group]:.1f}", ", ".join(names)))
-    if any(axis.sign for sites in spec.values() for axes in sites.values() for axis in axes):
-        rows[0] = ("group", "size", "log order", "axes (± flips sign)")
+    axes_of = {g: [axis for axes in sites.values() for axis in axes] for g, sites in spec.items()}
+    scaled = [group for group, axes in axes_of.items() if any(axis.scale for axis in axes)]
+    signed = any(axis.sign for axes in axes_of.values() for axis in axes)
+    if signed or scaled:
+        legend = ["± flips sign"] * signed + ["c^k rescales"] * bool(scaled)
+        nats = "log order" if signed else "log n!"
+        rows[0] = ("group", "size", nats, f"axes ({', '.join(legend)})")
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for group, size, nats, axes in rows:
         start = f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  "
         lines += _wrapped(axes, start, len(start) * " ")
-    lines.append(f"log |G| = {sum(log_orders.values()):.1f} nats")
+    total = f"log |G| = {sum(log_orders.values()):.1f} nats"
+    lines.append(total + (f", {sum(sizes[group] for group in scaled)} scales" if scaled else ""))
     if reasons:
         lines += ["", "not permuted:"]
         for axis, reason in reasons.items():
             lines += _wrapped(f"{axis} is fixed: {reason}", "  ", "    ")
     return "\n".join(lines)
+
+
+def _marked(site: str, axis: Axis) -> str:
+    """An axis with what happens to its entries."""
+    power = {0: "", 1: "c "}.get(axis.scale, f"c^{axis.scale} ")
+    return f"{power}{'±' if axis.sign else ''}{site}[{replace(axis, sign=False, scale=0)}]"
 
 
 def _wrapped(text: str, start: str, indent: str) -> list[str]:
