@@ -72,7 +72,7 @@ def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
                 f"site '{site}' holds probability vectors, whose Gaussian factors are not those of "
                 "its entries: leave its groups out with symmetry.subset()"
             )
-        shapes[site] = shapes[site + _SCALE] = symmetry.site_shape(site)
+        shapes[site] = shapes[site + _SCALE] = symmetry.coordinates(site)
         for group, axis in symmetry.actions_on(site):
             spec[group].setdefault(site, []).append(axis)
             spec[group].setdefault(site + _SCALE, []).append(replace(axis, sign=False))
