@@ -14,7 +14,11 @@ from torch import Tensor
 
 Step = Callable[["Program", Tensor], Tensor]
 
-POINTWISE = [torch.tanh, torch.relu, torch.sigmoid, torch.sin, F.softplus, lambda h: h * h * 0.3]
+POINTWISE = [
+    *(torch.tanh, torch.relu, torch.sigmoid, torch.sin, F.softplus, lambda h: h * h * 0.3),
+    *(torch.relu, F.leaky_relu, torch.abs, lambda h: h.clamp(min=0.0), lambda h: h * (h > 0)),
+    *(lambda h: torch.where(h > 0, h, 0.2 * h), lambda h: (h * h + 0.0).sqrt(), F.relu6),
+]
 PRIORS = [
     lambda shape: dist.Normal(0.0, 1.0).expand(shape),
     lambda shape: dist.Laplace(torch.zeros(shape), 1.0),
@@ -103,6 +107,19 @@ def _pointwise(p: Program, h: Tensor) -> Tensor:
 def _bias(p: Program, h: Tensor) -> Tensor:
     dim = p.choose.randrange(1, h.dim())
     return h + p.weight(h.shape[dim]).view(-1, *[1] * (h.dim() - 1 - dim))
+
+
+def _quotient(p: Program, h: Tensor) -> Tensor:
+    """Gains and divisors that are latent, one a channel."""
+    w = p.weight(h.shape[1]).view(-1, *[1] * (h.dim() - 2))
+    return h * w if p.choose.random() < 0.7 else h / w
+
+
+def _norm(p: Program, h: Tensor) -> Tensor:
+    """Vectors of unit length, or with an epsilon nearly so."""
+    dim = p.choose.randrange(1, h.dim())
+    epsilon = p.choose.choice([0.0, 1e-2])
+    return h / (h.norm(dim=dim, keepdim=True) + epsilon)
 
 
 def _softmax(p: Program, h: Tensor) -> Tensor:
@@ -233,6 +250,7 @@ def _mask(p: Program, h: Tensor) -> Tensor:
 for _rank in STEPS:
     STEPS[_rank] += [_pointwise] * 4 + [
         *(_bias, _bias, _softmax, _normalize, _residual, _residual, _in_place, _write_slice),
+        *(_quotient, _norm),
         *(_preallocated, _write_through_view, _branch, _position, _coloured, _order, _order),
         *(_cat, _cat, _chunk, _narrow, _pad, _index, _strided, _interleaved, _repeat, _mask),
     ]
