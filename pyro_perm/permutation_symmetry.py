@@ -25,7 +25,9 @@ class PermutationSymmetry:
     dictionary with one permutation a group; it acts on latent values by indexing, so that unit
     ``i`` of ``apply(g, w)`` is unit ``g[i]`` of ``w``. Usage:
 
-    >>> symmetry = PermutationSymmetry(
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry(
     ...     {"hidden": {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}},
     ...     shapes={"fc1.weight": (3, 2), "fc1.bias": (3,), "fc2.weight": (1, 3)},
     ... )

@@ -48,15 +48,16 @@ def find_symmetry(
 
     Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.distributions import Normal
+    >>> import pyro_perm as pp
     >>> def model(x, y):
     ...     w1 = pyro.sample("w1", Normal(0.0, 1.0).expand([20, 3]).to_event(2))
     ...     w2 = pyro.sample("w2", Normal(0.0, 1.0).expand([20]).to_event(1))
     ...     f = torch.tanh(x @ w1.T) @ w2
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("y", Normal(f, 0.1), obs=y)
-    >>> symmetry = find_symmetry(model, torch.randn(5, 3), torch.randn(5))
+    >>> symmetry = pp.find_symmetry(model, torch.randn(5, 3), torch.randn(5))
     >>> symmetry
     PermutationSymmetry({
         'P0': {'w1': -2, 'w2': -1},

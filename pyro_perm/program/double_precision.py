@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
+from pyro_perm.program._torch_internals import EagerDispatchMode
 
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 

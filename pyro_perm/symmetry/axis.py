@@ -20,7 +20,8 @@ class Axis:
     the row-major view ``(outer, size, inner)``: a flattened channel-by-space axis has
     ``inner = H * W``, a fused query/key/value projection has ``outer = 3``.
 
-    >>> Axis(0, outer=3, inner=2).size(24)  # queries, keys and values of heads of dimension 2
+    >>> import pyro_perm as pp
+    >>> pp.Axis(0, outer=3, inner=2).size(24)  # queries, keys and values of heads of dimension 2
     4
 
     :param dim: dimension in the site's event shape; a negative one counts from the right, and may

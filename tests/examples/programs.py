@@ -15,9 +15,15 @@ from torch import Tensor
 Step = Callable[["Program", Tensor], Tensor]
 
 POINTWISE = [
-    *(torch.tanh, torch.relu, torch.sigmoid, torch.sin, F.softplus, lambda h: h * h * 0.3),
-    *(torch.relu, F.leaky_relu, torch.abs, lambda h: h.clamp(min=0.0), lambda h: h * (h > 0)),
-    *(lambda h: torch.where(h > 0, h, 0.2 * h), lambda h: (h * h + 0.0).sqrt(), F.relu6),
+    *(torch.tanh, torch.sigmoid, torch.sin, F.softplus, F.relu6, lambda h: h * h * 0.3),
+    *(torch.relu, torch.relu, torch.abs, F.leaky_relu, lambda h: torch.where(h > 0, h, 0.2 * h)),
+    *(lambda h, e=e: h / (h.norm(dim=-1, keepdim=True) + e) for e in (0.0, 0.01)),
+]
+ORDERED: list[Callable[[Tensor, int], Tensor]] = [
+    *(lambda h, dim: h.cumsum(dim), lambda h, dim: h.flip(dim), lambda h, dim: h.roll(1, dim)),
+    *(lambda h, dim: h.sort(dim)[0], lambda h, dim: h - h.max(dim, keepdim=True)[0]),
+    lambda h, dim: torch.cat([h.topk(1, dim)[0], h], dim),
+    lambda h, dim: h + h.argmax(dim, keepdim=True),
 ]
 PRIORS = [
     lambda shape: dist.Normal(0.0, 1.0).expand(shape),
@@ -106,20 +112,8 @@ def _pointwise(p: Program, h: Tensor) -> Tensor:
 
 def _bias(p: Program, h: Tensor) -> Tensor:
     dim = p.choose.randrange(1, h.dim())
-    return h + p.weight(h.shape[dim]).view(-1, *[1] * (h.dim() - 1 - dim))
-
-
-def _quotient(p: Program, h: Tensor) -> Tensor:
-    """Gains and divisors that are latent, one a channel."""
-    w = p.weight(h.shape[1]).view(-1, *[1] * (h.dim() - 2))
-    return h * w if p.choose.random() < 0.7 else h / w
-
-
-def _norm(p: Program, h: Tensor) -> Tensor:
-    """Vectors of unit length, or with an epsilon nearly so."""
-    dim = p.choose.randrange(1, h.dim())
-    epsilon = p.choose.choice([0.0, 1e-2])
-    return h / (h.norm(dim=dim, keepdim=True) + epsilon)
+    w = p.weight(h.shape[dim]).view(-1, *[1] * (h.dim() - 1 - dim))
+    return p.choose.choice([h + w, h + w, h * w, h / w])
 
 
 def _softmax(p: Program, h: Tensor) -> Tensor:
@@ -181,20 +175,7 @@ def _coloured(p: Program, h: Tensor) -> Tensor:
 
 def _order(p: Program, h: Tensor) -> Tensor:
     dim = p.choose.randrange(1, h.dim())
-    operation = p.choose.choice(["cumsum", "flip", "roll", "sort", "max", "topk", "argmax"])
-    if operation == "cumsum":
-        return h.cumsum(dim)
-    if operation == "flip":
-        return h.flip(dim)
-    if operation == "roll":
-        return h.roll(1, dim)
-    if operation == "sort":
-        return h.sort(dim)[0]
-    if operation == "max":
-        return h - h.max(dim, keepdim=True)[0]
-    if operation == "topk":
-        return torch.cat([h.topk(1, dim)[0], h], dim)
-    return h + h.argmax(dim, keepdim=True)
+    return p.choose.choice(ORDERED)(h, dim)
 
 
 def _cat(p: Program, h: Tensor) -> Tensor:
@@ -250,7 +231,6 @@ def _mask(p: Program, h: Tensor) -> Tensor:
 for _rank in STEPS:
     STEPS[_rank] += [_pointwise] * 4 + [
         *(_bias, _bias, _softmax, _normalize, _residual, _residual, _in_place, _write_slice),
-        *(_quotient, _norm),
         *(_preallocated, _write_through_view, _branch, _position, _coloured, _order, _order),
         *(_cat, _cat, _chunk, _narrow, _pad, _index, _strided, _interleaved, _repeat, _mask),
     ]

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+# A tensor whose memory another one shares: what it was before, under what the other one is.
+OVERLAY = "pyro_perm::overlay"
+
 
 @dataclass(eq=False)
 class Node:

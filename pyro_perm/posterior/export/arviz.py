@@ -53,26 +53,31 @@ def to_arviz(
 ) -> Any:
     """Draw from a trained guide, or take the draws of MCMC, into ArviZ's format.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal
+    >>> import pyro_perm as pp
     >>> def model(y):
     ...     mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):
     ...         pyro.sample("y", pyro.distributions.Normal(mu, 1.0), obs=y)
-    >>> data = to_arviz(model, AutoNormal(model), torch.zeros(5), num_samples=20, progress=False)
+    >>> y = torch.zeros(5)
+    >>> data = pp.to_arviz(model, AutoNormal(model), y, num_samples=20, progress=False)
     >>> data["log_likelihood"]["y"].shape
     (1, 20, 5)
 
-    What to do with it::
+    The draws are independent, so there is no R-hat:
 
-        az.loo(data)
-        az.summary(data, kind="stats")  # the draws are independent: no R-hat
-        data.to_netcdf("posterior.nc")
+    >>> import arviz as az
+    >>> list(az.summary(data, kind="stats").index)
+    ['mu']
 
-    The draws of MCMC come with their chains kept apart::
+    The draws of MCMC come with their chains kept apart:
 
-        mcmc.run(x, y)
-        data = to_arviz(model, mcmc, x, y)
+    >>> from pyro.infer import MCMC, NUTS
+    >>> mcmc = MCMC(NUTS(model), num_samples=4, warmup_steps=4, disable_progbar=True)
+    >>> mcmc.run(y)
+    >>> pp.to_arviz(model, mcmc, y, progress=False)["posterior"]["mu"].dims
+    ('chain', 'draw')
 
     The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
     ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,

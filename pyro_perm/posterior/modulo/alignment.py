@@ -46,10 +46,16 @@ def align(
 
     The squared distance to the reference is minimized over the group: exactly where groups share no
     sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
-    The result does not depend on how the units of any draw were permuted. Usage::
+    The result does not depend on how the units of any draw were permuted. Usage:
 
-        draws = align(mcmc.get_samples(group_by_chain=True), symmetry).samples
-        locs = align(guide.median(), symmetry, other_guide.median()).samples
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> reference = {"w": torch.tensor([1.0, 2.0, 3.0])}
+    >>> draws = {"w": torch.tensor([[2.1, 3.1, 0.9], [0.8, 1.7, 3.2]])}
+    >>> pp.align(draws, symmetry, reference).samples["w"]
+    tensor([[0.9000, 2.1000, 3.1000],
+            [0.8000, 1.7000, 3.2000]])
 
     Without a reference, draws are aligned to their own mean, found together with the permutations
     from the first draw on (generalized Procrustes analysis, Gower 1975); the mean's units are in

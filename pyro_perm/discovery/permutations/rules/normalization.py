@@ -14,6 +14,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -71,7 +72,7 @@ def batch_norm(
     return results[: len(rules.result_shapes)]
 
 
-@register_axis_rule(aten._weight_norm_interface)
+@register_axis_rule(*operators("_weight_norm_interface"))
 def weight_norm(
     rules: AxisRules, direction: AxisTensor, length: AxisTensor, *rest: Any
 ) -> tuple[Axes, Axes]:
