@@ -24,6 +24,8 @@ from pyro_perm.discovery.gradings.rules import SCALES, GradingRules
 from pyro_perm.discovery.permutations.rules import table
 from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_groups
 
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
+
 NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
 BATCH = 30
 
