@@ -6,6 +6,7 @@ from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import (
     AnnealedImportanceSampled,
     Bethe,
+    Bounds,
     Estimator,
     Exact,
     ImportanceSampled,
@@ -15,6 +16,7 @@ from pyro_perm.estimators import (
 )
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior import (
     MutualInformation,
     SymmetrizedELBO,
@@ -35,7 +37,7 @@ from pyro_perm.posterior.modulo.convergence import convergence_diagnostics
 from pyro_perm.posterior.modulo.distance import wasserstein_distance
 from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry import Axis
 from pyro_perm.verification import SymmetryVerificationError
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "AutoSymmetrized",
     "Axis",
     "Bethe",
+    "Bounds",
     "Estimator",
     "Evidence",
     "Exact",

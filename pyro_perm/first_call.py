@@ -6,17 +6,19 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import require_tractable_supports
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.estimators import Bethe, Estimator
-from pyro_perm.program.isolation import isolated
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.formats import explanations
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
-    """The given estimator, or the default.
+    """The given estimator, or the default, for one guide or loss.
 
     :raises TypeError: if it is no estimator.
     """
@@ -27,7 +29,7 @@ def as_estimator(estimator: Estimator | None) -> Estimator:
             f"estimator must be an Estimator such as Bethe() or InfoNCE(num_permutations=32), but "
             f"is {estimator!r}"
         )
-    return estimator
+    return estimator.for_one_guide()
 
 
 def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | None:
@@ -45,7 +47,7 @@ def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | N
 def verified_symmetry(
     symmetry: PermutationSymmetry | None, model: Callable[..., Any], args: Any, kwargs: Any
 ) -> PermutationSymmetry:
-    """The given symmetry, or the one found in the model, verified on the model.
+    """The given symmetry, or the one found in the model, verified on the model and held to it.
 
     :raises ValueError: if the symmetry does not fit the model, or none is found.
     :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
@@ -55,21 +57,19 @@ def verified_symmetry(
     else:
         symmetry.verify(model, *args, **kwargs)
     if not symmetry.groups:
-        reasons = "".join(
-            f"\n  {axis} is fixed: {reason}" for axis, reason in symmetry.reasons.items()
-        )
+        reasons = "".join(f"\n  {why}" for why in explanations(symmetry.reasons))
         raise ValueError(
             "found no permutation symmetry in the model: give it as "
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
             + reasons
         )
-    with isolated(model) as writes, writes:
+    with isolation(model) as writes, writes:
         trace = prior_trace(model, args, kwargs)
-    require_tractable_supports(trace, symmetry)
-    return symmetry
+    require_tractable_supports(trace, symmetry.group)
+    return symmetry.snapshot()
 
 
-def warn_if_coinciding(sites: Mapping[str, Any], symmetry: PermutationSymmetry) -> None:
+def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> None:
     """Warn where all units of a group have the same factor, a saddle of the objective."""
     groups = read_density(sites, symmetry).coinciding_groups()
     if groups:

@@ -34,9 +34,13 @@ class Problem:
     @property
     def is_coupled(self) -> bool:
         """Whether some site is permuted along several of its dimensions."""
-        sites = [site for axes in self.spec.values() for site in axes]
-        repeated = any(isinstance(a, tuple) for axes in self.spec.values() for a in axes.values())
-        return repeated or len(set(sites)) < len(sites)
+        axes = [
+            (site, axis)
+            for sites in self.spec.values()
+            for site, axes in sites.items()
+            for axis in (axes if isinstance(axes, tuple) else [axes])
+        ]
+        return len({site for site, _ in axes}) < len(axes)
 
     def symmetry(self) -> pp.PermutationSymmetry:
         return pp.PermutationSymmetry(self.spec)

@@ -1,6 +1,9 @@
 """The demo runs end to end, and what the README shows is what it does."""
 
+import contextlib
+import io
 import re
+import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -10,10 +13,10 @@ import matplotlib.image
 import pytest
 import torch
 
-from pyro_perm import __main__
 from pyro_perm.demo import evaluation
 from pyro_perm.demo.command_line import main
-from pyro_perm.demo.data import SOURCES, load
+from pyro_perm.demo.data import load
+from pyro_perm.demo.sources import SOURCES
 from pyro_perm.demo.training import network
 
 README = Path(__file__).parents[1] / "README.md"
@@ -25,15 +28,14 @@ SHAPES = {  # training and held-out points, inputs, classes
 }
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Few draws in the evaluation, but enough for Pareto smoothing."""
-    monkeypatch.setattr(evaluation, "NUM_DRAWS", 30)
-    monkeypatch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
-
-
 def run(folder, *options):
-    main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
+    """The table of a short run: few draws in the evaluation, but enough for Pareto smoothing."""
+    table = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(table):
+        patch.setattr(evaluation, "NUM_DRAWS", 30)
+        patch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
+        main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
+    return rows(table.getvalue())
 
 
 def rows(table):
@@ -57,10 +59,22 @@ def test_data_are_standardized_and_split_the_same_every_time(data):
     assert torch.equal(load(data).test.x, dataset.test.x)
 
 
-@pytest.mark.parametrize("data", ["diabetes", "wine"])
-def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_path, capsys):
-    run(tmp_path, "--data", data)
-    table = rows(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def diabetes(tmp_path_factory):
+    """The folder and the table of one run."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder)
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder, "--data", "wine")
+
+
+@pytest.mark.parametrize("data", ["diabetes", pytest.param("wine", marks=pytest.mark.slow)])
+def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, request):
+    folder, table = request.getfixturevalue(data)
     error = "test error rate" if data == "wine" else "test RMSE, sd of the target"
     assert {
         "ELBO(q), nats",
@@ -74,11 +88,11 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         "seconds a step",
     } <= set(table)
     assert table["log |G|"] == ["6.6", "6.6"]  # log 6!
-    pixels = matplotlib.image.imread(tmp_path / f"{data}.png")
+    pixels = matplotlib.image.imread(folder / f"{data}.png")
     assert pixels.shape[0] > 300
     assert pixels.std() > 0.05
     posteriors = {
-        name: az.from_netcdf(tmp_path / f"{data}_{name}.nc")
+        name: az.from_netcdf(folder / f"{data}_{name}.nc")
         for name in ("AutoNormal", "AutoSymmetrized")
     }
     for name, posterior in posteriors.items():
@@ -91,12 +105,11 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, short, tmp_
         assert set(az.compare(posteriors).index) == set(posteriors)
 
 
-def test_figures_repeat_with_the_seed_but_for_the_time(short, tmp_path, capsys):
-    tables = []
-    for seed in ("1", "1", "2"):
-        run(tmp_path, "--seed", seed)
-        tables.append(rows(capsys.readouterr().out))
-        del tables[-1]["seconds a step"]
+@pytest.mark.slow
+def test_figures_repeat_with_the_seed_but_for_the_time(tmp_path):
+    tables = [run(tmp_path, "--seed", seed) for seed in ("1", "1", "2")]
+    for table in tables:
+        del table["seconds a step"]
     assert tables[0] == tables[1] != tables[2]
 
 
@@ -114,12 +127,39 @@ def test_bad_options_are_refused(options, capsys):
     assert options[0] in capsys.readouterr().err
 
 
-def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    for module in ("command_line", "data"):
-        monkeypatch.delitem(sys.modules, f"pyro_perm.demo.{module}")
-    with pytest.raises(SystemExit, match=r"needs sklearn: .*pyro_perm\[demo\]"):
-        __main__.run()
+class NotInstalled:
+    """A finder that knows of one package that it is not there."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.fixture(params=["sklearn", "matplotlib"])
+def missing(request, monkeypatch):
+    """A package of the demo's that is not installed."""
+    for name in list(sys.modules):
+        if name.startswith("pyro_perm.demo") or name.split(".")[0] == request.param:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(request.param), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["pyro_perm", "--steps", "1", "--width", "2"])
+    return request.param
+
+
+def test_missing_package_is_named_with_the_extra_that_has_it(missing):
+    with pytest.raises(SystemExit, match=rf"needs {missing}: .*pyro_perm\[demo\]"):
+        runpy.run_module("pyro_perm", run_name="__main__")
+
+
+def test_help_needs_none_of_the_demos_packages(missing, capsys):
+    sys.argv.append("--help")
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module("pyro_perm", run_name="__main__")
+    assert exit.value.code == 0
+    assert "--data {diabetes,wine,digits,breast_cancer}" in capsys.readouterr().out
 
 
 def test_readme_example_runs():
@@ -132,6 +172,6 @@ def test_readme_example_runs():
     assert set(namespace["posterior"]["posterior"]) >= {"w1", "b1", "w2"}
 
 
-def test_readme_shows_the_rows_that_the_demo_prints(short, tmp_path, capsys):
-    run(tmp_path)
-    assert set(rows(capsys.readouterr().out)) <= set(rows(README.read_text()))
+def test_readme_shows_the_rows_that_the_demo_prints(diabetes):
+    _, table = diabetes
+    assert set(table) <= set(rows(README.read_text()))

@@ -20,12 +20,12 @@ from notebooks import TUTORIALS, unexecuted  # noqa: E402
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = [module.name for module in pkgutil.walk_packages(pp.__path__, "pyro_perm.")]
-EXAMPLES = [
-    example
+DOCSTRINGS = [
+    docstring
     for module in ["pyro_perm", *MODULES]
-    for example in doctest.DocTestFinder().find(importlib.import_module(module), module)
-    if example.examples
+    for docstring in doctest.DocTestFinder().find(importlib.import_module(module), module)
 ]
+EXAMPLES = [docstring for docstring in DOCSTRINGS if docstring.examples]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if CODE.search(page.read_text())]
@@ -40,11 +40,18 @@ def run(example):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_docstring_example(example):
+def test_docstring_example_runs_as_it_stands(example):
     torch.set_default_dtype(torch.float32)
+    example.globs = {}  # None of the module's names: it is pasted elsewhere.
     run(example)
 
 
+def test_docstrings_show_no_code_that_is_not_run():
+    shown = re.compile(r"(Usage|Example)s?::|code-block")
+    assert [each.name for each in DOCSTRINGS if shown.search(each.docstring)] == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_page(page):
     """The blocks of a page run one after the other, in one namespace."""

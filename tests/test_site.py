@@ -45,9 +45,13 @@ return [...document.querySelectorAll('article *')]
 pytestmark = pytest.mark.skipif(
     not (SITE / "index.html").exists(), reason="the site is not built: make docs"
 )
-in_browser = pytest.mark.skipif(
+no_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"
 )
+
+
+def in_browser(test):
+    return pytest.mark.slow(no_browser(test))
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from contracts.estimator import EXAMPLES
 from problems import linear, normal, observe, one_hidden_layer, recurrent, two_hidden_layers
 from pyro import poutine
 from pyro.infer import (
@@ -38,7 +39,7 @@ from pyro.infer.autoguide import (
 from pyro.optim import Adam
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 UNITS = 4
@@ -105,15 +106,7 @@ LOSSES = {
     JitTraceMeanField_ELBO: JIT,
     pp.TraceSymmetrized_ELBO: {},
 }
-ESTIMATORS = [
-    pp.Bethe(),
-    pp.InfoNCE(num_permutations=8),
-    pp.LeaveOneOut(num_permutations=8),
-    pp.Exact(),
-    pp.ImportanceSampled(num_permutations=8),
-    pp.SampledChainRule(num_permutations=8),
-    pp.AnnealedImportanceSampled(num_steps=4),
-]
+ESTIMATORS = [example.estimator for example in EXAMPLES]
 PROBLEMS = {
     "one layer of 4": one_hidden_layer(4),
     "one layer of 40": one_hidden_layer(40),
@@ -190,17 +183,24 @@ def estimator_row(estimator):
         pyro.clear_param_store()
         guide = problem.guide(pp.InfoNCE(1))
         sites = poutine.trace(guide).get_trace(*problem.args).nodes
-        density = read_density(sites, guide.symmetry)
-        try:
-            log_ratio = estimator.log_ratio(density)
-        except ValueError:
+        density = read_density(sites, guide.symmetry.group)
+        if estimator.serves(density):
             cells.append("no")
             continue
+        log_ratio = estimator.log_ratio(density)
         found = estimator.bounds(density)
         sides.add((found.lower is not None, found.upper is not None))
-        gradient = gradient or log_ratio.requires_grad
+        gradient = gradient or has_gradient(log_ratio)
         cells.append("yes")
     return (f"`{type(estimator).__name__}`", bounds[max(sides)], yes(gradient), *cells)
+
+
+def has_gradient(log_ratio):
+    try:
+        log_ratio.backward()
+    except ValueError:  # Refused at backpropagation.
+        return False
+    return True
 
 
 def yes(condition):
@@ -250,6 +250,7 @@ networks of some widths and depths:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 def test_page_says_what_happens():
     assert PAGE.read_text() == page(), "python tests/test_supported.py rewrites the page"

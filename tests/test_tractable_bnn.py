@@ -24,6 +24,7 @@ def loss(**kwargs):
     return pp.TraceSymmetrized_ELBO(num_particles=64, vectorize_particles=True, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe()], ids=str)
 def test_the_symmetrized_fit_is_close_to_the_posterior(estimator):
     base = NETS.base()
@@ -31,6 +32,7 @@ def test_the_symmetrized_fit_is_close_to_the_posterior(estimator):
     assert (NETS.divergences_from_the_posterior(base, symmetrized=True) <= 0.05).all()
 
 
+@pytest.mark.slow
 def test_the_mean_field_fit_is_not():
     base = NETS.base()
     fit(base, loss(symmetry=NETS.symmetry(), estimator=pp.InfoNCE(1)))  # K = 1: I counts as zero

@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.nn.functional import softplus
 
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.permanent._tracing import is_tracing
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.binding import unwrapped
-from pyro_perm.symmetry.permutation_symmetry import Permutations
+from pyro_perm.symmetry.group import Permutations
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
@@ -64,7 +65,7 @@ class FactorizedDensity:
 
     factorizes: ClassVar[bool] = True
 
-    symmetry: PermutationSymmetry
+    symmetry: SymmetryGroup
     values: dict[str, Tensor]
     locs: dict[str, Tensor]
     scales: dict[str, Tensor]
@@ -79,6 +80,15 @@ class FactorizedDensity:
             simplex = self.symmetry.is_simplex(site)
             values[site] = STICK_BREAKING(value.double()) if simplex else value
         return replace(self, values=values, batch_shape=torch.Size([num]))
+
+    @property
+    def draws_require_grad(self) -> bool:
+        """Whether autograd can reach the parameters through the draw."""
+        return any(value.requires_grad for value in self.values.values())
+
+    def with_fixed_draws(self) -> FactorizedDensity:
+        """The same, but autograd takes the draw for a constant."""
+        return replace(self, values={site: v.detach() for site, v in self.values.items()})
 
     def units(self, group: str, sites: Iterable[str]) -> Units:
         """Everything in the given sites that belongs to each unit of a group."""
@@ -230,7 +240,8 @@ def centered(units: Units, flips: Tensor | None = None) -> Units:
     center = locs.mean(-2, keepdim=True).detach()
     if flips is not None:
         center = center.masked_fill(flips.to(center.device), 0.0)
-    if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
+    worthwhile = locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION
+    if locs.dtype == torch.float32 and worthwhile and not is_tracing():
         single = Units(values - center, locs - center, scales)
         distances = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
         if float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION:
@@ -249,7 +260,7 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
     return (picked - pairs.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
 
-def require_tractable_supports(trace: Any, symmetry: PermutationSymmetry) -> None:
+def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
     """Refuse sites whose density at permuted values is not known here.
 
     :param trace: a trace of the model.

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from pyro_perm.discovery.gradings.scales import with_scales
 from pyro_perm.discovery.gradings.signs import with_signs
 from pyro_perm.discovery.permutations.algebra import (
     Atom,
@@ -24,34 +24,40 @@ from pyro_perm.discovery.permutations.algebra import (
 from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
 from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
-from pyro_perm.discovery.permutations.structured_axes import axes_along
+from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.double_precision import DoublePrecision
-from pyro_perm.program.isolation import exposed, isolated
-from pyro_perm.program.trace import comparable, latent_sites, prior_trace
+from pyro_perm.program.opening import open_program
+from pyro_perm.program.priors import unscalable_sites
+from pyro_perm.program.program import Program
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import confirm
 
 Spec = dict[str, dict[str, tuple[Axis, ...]]]
 
 
 def find_symmetry(
-    model: Callable[..., Any], *args: Any, signs: bool = False, **kwargs: Any
+    model: Callable[..., Any],
+    *args: Any,
+    signs: bool = False,
+    scales: bool = False,
+    **kwargs: Any,
 ) -> PermutationSymmetry:
     """Read the permutation symmetry of a model off its log joint, and verify it.
 
     Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.distributions import Normal
+    >>> import pyro_perm as pp
     >>> def model(x, y):
     ...     w1 = pyro.sample("w1", Normal(0.0, 1.0).expand([20, 3]).to_event(2))
     ...     w2 = pyro.sample("w2", Normal(0.0, 1.0).expand([20]).to_event(1))
     ...     f = torch.tanh(x @ w1.T) @ w2
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("y", Normal(f, 0.1), obs=y)
-    >>> symmetry = find_symmetry(model, torch.randn(5, 3), torch.randn(5))
+    >>> symmetry = pp.find_symmetry(model, torch.randn(5, 3), torch.randn(5))
     >>> symmetry
     PermutationSymmetry({
         'P0': {'w1': -2, 'w2': -1},
@@ -70,30 +76,30 @@ def find_symmetry(
     :param signs: whether to look for groups that also flip the signs of their units, as units with
         odd activations (``tanh``, ``sin``, none) do under priors symmetric about zero. ``reasons``
         tells for every group that does not why that is so.
+    :param scales: whether to look for groups that also rescale their units, as rectifiers may be:
+        incoming weights and biases times ``c > 0``, outgoing weights divided by it. The likelihood
+        does not change, but the prior does. Units that cannot be permuted, since their priors are
+        unequal or data tell them apart, form groups that only rescale (``Axis(permute=False)``).
+        ``reasons`` tells for every other group without scales why that is so.
     :returns: the group, which has met the model. It is falsy if nothing can be permuted; its
         ``reasons`` tell for every axis of a latent site that is not permuted why that is so.
     :raises SymmetryVerificationError: if the numerical check contradicts the analysis.
     """
-    visible = model
-    model = exposed(model)
-    with isolated(model) as writes:
-        with writes:
-            trace = prior_trace(model, args, kwargs)
-        model = comparable(model, trace)
-        joint = record_log_joint(model, trace, args, kwargs)
-        if visible is not model:
-            trace = prior_trace(visible, args, kwargs)
-        names = {name for name, _ in latent_sites(trace)}
+    with open_program(model, args, kwargs) as program:
+        joint = record_log_joint(program)
         opaque = opaque_priors(joint)
         interpreter = Interpreter(joint.graph)
-        _exclude(interpreter, joint, names)
+        _freeze_excluded(interpreter, joint)
         interpreter.run([node for site, node in joint.factors.items() if site not in opaque])
         _tie_enumerated(interpreter, joint)
-        priors = _opaque_priors(opaque, interpreter, joint, model, args, kwargs)
+        priors = _opaque_priors(opaque, interpreter, joint, program)
         spec, reasons = _extract(interpreter, joint, priors)
         if signs:
             spec, why_unsigned = with_signs(joint, spec)
             reasons |= why_unsigned
+        if scales:
+            spec, why_unscaled = with_scales(joint, spec, unscalable_sites(program))
+            reasons |= why_unscaled
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=2)
@@ -122,14 +128,11 @@ def _tie_enumerated(interpreter: Interpreter, joint: LogJoint) -> None:
                 tie(first.setdefault(dim, axis), axis, why)
 
 
-def _exclude(interpreter: Interpreter, joint: LogJoint, visible: set[str]) -> None:
-    for name, latent in joint.latents.items():
-        cause = latent.excluded
-        if cause is None and name not in visible:
-            cause = "the site is hidden from the guide by poutine.block"
-        if cause is not None:
+def _freeze_excluded(interpreter: Interpreter, joint: LogJoint) -> None:
+    for latent in joint.latents.values():
+        if latent.excluded is not None:
             for axis in interpreter.axes(latent.node):
-                freeze(axis, Reason(cause, latent.source))
+                freeze(axis, Reason(latent.excluded, latent.source))
 
 
 def _extract(
@@ -138,7 +141,8 @@ def _extract(
     """The groups of the free atoms, and reasons for all axes without one."""
     spec: Spec = {}
     notes: dict[Atom, Reason] = {}
-    for atom in _free_atoms(interpreter, joint):
+    axes = {name: interpreter.axes(latent.node) for name, latent in joint.latents.items()}
+    for atom in free_atoms(axes):
         labels, source = _classes(atom, interpreter.constants, priors)
         sizes = torch.bincount(labels)
         if len(sizes) > 1:
@@ -146,27 +150,25 @@ def _extract(
         for label in range(len(sizes)):
             if sizes[label] > 1:
                 members = (labels == label).nonzero().squeeze(1)
-                spec[f"P{len(spec)}"] = dict(_members_of(interpreter, joint, atom, members))
+                spec[f"P{len(spec)}"] = sites_along(axes, atom, members)
         if not bool((sizes > 1).any()):
             freeze(atom, notes[atom])
     return spec, dict(_reasons(interpreter, joint, notes))
 
 
 def _opaque_priors(
-    sites: list[str],
-    interpreter: Interpreter,
-    joint: LogJoint,
-    model: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
+    sites: list[str], interpreter: Interpreter, joint: LogJoint, program: Program
 ) -> dict[str, OpaquePrior]:
     if not sites:
         return {}
     with DoublePrecision() as precision:
-        double = tree_map(precision.double, (args, kwargs))
-        trace = prior_trace(model, *double)
-    axes = {site: interpreter.axes(joint.latents[site].node) for site in sites}
-    return {site: OpaquePrior(trace.nodes[site], axes[site]) for site in sites}
+        factors = program.map_inputs(precision.double).run({}).factors
+    return {
+        site: OpaquePrior(
+            factors[site], program.latents[site], interpreter.axes(joint.latents[site].node)
+        )
+        for site in sites
+    }
 
 
 def _classes(
@@ -181,32 +183,6 @@ def _classes(
             labels = common_classes(labels, found)
             sources.append(f"log_prob of site '{site}'")
     return labels, next(iter(sources), None)
-
-
-def _free_atoms(interpreter: Interpreter, joint: LogJoint) -> list[Atom]:
-    atoms = (
-        atom
-        for latent in joint.latents.values()
-        for axis in interpreter.axes(latent.node)
-        for atom in atoms_of(resolve(axis))
-        if atom.frozen is None
-    )
-    return list(dict.fromkeys(atoms))
-
-
-def _members_of(
-    interpreter: Interpreter, joint: LogJoint, atom: Atom, members: Tensor
-) -> Iterator[tuple[str, tuple[Axis, ...]]]:
-    """Every site with some of an atom's units, and the axes that they lie along."""
-    for name, latent in joint.latents.items():
-        axes = interpreter.axes(latent.node)
-        along = [
-            structured
-            for dim, axis in enumerate(axes)
-            for structured in axes_along(axis, atom, members, dim - len(axes))
-        ]
-        if along:
-            yield name, tuple(along)
 
 
 def _colour_reason(sizes: Tensor, source: str | None) -> Reason:

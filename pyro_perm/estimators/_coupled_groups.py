@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.permanent import bethe
+from pyro_perm.permanent import bethe_permanent
 from pyro_perm.symmetry import Axis
 from pyro_perm.symmetry.separable import separable_sites
 
@@ -76,7 +76,7 @@ def mean_field(
     for strength in strengths:
         for group in marginals:
             pairs = expected_pairs(density, group, marginals, strength)
-            marginals[group] = bethe(pairs, max_iterations=20, tolerance=1e-3).marginals
+            marginals[group] = bethe_permanent(pairs, max_iterations=20, tolerance=1e-3).marginals
     return marginals
 
 

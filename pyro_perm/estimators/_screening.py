@@ -75,7 +75,7 @@ class _Reference:
 
     def holds(self, locs: Sequence[Tensor], scales: Sequence[Tensor]) -> bool:
         """Whether units of different sets are still further apart than ``_SAFE``."""
-        if locs[0].shape[0] != len(self.scratch) or locs[0].device != self.scratch.device:
+        if not self._fits(locs):
             return False
         relative = torch.cat(tuple(locs), -1, out=self.scratch)
         relative.add_(self.minus_locs).mul_(self.precision)
@@ -85,6 +85,16 @@ class _Reference:
         )
         rescaled = torch.maximum(largest, 1 / smallest)
         return bool((self.nearest_apart - 2 * moved) / rescaled.square() > _SAFE)
+
+    def _fits(self, locs: Sequence[Tensor]) -> bool:
+        """Whether these are parameters of the same layer, where it was and in its precision."""
+        shape = (locs[0].shape[0], sum(part.shape[-1] for part in locs))
+        like = self.scratch
+        return (shape, locs[0].dtype, locs[0].device) == (
+            tuple(like.shape),
+            like.dtype,
+            like.device,
+        )
 
 
 def _distances(locs: Tensor, scales: Tensor, images: Tensor) -> Tensor:

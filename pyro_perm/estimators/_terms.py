@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.separable import separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
@@ -28,7 +28,7 @@ class Term(NamedTuple):
 
 
 @lru_cache
-def lower_terms(symmetry: PermutationSymmetry) -> tuple[Term, ...]:
+def lower_terms(symmetry: SymmetryGroup) -> tuple[Term, ...]:
     """The terms of the lower bound, in the order that leaves no group with little to go by.
 
     Every shared site goes to the later of its groups. Of the spec's order and its reverse, the one
@@ -40,7 +40,7 @@ def lower_terms(symmetry: PermutationSymmetry) -> tuple[Term, ...]:
 
 
 @lru_cache
-def upper_terms(symmetry: PermutationSymmetry) -> tuple[Term, ...] | None:
+def upper_terms(symmetry: SymmetryGroup) -> tuple[Term, ...] | None:
     """The terms of the upper bound, or None where a group's sites do not split into unit pairs."""
     groups = frozenset(symmetry.spec)
     terms = tuple(Term(g, separable_sites(symmetry, g, groups - {g})) for g in symmetry.spec)
@@ -48,7 +48,7 @@ def upper_terms(symmetry: PermutationSymmetry) -> tuple[Term, ...] | None:
     return terms if complete else None
 
 
-def _ordered_terms(symmetry: PermutationSymmetry, order: tuple[str, ...]) -> tuple[Term, ...]:
+def _ordered_terms(symmetry: SymmetryGroup, order: tuple[str, ...]) -> tuple[Term, ...]:
     return tuple(
         Term(group, separable_sites(symmetry, group, frozenset(order[:position])))
         for position, group in enumerate(order)

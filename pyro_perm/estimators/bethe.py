@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_perm.density.factorized import (
     FactorizedDensity,
@@ -33,19 +32,31 @@ from pyro_perm.density.factorized import (
     pair_factors,
     unit_pairs,
 )
+from pyro_perm.estimators import _costs
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
-from pyro_perm.estimators.estimator import Estimator, require_factorized
-from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.estimators.estimator import (
+    Estimator,
+    joint_draws,
+    register_estimator,
+    require_served,
+)
+from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
+from pyro_perm.permanent._derivatives import require_first_derivative
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
+# Of belief propagation, with some five operations each, until it comes to rest.
+_SWEEPS = 100
 
+
+@register_estimator
 @dataclass(frozen=True)
 class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
 
     Coupled groups follow the chain rule, in the order of
-    :func:`~pyro_perm.estimators._terms.lower_terms`; each term is one permanent, exact on
+    ``pyro_perm.estimators._terms.lower_terms``; each term is one permanent, exact on
     blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
     2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
     overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:
@@ -57,9 +68,22 @@ class Bethe(Estimator):
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )
 
+    def for_one_guide(self) -> Bethe:
+        """An equal one without memory: what was far apart in another guide tells nothing here."""
+        return Bethe()
+
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Base guides that draw their sites independently."""
+        return joint_draws(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A product of matrices for each group, and belief propagation where all units overlap."""
+        sweeps = sum(_SWEEPS * size**2 for size in density.symmetry.groups.values())
+        return _costs.unit_pairs(density, lower_terms(density.symmetry)) + sweeps
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
-        require_factorized(self, density)
+        require_served(self, density)
         symmetry = density.symmetry
         total: Tensor | float = -symmetry.log_order
         for term in lower_terms(symmetry):
@@ -79,16 +103,16 @@ class Bethe(Estimator):
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
-        result: Tensor = _LogPermanent.apply(layout, screen, *tensors)
+        result: Tensor
+        if is_tracing():
+            result = log_permanent_by_blocks(density.unit_pairs(*term))
+        else:
+            result = _LogPermanent.apply(layout, screen, *tensors)
         return result + density.log_flips(*term) if signed else result
 
 
 class _LogPermanent(torch.autograd.Function):
-    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites.
-
-    ``torch.jit.trace`` records the whole as one Python operator, and so none of the decisions in it
-    that depend on the data.
-    """
+    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites."""
 
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
@@ -110,8 +134,8 @@ class _LogPermanent(torch.autograd.Function):
         return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        require_first_derivative("Bethe()")
         if not ctx.overlaps:
             return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output, ctx.layout.flips) for overlap in ctx.overlaps]

@@ -6,22 +6,20 @@ permanent sums over all permutations :math:`g` of the columns,
 .. math:: \log \operatorname{perm}(e^L) = \log \sum_g \exp \sum_i L_{i, g(i)} .
 """
 
-from pyro_perm.permanent.bethe import BethePermanent, bethe, log_bethe_permanent
-from pyro_perm.permanent.blocks import BlockPermanent, permanent_by_blocks
+from pyro_perm.permanent.bethe import BethePermanent, bethe_permanent, log_bethe_permanent
+from pyro_perm.permanent.blocks import BlockPermanent, log_permanent_by_blocks, permanent_by_blocks
 from pyro_perm.permanent.exact import log_permanent, permutation_marginals
-from pyro_perm.permanent.sampling import permutation_log_prob, sample_permutations
 from pyro_perm.permanent.sinkhorn import Sinkhorn, sinkhorn
 
 __all__ = [
     "BethePermanent",
     "BlockPermanent",
     "Sinkhorn",
-    "bethe",
+    "bethe_permanent",
     "log_bethe_permanent",
     "log_permanent",
+    "log_permanent_by_blocks",
     "permanent_by_blocks",
-    "permutation_log_prob",
     "permutation_marginals",
-    "sample_permutations",
     "sinkhorn",
 ]

@@ -19,7 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_perm.permanent import sinkhorn
+from pyro_perm.permanent._shapes import check_square
+from pyro_perm.permanent._tracing import is_tracing
+from pyro_perm.permanent.sinkhorn import sinkhorn
 
 _FIRST_SWEEPS, _SWEEPS = 30, 2
 # Of a doubly stochastic matrix's entries: no pair is impossible, and no scaling overflows.
@@ -39,17 +41,24 @@ def sample_rescaled(
     :param given: permutations whose log-probability is wanted too, shape ``(num, *batch, n)``.
     :returns: the given permutations and then those drawn, shape ``(num + num_samples, *batch, n)``,
         and their log-probabilities in nats, without the last dimension.
+    :raises ValueError: if the matrices are not square, or the permutations do not fit them.
     :raises NotImplementedError: under ``torch.jit.trace``, which would freeze the proposal.
     """
-    if torch._C._get_tracing_state():
+    if is_tracing():
         raise NotImplementedError(
             "sampled permutations depend on the parameters in ways that torch.jit.trace does not "
             "record: use a loss without Jit, such as Trace_ELBO, or train with Bethe()"
         )
+    check_square(log_matrix)
     batch, size = log_matrix.shape[:-2], log_matrix.shape[-1]
     log_matrix = log_matrix.double().reshape(-1, size, size)
     if given is None:
         given = torch.empty(0, *batch, size, dtype=torch.long, device=log_matrix.device)
+    if given.shape[1:] != (*batch, size):
+        expected = ", ".join(map(str, (*batch, size)))
+        raise ValueError(
+            f"expected permutations of shape (num, {expected}), got {tuple(given.shape)}"
+        )
     given = given.reshape(len(given), len(log_matrix), size).transpose(0, 1)
     scaled = sinkhorn(log_matrix, max_iterations=_FIRST_SWEEPS, tolerance=1e-3).log_scaled.exp()
     order = torch.special.entr(scaled).sum(-1).argsort(dim=-1, stable=True)

@@ -14,9 +14,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.prediction import Prediction
-from pyro_perm.symmetry import PermutationSymmetry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

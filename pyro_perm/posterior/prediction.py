@@ -73,11 +73,19 @@ def predict(
 ) -> Prediction:
     """Draw from the posterior predictive distribution of an observed site.
 
-    Usage::
-
-        prediction = predict(model, guide, x_test, y_test, batch_size=1000)
-        prediction.mean, prediction.quantiles([0.05, 0.95])
-        prediction.log_predictive_density.mean(), metrics.rmse(prediction.mean, y_test)
+    >>> import pyro, torch
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> import pyro_perm as pp
+    >>> def model(x, y=None):
+    ...     slope = pyro.sample("slope", pyro.distributions.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("y", pyro.distributions.Normal(slope * x, 1.0), obs=y)
+    >>> x, y = torch.linspace(-1, 1, 5), torch.zeros(5)
+    >>> prediction = pp.predict(model, AutoNormal(model), x, y, batch_size=2, progress=False)
+    >>> prediction.mean.shape, prediction.quantiles([0.05, 0.95]).shape
+    (torch.Size([5]), torch.Size([2, 5]))
+    >>> prediction.log_predictive_density.shape, pp.metrics.rmse(prediction.mean, y) < 0.2
+    (torch.Size([5]), True)
 
     Every draw of the weights serves all batches. Plates that subsample run over all of their data.
 

@@ -16,8 +16,9 @@ from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
-from pyro_perm.program.modules import own_calls
+from pyro_perm.program._pyro_internals import outer_handler, own_calls
+from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of
+from pyro_perm.program.modules import pyro_modules_among
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
@@ -27,7 +28,7 @@ _RUNNING_MOMENTS, _IS_TRAINING = (3, 4), 5
 
 
 @contextmanager
-def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
+def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     """Leave random state, parameter store and buffers as they were; switch fused kernels off.
 
     What the model writes in place is restored at the end, if its first run is made inside of the
@@ -38,7 +39,7 @@ def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
         for context in (
             poutine.block(),
             poutine.seed(rng_seed=0),
-            own_calls(model),
+            own_calls(pyro_modules_among(model)),
             _without_new_params(),
             torch.no_grad(),
             pyro.validation_enabled(False),
@@ -53,20 +54,20 @@ def isolated(model: Callable[..., Any]) -> Iterator[WriteLog]:
         yield log
 
 
-def exposed(model: Callable[..., Any]) -> Callable[..., Any]:
+def without_autoguide_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model without the outer handlers by which an autoguide hides and initializes sites."""
-    while isinstance(model, functools.partial):
-        wrapper = model.func if isinstance(model.func, functools.partial) else model
-        if len(wrapper.args) < 2 or not isinstance(wrapper.args[0], _AUTOGUIDE_HANDLERS):
+    while (found := outer_handler(model)) is not None:
+        handler, inner = found
+        if not isinstance(handler, _AUTOGUIDE_HANDLERS):
             break
-        model = wrapper.args[1]
+        model = inner
     return model
 
 
 def written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose entries an operation writes in place."""
     written: list[Tensor] = []
-    if func._schema.name in _BATCH_NORMS and args[_IS_TRAINING]:
+    if func.name() in _BATCH_NORMS and args[_IS_TRAINING]:
         written += [args[i] for i in _RUNNING_MOMENTS if args[i] is not None]
     for position, name in _written_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -81,7 +82,7 @@ def _written_arguments(func: Any) -> list[tuple[int, str]]:
         return []
     return [
         (position, argument.name)
-        for position, argument in enumerate(func._schema.arguments)
+        for position, argument in enumerate(arguments_of(func))
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
 

@@ -11,8 +11,11 @@ import pyro
 import torch
 
 _PACKAGE = Path(__file__).parents[1]
-_RUNNER = str(Path(_PACKAGE, "discovery", "recording", "log_joint.py"))
-_ANALYSIS = [str(Path(_PACKAGE, room)) for room in ("program", "discovery", "verification.py")]
+_RUNNERS = [
+    str(Path(_PACKAGE, "program", file))
+    for file in ("program.py", "pyro_model.py", "torch_module.py")
+]
+_ANALYSIS = [str(Path(_PACKAGE, room)) for room in ("program", "discovery", "verification")]
 _TORCH, _PYRO = (str(Path(str(module.__file__)).parent) for module in (torch, pyro))
 _NOT_THE_MODEL = (*_ANALYSIS, _TORCH, _PYRO, str(contextlib.__file__), "<")
 _DISTRIBUTIONS = tuple(str(Path(root, "distributions")) for root in (_TORCH, _PYRO))
@@ -23,7 +26,7 @@ def source_line() -> str | None:
     frame = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if filename == _RUNNER:
+        if filename in _RUNNERS:
             return None
         if is_model_code(frame.f_code):
             return f"{Path(filename).name}:{frame.f_lineno}"

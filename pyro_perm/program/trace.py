@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
-import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
-from torch.utils._pytree import tree_flatten
+
+from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 
 Model = Callable[..., Any]
 
@@ -29,12 +27,12 @@ def latent_sites(trace: Any) -> Iterator[tuple[str, Any]]:
             yield name, site
 
 
-def comparable(model: Model, trace: Any) -> Model:
-    """The model, or if it observes nothing, the model with its predictions observed.
+def observe_outputs(model: Model, trace: Any) -> Model:
+    """The model, or if it observes nothing, the model with its outputs observed.
 
     A network without its likelihood, such as the ``net`` of TyXe's ``VariationalBNN``, is meant to
     return the same under the group, whatever its output will be compared with. Latent values among
-    what a model returns are no predictions.
+    what a model returns are no outputs.
 
     :param trace: a trace of the model.
     """
@@ -42,22 +40,16 @@ def comparable(model: Model, trace: Any) -> Model:
     if any(site["is_observed"] and not site_is_subsample(site) for site in sites):
         return model
     latent = {id(site["value"]) for site in sites}
-    returned = _tensors(trace.nodes["_RETURN"]["value"])
-    predictions = [k for k, value in enumerate(returned) if id(value) not in latent]
-    return functools.partial(_observe_predictions, model, predictions)
+    returned = tensors_among(trace.nodes["_RETURN"]["value"])
+    outputs = [k for k, value in enumerate(returned) if id(value) not in latent]
+    return functools.partial(_observe, model, outputs)
 
 
-def _observe_predictions(model: Model, positions: Sequence[int], *args: Any, **kwargs: Any) -> None:
-    returned = _tensors(model(*args, **kwargs))
+def _observe(model: Model, positions: Sequence[int], *args: Any, **kwargs: Any) -> None:
+    returned = tensors_among(model(*args, **kwargs))
     for position in positions:
-        mean = returned[position]
-        anything = torch.arange(mean.numel()).cos().view(mean.shape)
-        likelihood = dist.Normal(1.0 * mean, 1.0).to_event(mean.dim())
-        pyro.sample(f"returned value {position}", likelihood, obs=anything)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+        likelihood, anything = likelihood_of_output(returned[position])
+        pyro.sample(output_name(position), likelihood, obs=anything)
 
 
 def is_enumerated(site: Any) -> bool:
@@ -79,7 +71,7 @@ def plate_nesting(trace: Any) -> int:
     )
 
 
-def enumerated(model: Model, max_plate_nesting: int) -> Model:
+def with_enumeration(model: Model, max_plate_nesting: int) -> Model:
     """The model with enumerated sites on dimensions to the left of all plates."""
     wrapped: Model = poutine.enum(model, first_available_dim=-1 - max_plate_nesting)
     return wrapped

@@ -1,6 +1,6 @@
 """What the group is: its elements, and their action on latent sites."""
 
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry.group import SymmetryGroup
 
-__all__ = ["Axis", "PermutationSymmetry"]
+__all__ = ["Axis", "SymmetryGroup"]

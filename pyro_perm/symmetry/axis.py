@@ -20,7 +20,8 @@ class Axis:
     the row-major view ``(outer, size, inner)``: a flattened channel-by-space axis has
     ``inner = H * W``, a fused query/key/value projection has ``outer = 3``.
 
-    >>> Axis(0, outer=3, inner=2).size(24)  # queries, keys and values of heads of dimension 2
+    >>> import pyro_perm as pp
+    >>> pp.Axis(0, outer=3, inner=2).size(24)  # queries, keys and values of heads of dimension 2
     4
 
     :param dim: dimension in the site's event shape; a negative one counts from the right, and may
@@ -184,6 +185,11 @@ class Axis:
         table = self._coordinates(shape[dim], units.device)
         full = value.new_zeros(*units.shape[:-2], *shape)
         return full.index_copy(self.dim, table, value)
+
+    def unit_coordinates(self, length: int) -> Tensor:
+        """The coordinates of each unit along an axis of this length, shape ``(size, entries)``."""
+        table = self._coordinates(length, torch.device("cpu"))
+        return table.view(self.outer, -1, self.inner).movedim(1, 0).flatten(1)
 
     def _units_first(self, value: Tensor, rank: int) -> Tensor:
         """A view with the units as first dimension behind the batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from pyro_perm.symmetry.axis import Axis
 
 Spec = Mapping[str, Mapping[str, tuple[Axis, ...]]]
-Actions = dict[str, list[tuple[str, Axis]]]
+SiteAxes = tuple[tuple[str, Axis], ...]
 
 
 @dataclass(frozen=True)
@@ -28,36 +28,40 @@ class SiteShape:
 
     shape: tuple[int, ...]
     event_dim: int
-    is_simplex: bool = field(default=False, compare=False)
+    is_simplex: bool = False
 
 
-def bound_actions(spec: Spec, shapes: Mapping[str, SiteShape]) -> tuple[dict[str, int], Actions]:
-    """The groups' sizes, and for each site the groups that permute it.
+def resolve_axes(
+    spec: Spec, shapes: Mapping[str, SiteShape]
+) -> tuple[dict[str, int], dict[str, SiteAxes]]:
+    """The groups' sizes, and where their units lie.
 
     :param spec: group -> site -> axes.
     :param shapes: shape of every site in the spec.
-    :returns: group -> number of units, and site -> pairs of a group and one of its axes, whose
-        dimension counts from the right.
+    :returns: group -> number of units, and group -> pairs of a site and an axis, whose dimension
+        counts from the right.
     :raises ValueError: if an axis does not exist, if the axes of a group have different numbers of
         units, or if two axes of a site do not commute.
     """
-    groups: dict[str, int] = {}
-    actions: Actions = {}
+    sizes: dict[str, int] = {}
+    axes: dict[str, SiteAxes] = {}
+    acting: dict[str, list[tuple[str, Axis]]] = {}
     for group, sites in spec.items():
-        for site, axes in sites.items():
-            for axis in axes:
+        for site, each in sites.items():
+            for axis in each:
                 resolved, size = _resolve(group, site, axis, shapes[site])
-                if groups.setdefault(group, size) != size:
+                if sizes.setdefault(group, size) != size:
                     first_site, first_axes = next(iter(sites.items()))
                     raise ValueError(
-                        f"group '{group}' has {groups[group]} units along axis "
+                        f"group '{group}' has {sizes[group]} units along axis "
                         f"{first_axes[0]} of site '{first_site}', but {size} along axis "
                         f"{axis} of site '{site}': all axes of a group need the same number"
                     )
-                actions.setdefault(site, []).append((group, resolved))
-    for site, acting in actions.items():
-        _require_commuting(site, acting, shapes[site])
-    return groups, actions
+                axes[group] = (*axes.get(group, ()), (site, resolved))
+                acting.setdefault(site, []).append((group, resolved))
+    for site, each_acting in acting.items():
+        _require_commuting(site, each_acting, shapes[site])
+    return sizes, axes
 
 
 def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
@@ -84,6 +88,15 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
         is_simplex = unwrapped(fn.support) is constraints.simplex
         shapes[site] = SiteShape(shape, fn.event_dim, is_simplex)
     return shapes
+
+
+def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
+    """One group's sites and axes, as its spec would be written."""
+    each = (
+        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
+        for site, axes in sites.items()
+    )
+    return "{" + ", ".join(each) + "}"
 
 
 def unwrapped(support: constraints.Constraint) -> constraints.Constraint:

@@ -9,10 +9,12 @@ from textwrap import wrap
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import Actions, SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.group import SymmetryGroup
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
 _WIDTH = 100
+_NAMED_AXES = 6
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -29,17 +31,15 @@ def spec_from_axes_to_perm(
     return spec
 
 
-def axes_to_perm(
-    shapes: Mapping[str, SiteShape], actions: Actions
-) -> dict[str, tuple[str | None, ...]]:
+def axes_to_perm(symmetry: SymmetryGroup) -> dict[str, tuple[str | None, ...]]:
     """Git-re-basin's dictionary: site -> group along each dimension, or None.
 
     :raises ValueError: for an axis that such a dictionary cannot express.
     """
     found: dict[str, tuple[str | None, ...]] = {}
-    for site, shape in shapes.items():
+    for site, shape in symmetry.shapes:
         groups: list[str | None] = [None] * len(shape.shape)
-        for group, axis in actions[site]:
+        for group, axis in symmetry.actions_on(site):
             if groups[axis.dim] is not None or axis != Axis(axis.dim):
                 raise ValueError(
                     f"group '{group}', site '{site}': axis {axis} is structured, signed or shared "
@@ -93,28 +93,59 @@ def summary(
     log_orders: Mapping[str, float],
     reasons: Mapping[str, str],
 ) -> str:
-    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters."""
+    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters.
+
+    An axis whose entries rescaling a unit by ``c`` multiplies by ``c^k`` is marked ``c^k``.
+    """
     rows = [("group", "size", "log n!", "axes")]
     for group, sites in spec.items():
         names = (
-            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]".replace(" ", _NO_BREAK)
+            _marked(site, axis).replace(" ", _NO_BREAK)
             for site, axes in sites.items()
             for axis in axes
         )
         rows.append((group, str(sizes[group]), f"{log_orders[group]:.1f}", ", ".join(names)))
-    if any(axis.sign for sites in spec.values() for axes in sites.values() for axis in axes):
-        rows[0] = ("group", "size", "log order", "axes (± flips sign)")
+    axes_of = {g: [axis for axes in sites.values() for axis in axes] for g, sites in spec.items()}
+    scaled = [group for group, axes in axes_of.items() if any(axis.scale for axis in axes)]
+    signed = any(axis.sign for axes in axes_of.values() for axis in axes)
+    if signed or scaled:
+        legend = ["± flips sign"] * signed + ["c^k rescales"] * bool(scaled)
+        nats = "log order" if signed else "log n!"
+        rows[0] = ("group", "size", nats, f"axes ({', '.join(legend)})")
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for group, size, nats, axes in rows:
         start = f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  "
         lines += _wrapped(axes, start, len(start) * " ")
-    lines.append(f"log |G| = {sum(log_orders.values()):.1f} nats")
+    total = f"log |G| = {sum(log_orders.values()):.1f} nats"
+    lines.append(total + (f", {sum(sizes[group] for group in scaled)} scales" if scaled else ""))
     if reasons:
         lines += ["", "not permuted:"]
-        for axis, reason in reasons.items():
-            lines += _wrapped(f"{axis} is fixed: {reason}", "  ", "    ")
+        for explanation in explanations(reasons):
+            lines += _wrapped(explanation, "  ", "    ")
     return "\n".join(lines)
+
+
+def explanations(reasons: Mapping[str, str]) -> list[str]:
+    """Why axes are not permuted, each reason once, with the first of its axes.
+
+    :param reasons: axis -> reason.
+    """
+    axes_of: dict[str, list[str]] = {}
+    for axis, reason in reasons.items():
+        axes_of.setdefault(reason, []).append(axis)
+    found = []
+    for reason, axes in axes_of.items():
+        more = len(axes) - _NAMED_AXES
+        named = ", ".join(axes[:_NAMED_AXES]) + (f" and {more} more" if more > 0 else "")
+        found.append(f"{named} {'is' if len(axes) == 1 else 'are'} fixed: {reason}")
+    return found
+
+
+def _marked(site: str, axis: Axis) -> str:
+    """An axis with what happens to its entries."""
+    power = {0: "", 1: "c "}.get(axis.scale, f"c^{axis.scale} ")
+    return f"{power}{'±' if axis.sign else ''}{site}[{replace(axis, sign=False, scale=0)}]"
 
 
 def _wrapped(text: str, start: str, indent: str) -> list[str]:
@@ -128,15 +159,6 @@ def _wrapped(text: str, start: str, indent: str) -> list[str]:
         break_on_hyphens=False,
     )
     return [line.replace(_NO_BREAK, " ") for line in lines]
-
-
-def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
-    """One group's sites and axes, as its spec would be written."""
-    each = (
-        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
-        for site, axes in sites.items()
-    )
-    return "{" + ", ".join(each) + "}"
 
 
 def _axis_to_json(axis: Axis) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import combinations
 
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry.group import SymmetryGroup
 
 
 @lru_cache
 def separable_sites(
-    symmetry: PermutationSymmetry, group: str, fixed: frozenset[str] = frozenset()
+    symmetry: SymmetryGroup, group: str, fixed: frozenset[str] = frozenset()
 ) -> tuple[str, ...]:
     """Sites whose density splits into unit pairs of this group.
 
@@ -28,7 +28,7 @@ def separable_sites(
 
 
 @lru_cache
-def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
+def coupled_sites(symmetry: SymmetryGroup) -> tuple[str, ...]:
     """Sites whose density splits into unit pairs of no single group."""
     return tuple(
         site
@@ -40,7 +40,7 @@ def coupled_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
 
 
 @lru_cache
-def elementwise_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
+def elementwise_sites(symmetry: SymmetryGroup) -> tuple[str, ...]:
     """Sites whose density under a given element is not a sum over matrices of unit pairs.
 
     These are the coupled sites, and all sites of groups that flip signs: unit pairs sum over them.
@@ -50,7 +50,7 @@ def elementwise_sites(symmetry: PermutationSymmetry) -> tuple[str, ...]:
 
 
 @lru_cache
-def uncoupled_groups(symmetry: PermutationSymmetry, candidates: tuple[str, ...]) -> tuple[str, ...]:
+def uncoupled_groups(symmetry: SymmetryGroup, candidates: tuple[str, ...]) -> tuple[str, ...]:
     """The largest of some groups whose sites all split into unit pairs, given all other groups."""
     chosen: list[str] = []
     for group in sorted(candidates, key=lambda name: -symmetry.groups[name]):
@@ -60,7 +60,7 @@ def uncoupled_groups(symmetry: PermutationSymmetry, candidates: tuple[str, ...])
     return tuple(chosen)
 
 
-def _is_separable(symmetry: PermutationSymmetry, site: str, group: str, free: set[str]) -> bool:
+def _is_separable(symmetry: SymmetryGroup, site: str, group: str, free: set[str]) -> bool:
     if symmetry.is_simplex(site):
         return False
     length = symmetry.site_shape(site)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.group import SymmetryGroup
 
 
 class Part(NamedTuple):
@@ -47,7 +48,7 @@ class UnitLayout:
 
     @classmethod
     @lru_cache
-    def of(cls, symmetry: PermutationSymmetry, group: str, sites: tuple[str, ...]) -> UnitLayout:
+    def of(cls, symmetry: SymmetryGroup, group: str, sites: tuple[str, ...]) -> UnitLayout:
         """The layout of a group's units in some of its sites."""
         parts = tuple(
             _part(position, axis, symmetry.site_shape(site))

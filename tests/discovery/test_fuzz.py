@@ -1,7 +1,7 @@
 """Soundness on random programs: whatever is found must leave the log joint invariant.
 
 ``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred. ``python
-tests/symmetry/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
+tests/discovery/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pyro import poutine
 from pyro_perm.discovery import find_symmetry, register_axis_rule
 from pyro_perm.discovery.permutations.rules import table
 from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_groups
+
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
 
 NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
 BATCH = 30
@@ -38,7 +40,16 @@ def check_programs(seeds: range) -> list[GroupCheck]:
     return checks
 
 
-@pytest.mark.parametrize("start", range(0, NUM_PROGRAMS, BATCH))
+@pytest.mark.parametrize(
+    "start",
+    [
+        0,
+        *(
+            pytest.param(start, marks=pytest.mark.slow)
+            for start in range(BATCH, NUM_PROGRAMS, BATCH)
+        ),
+    ],
+)
 def test_random_programs_are_invariant(start: int) -> None:
     checks = check_programs(range(start, start + BATCH))
     assert all(check.passed for check in checks)
@@ -52,6 +63,7 @@ def effective_controls(checks: list[GroupCheck]) -> tuple[int, int]:
     return sum(check.is_effective for check in with_control), len(with_control)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
 def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_fifty_steps_without_a_spec(name: str) -> None:
     model, *args = next(example for example in EXAMPLES if example.name == name).build()

@@ -1,10 +1,15 @@
 """The training default: its value, its gradient, and the pairs of units that it leaves out."""
 
+import copy
 import math
+import pickle
 
+import pyro
 import pytest
 import torch
-from problems import two_hidden_layers
+from densities import traced_log_ratio
+from problems import one_hidden_layer, two_hidden_layers
+from pyro import poutine
 
 import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity
@@ -21,7 +26,7 @@ def layer(n, entries, spread, scale=1.0, dtype=torch.float64, num=(), seed=0):
     noise = torch.randn(*num, n, entries, generator=generator, dtype=torch.float64)
     tensors = (locs + scales * noise, locs, scales)
     values, locs, scales = ({"w": tensor.to(dtype).requires_grad_()} for tensor in tensors)
-    return FactorizedDensity(symmetry, values, locs, scales, torch.Size(num))
+    return FactorizedDensity(symmetry.group, values, locs, scales, torch.Size(num))
 
 
 def gradients(estimator, density):
@@ -93,7 +98,7 @@ def test_identical_units_give_no_information(n):
     symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (n, 2)})
     locs, scales = {"w": torch.zeros(n, 2)}, {"w": torch.ones(n, 2)}
     values = {"w": torch.randn(n, 2)}
-    density = FactorizedDensity(symmetry, values, locs, scales, torch.Size())
+    density = FactorizedDensity(symmetry.group, values, locs, scales, torch.Size())
     information = -pp.Bethe().log_ratio(density).item()
     slack = 0.0 if n < 10 else 0.5 * math.log(2 * math.pi * n / math.e) + 0.2
     assert -1e-9 <= information <= slack + 1e-9
@@ -107,6 +112,7 @@ def test_value_does_not_depend_on_the_unit_of_measurement(scale, dtype):
     torch.testing.assert_close(scaled, reference, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_five_thousand_units_apart_are_fully_informative():
     density = layer(5000, 30, 50.0, dtype=torch.float32)
     information = -pp.Bethe().log_ratio(density).item()
@@ -164,12 +170,76 @@ def test_screen_does_not_mistake_another_layer_for_its_own():
     assert together.shape == (1, 400)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entries", [30, 40, 60])
+def test_one_estimator_serves_layers_of_several_shapes_and_precisions(entries, dtype):
+    """Two guides may share an estimator, and every network's first group is ``P0``."""
+    estimator = pp.Bethe()
+    estimator.log_ratio(layer(300, 40, 0.5))
+    other = layer(300, entries, 0.5, dtype=dtype)
+    torch.testing.assert_close(estimator.log_ratio(other), pp.Bethe().log_ratio(other))
+
+
+@pytest.fixture
+def refreshed(monkeypatch):
+    """The screens that compared all pairs of units anew, one entry each time."""
+    screens, refresh = [], Screen._refresh
+
+    def note(screen, *args):
+        screens.append(screen)
+        refresh(screen, *args)
+
+    monkeypatch.setattr(Screen, "_refresh", note)
+    return screens
+
+
+def wide_guide(estimator=None):
+    pyro.settings.set(module_local_params=True)  # Each guide has units of its own.
+    problem = one_hidden_layer(600)
+    guide = problem.guide(estimator, init_scale=1e-3)
+    guide(*problem.args)
+    return guide, lambda each: poutine.trace(each).get_trace(*problem.args)
+
+
+def test_guides_that_share_an_estimator_remember_their_own_units(refreshed):
+    estimator = pp.Bethe()
+    guides = [wide_guide(estimator) for _ in range(2)]
+    for _ in range(3):
+        for guide, density in guides:
+            density(guide)
+            assert guide.estimator == estimator
+    assert len(refreshed) == len(set(map(id, refreshed))) == 2
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda guide: pickle.loads(pickle.dumps(guide))])
+def test_copied_and_pickled_guides_remember_their_units(refreshed, clone):
+    guide, density = wide_guide()
+    expected = traced_log_ratio(density(guide))
+    copied = clone(guide)
+    pyro.clear_param_store()
+    found = traced_log_ratio(density(copied))
+    assert len(refreshed) == 1
+    torch.testing.assert_close(found, expected)
+
+
+def test_losses_that_share_an_estimator_remember_their_own_units(refreshed):
+    estimator, problem = pp.Bethe(), one_hidden_layer(600)
+    base = problem.base(init_scale=1e-3)
+    losses = [
+        pp.TraceSymmetrized_ELBO(symmetry=problem.symmetry(), estimator=estimator) for _ in range(2)
+    ]
+    for _ in range(3):
+        for loss in losses:
+            loss.loss(problem.model, base, *problem.args)
+    assert len(refreshed) == len(set(map(id, refreshed))) == 2
+
+
 def test_chain_rule_gives_every_shared_site_to_one_group():
     symmetry = two_hidden_layers(3, 4).symmetry()
     symmetry.verify(two_hidden_layers(3, 4).model, *two_hidden_layers(3, 4).args)
-    attached = [site for term in lower_terms(symmetry) for site in term.sites]
+    attached = [site for term in lower_terms(symmetry.group) for site in term.sites]
     assert sorted(attached) == ["b1", "b2", "w1", "w2", "w3"]
-    assert [set(term.sites) for term in upper_terms(symmetry)] == [
+    assert [set(term.sites) for term in upper_terms(symmetry.group)] == [
         {"w1", "b1", "w2"},
         {"w2", "b2", "w3"},
     ]

@@ -21,39 +21,6 @@ def all_permutations(size):
     return torch.tensor(list(itertools.permutations(range(size))))
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0, 1000.0])
-def test_rescaled_proposal_is_normalized_over_all_permutations(spread):
-    pairs = spread * torch.randn(3, 5, 5)
-    everything = all_permutations(5).unsqueeze(1).expand(-1, 3, -1)
-    _, log_prob = sample_rescaled(pairs, 0, everything)
-    torch.testing.assert_close(log_prob.logsumexp(0), torch.zeros(3), rtol=0, atol=1e-9)
-
-
-def test_rescaled_proposal_draws_what_it_says():
-    pairs = torch.randn(4, 4)
-    everything = all_permutations(4)
-    _, log_prob = sample_rescaled(pairs, 0, everything)
-    drawn, of_drawn = sample_rescaled(pairs, 20000)
-    index = (drawn.unsqueeze(1) == everything).all(-1).double().argmax(-1)
-    torch.testing.assert_close(of_drawn, log_prob[index])
-    frequency = index.bincount(minlength=24) / 20000
-    torch.testing.assert_close(frequency, log_prob.exp(), rtol=0, atol=0.016)
-
-
-def test_rescaled_proposal_is_exact_where_that_is_possible():
-    two_units = torch.randn(6, 2, 2)
-    _, log_prob = sample_rescaled(two_units, 0, all_permutations(2).unsqueeze(1).expand(-1, 6, -1))
-    scores = torch.stack(
-        [two_units.diagonal(dim1=-2, dim2=-1), two_units.flip(-1).diagonal(dim1=-2, dim2=-1)]
-    )
-    exact = scores.sum(-1) - log_permanent(two_units)
-    torch.testing.assert_close(log_prob, exact, rtol=0, atol=0.01)
-    uniform = sample_rescaled(torch.zeros(7, 7), 3)[1]
-    torch.testing.assert_close(uniform, torch.full((3,), -math.lgamma(8)))
-    alone, log_prob = sample_rescaled(torch.randn(1, 1), 2)
-    assert alone.tolist() == [[0], [0]] and log_prob.abs().max() < 1e-12
-
-
 @pytest.mark.parametrize(
     "problem", [one_hidden_layer(5), two_hidden_layers(4, 5), recurrent(5)], ids=str
 )
@@ -76,17 +43,6 @@ def test_proposals_follow_a_relabelling_of_w(problem):
         expected, found = proposal.draw(0, gh)[1], of_relabelled.draw(0, g)[1]
         assert expected.std(0).min() > 0.01, number
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_bounds_lie_on_their_side_of_exact_and_close_to_it(problem):
-    _, _, density = draw(problem, num_particles=200)
-    exact = -pp.Exact().log_ratio(density)
-    bounds = pp.ImportanceSampled(16).bounds(density)
-    below, error_below = mean_and_error(bounds.lower - exact)
-    above, error_above = mean_and_error(bounds.upper - exact)
-    assert -0.1 <= below <= 4 * error_below + 1e-9
-    assert -4 * error_above - 1e-9 <= above <= 0.1
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -155,18 +111,9 @@ def test_gradient_is_that_of_the_weights(estimator, monkeypatch):
     assert torch.autograd.gradcheck(log_ratio, inputs)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_chain_rule_is_certified_on_either_side(problem):
-    _, _, density = draw(problem, num_particles=200)
-    exact = -pp.Exact().log_ratio(density)
-    bounds = pp.SampledChainRule(16).bounds(density)
-    gap, error = mean_and_error(exact - bounds.lower)
-    assert gap >= -4 * error - 1e-9
-    if problem.name == "recurrent":
-        assert bounds.upper is None
-        return
-    gap, error = mean_and_error(bounds.upper - exact)
-    assert gap >= -4 * error - 1e-9
+def test_the_chain_rule_has_no_upper_bound_where_a_group_is_on_two_axes_of_one_site():
+    _, _, density = draw(recurrent(), num_particles=3)
+    assert pp.SampledChainRule(16).bounds(density).upper is None
 
 
 def test_chain_rule_certifies_the_sum_of_its_permanents():

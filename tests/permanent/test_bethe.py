@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from pyro_perm.permanent import _propagation as propagation
 from pyro_perm.permanent import (
-    bethe,
+    bethe_permanent,
     log_bethe_permanent,
     log_permanent,
     permutation_marginals,
@@ -17,7 +17,7 @@ from pyro_perm.permanent import (
 )
 
 INF = math.inf
-properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=40)
 
 
 def gaussian(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
@@ -42,7 +42,7 @@ def free_energy(log_matrix: Tensor, marginals: Tensor) -> Tensor:
 @properties
 @given(log_matrices(8, scales=(0.3, 1.0, 5.0, 100.0, 1e4)))
 def test_bounds_of_gurvits_and_anari_rezaei(log_matrix):
-    result = bethe(log_matrix, max_iterations=5000)
+    result = bethe_permanent(log_matrix, max_iterations=5000)
     assert result.converged
     gap = (log_permanent(log_matrix) - result.log_permanent).item()
     assert -1e-5 <= gap <= log_matrix.shape[-1] / 2 * math.log(2) + 1e-5
@@ -51,7 +51,7 @@ def test_bounds_of_gurvits_and_anari_rezaei(log_matrix):
 @properties
 @given(log_matrices(8, scales=(0.3, 1.0, 3.0)))
 def test_maximizes_the_bethe_free_energy(log_matrix):
-    result = bethe(log_matrix, max_iterations=5000, tolerance=1e-9)
+    result = bethe_permanent(log_matrix, max_iterations=5000, tolerance=1e-9)
     balanced = sinkhorn(result.marginals.log(), max_iterations=5000, tolerance=1e-12)
     optimum = free_energy(log_matrix, balanced.log_scaled.exp())
     assert_close(result.log_permanent, optimum, atol=1e-6, rtol=0)
@@ -63,7 +63,7 @@ def test_maximizes_the_bethe_free_energy(log_matrix):
 def test_equal_weights_have_a_closed_form(size):
     log_matrix = torch.full((size, size), 3.0, dtype=torch.double)
     uniform = torch.full_like(log_matrix, 1 / size)
-    result = bethe(log_matrix)
+    result = bethe_permanent(log_matrix)
     assert result.converged
     assert_close(result.marginals, uniform)
     assert_close(result.log_permanent, free_energy(log_matrix, uniform))
@@ -71,7 +71,7 @@ def test_equal_weights_have_a_closed_form(size):
 
 @pytest.mark.parametrize("entry", [-1e4, 0.0, 2.5, 1e4])
 def test_single_unit_is_exact(entry):
-    result = bethe(torch.tensor([[entry]]))
+    result = bethe_permanent(torch.tensor([[entry]]))
     assert result.converged
     assert result.log_permanent.item() == pytest.approx(entry, abs=1e-12)
     assert result.marginals.item() == pytest.approx(1.0)
@@ -89,9 +89,10 @@ def test_two_units_take_the_better_permutation(log_matrix):
 @given(log_matrices(10, scales=(1.0, 5.0)))
 def test_symmetries(log_matrix):
     size = log_matrix.shape[-1]
-    result, order = bethe(log_matrix, max_iterations=5000, tolerance=1e-8), torch.randperm(size)
+    order, options = torch.randperm(size), {"max_iterations": 5000, "tolerance": 1e-8}
+    result = bethe_permanent(log_matrix, **options)
     rows, columns = gaussian(size, scale=500.0, seed=1), gaussian(size, scale=500.0, seed=2)
-    scaled = bethe(log_matrix + rows[:, None] + columns, max_iterations=5000, tolerance=1e-8)
+    scaled = bethe_permanent(log_matrix + rows[:, None] + columns, **options)
 
     def value(matrix: Tensor) -> Tensor:
         return log_bethe_permanent(matrix, max_iterations=5000, tolerance=1e-8)
@@ -122,9 +123,8 @@ def test_gradient_is_the_derivative(scale):
 def test_second_derivatives_are_refused_rather_than_wrong():
     log_matrix = gaussian(3, 3).requires_grad_()
     value = log_bethe_permanent(log_matrix)
-    (gradient,) = torch.autograd.grad(value, log_matrix, create_graph=True)
-    with pytest.raises(RuntimeError):
-        torch.autograd.grad(gradient.square().sum(), log_matrix)
+    with pytest.raises(RuntimeError, match="the Bethe permanent has no second derivatives"):
+        torch.autograd.grad(value, log_matrix, create_graph=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -133,7 +133,7 @@ def test_second_derivatives_are_refused_rather_than_wrong():
 def test_near_permutation(size, off_diagonal, dtype):
     log_matrix = torch.full((size, size), off_diagonal, dtype=dtype).fill_diagonal_(0.25)
     log_matrix.requires_grad_()
-    result = bethe(log_matrix)
+    result = bethe_permanent(log_matrix)
     result.log_permanent.backward()
     assert result.converged
     assert result.log_permanent.item() == pytest.approx(size / 4, abs=1e-10)
@@ -142,7 +142,7 @@ def test_near_permutation(size, off_diagonal, dtype):
 
 def test_identical_rows_share_their_columns():
     rows = torch.tensor([[0.0, -1e3, -2.0], [0.0, -1e3, -2.0], [-5.0, -1e3, 1.0]])
-    result = bethe(rows, max_iterations=2000)
+    result = bethe_permanent(rows, max_iterations=2000)
     assert result.converged
     assert_close(result.marginals[0], result.marginals[1])
     gap = log_permanent(rows) - result.log_permanent
@@ -152,7 +152,7 @@ def test_identical_rows_share_their_columns():
 def test_alternating_messages_come_to_rest():
     # Both 2-by-2 permutations of rows 0, 1 and columns 0, 1 tie, out of balance.
     tie = torch.tensor([[0.0, 1.0, -9.0], [0.0, 1.0, 2.0], [1.0, 0.0, 9.0]], dtype=torch.double)
-    result = bethe(1000 * tie)
+    result = bethe_permanent(1000 * tie)
     assert result.converged
     assert result.log_permanent.item() == pytest.approx(10000.0)
     assert_close(result.marginals.sum(-2), torch.ones(3, dtype=torch.double))
@@ -163,7 +163,7 @@ def test_wide_ranges_give_the_best_assignment(scale):
     optimize = pytest.importorskip("scipy.optimize")
     log_matrix = gaussian(50, 50, scale=scale)
     rows, columns = optimize.linear_sum_assignment(log_matrix.numpy(), maximize=True)
-    result = bethe(log_matrix)
+    result = bethe_permanent(log_matrix)
     assert result.converged
     assert_close(result.log_permanent, log_matrix[rows, columns].sum(), atol=1e-4, rtol=0)
     assert (result.marginals.argmax(-1) == torch.as_tensor(columns)).all()
@@ -175,7 +175,7 @@ def test_sparse_matrices_agree_with_vanishing_weights():
         12, dtype=torch.bool
     )
     sparse, faint = (log_matrix.masked_fill(absent, value) for value in (-INF, -1e5))
-    result = bethe(sparse)
+    result = bethe_permanent(sparse)
     assert result.converged
     assert (result.marginals[absent] == 0).all()
     assert_close(result.log_permanent, log_bethe_permanent(faint))
@@ -204,27 +204,27 @@ def test_both_domains_agree():
 
 def test_batch_mixes_domains():
     batch = torch.stack([gaussian(8, 8), gaussian(8, 8, scale=1e4), torch.zeros(8, 8).double()])
-    result = bethe(batch.view(3, 1, 8, 8))
+    result = bethe_permanent(batch.view(3, 1, 8, 8))
     assert result.log_permanent.shape == result.converged.shape == (3, 1)
     for matrix, value in zip(batch, result.log_permanent[:, 0], strict=True):
         assert_close(value, log_bethe_permanent(matrix), atol=1e-6, rtol=0)
 
 
 def test_a_thousand_units():
-    result = bethe(unit_densities(1000, 10, 0.5))
+    result = bethe_permanent(unit_densities(1000, 10, 0.5))
     assert result.converged
     assert_close(result.marginals.sum(-2), torch.ones(1000, dtype=torch.double), atol=1e-4, rtol=0)
 
 
 def test_unconverged_runs_say_so():
     log_matrix = unit_densities(50, 3, 1.0)
-    early, late = bethe(log_matrix, max_iterations=2), bethe(log_matrix)
+    early, late = bethe_permanent(log_matrix, max_iterations=2), bethe_permanent(log_matrix)
     assert not early.converged and early.num_iterations == 2
     assert late.converged and late.residual <= 1e-6 < early.residual
 
 
 def test_not_a_number_is_not_hidden():
-    result = bethe(torch.tensor([[math.nan, 0.0], [0.0, 0.0]]))
+    result = bethe_permanent(torch.tensor([[math.nan, 0.0], [0.0, 0.0]]))
     assert result.log_permanent.isnan() and not result.converged
 
 
@@ -242,7 +242,7 @@ def test_traced_function_generalizes(scale):
     log_matrix = gaussian(4, 7, 7, scale=scale, seed=3).requires_grad_()
     value = traced(log_matrix)
     value.backward()
-    result = bethe(log_matrix)
+    result = bethe_permanent(log_matrix)
     assert_close(value, result.log_permanent.sum())
     assert_close(log_matrix.grad, result.marginals)
 
@@ -257,4 +257,4 @@ def test_traced_function_generalizes(scale):
 )
 def test_wrong_arguments(log_matrix, max_iterations, message):
     with pytest.raises(ValueError, match=message):
-        bethe(log_matrix, max_iterations=max_iterations)
+        bethe_permanent(log_matrix, max_iterations=max_iterations)

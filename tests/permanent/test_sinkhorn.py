@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, sinkhorn
 
-properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=40)
 
 
 @properties

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pyro import poutine
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.symmetry import Axis
 from pyro_perm.symmetry.binding import SiteShape
 
-laws = settings(derandomize=True, deadline=None, max_examples=40)
+laws = settings(max_examples=40)
 BATCHES = [((), (4,)), ((4,), ()), ((4,), (4,)), ((2, 1), (3,)), ((3,), (2, 3))]
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -197,7 +198,9 @@ def test_messages_of_the_action(symmetry: PermutationSymmetry) -> None:
 
 def test_another_shape_is_refused() -> None:
     symmetry = PermutationSymmetry({"g": {"w": -1, "b": -1}}, shapes={"w": [5, 4], "b": [4]})
-    with pytest.raises(ValueError, match=r"site 'w' has shape \(3, 4\), but .* \(5, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"site 'w' has shape \(3, 4\), but .* \(5, 4\): leave out"
+    ):
         symmetry.bind(poutine.trace(model).get_trace(torch.randn(3, 3)))
 
 
@@ -229,7 +232,7 @@ def test_json_round_trip(symmetry: PermutationSymmetry) -> None:
     assert not unbound.is_bound and unbound.reasons == {"a": "b"}
     simplex = {"weights": SiteShape((3,), 1, is_simplex=True)}
     labels = PermutationSymmetry({"labels": {"weights": 0}})
-    labels._bind(simplex)
+    labels._settle(simplex)
     assert PermutationSymmetry.from_json(labels.to_json()).is_simplex("weights")
     with pytest.raises(ValueError, match="write one with to_json"):
         PermutationSymmetry.from_json("{}")
@@ -259,6 +262,19 @@ def test_summary_lists_groups_and_reasons() -> None:
         "not permuted:",
         "  w1[-1] is fixed: tied to dim 1 of argument 0",
     ]
+
+
+def test_summary_says_a_reason_once() -> None:
+    reasons = {f"w{i}[-1]": "tied to dim 1 of the random mask" for i in range(8)}
+    summary = PermutationSymmetry(
+        {}, shapes={}, reasons=reasons | {"b[-1]": "of its own"}
+    ).summary()
+    masked, alone = " ".join(summary.split()).split("not permuted: ")[1].split(" mask ")
+    assert masked == (
+        "w0[-1], w1[-1], w2[-1], w3[-1], w4[-1], w5[-1] and 2 more are fixed: tied to dim 1 of "
+        "the random"
+    )
+    assert alone == "b[-1] is fixed: of its own"
 
 
 def test_summary_wraps_long_lines() -> None:

@@ -8,18 +8,17 @@ changes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, atoms_of, denotation, resolve
 from pyro_perm.discovery.permutations.classes import classes_by_swapping
 from pyro_perm.discovery.permutations.rules import rule_for
-from pyro_perm.discovery.recording.graph import Call, Graph, Node
+from pyro_perm.discovery.recording.graph import Graph
 from pyro_perm.discovery.recording.log_joint import LogJoint
 from pyro_perm.program.double_precision import DoublePrecision
+from pyro_perm.program.program import Factor, Latent
 
 _NUM_POINTS = 2
 _TOLERANCE = 1e-9
@@ -31,11 +30,13 @@ class OpaquePrior:
     """A prior to be tested numerically.
 
     Attributes:
-        site: the node of the site in a trace of the model, in double precision.
+        factor: the prior, in double precision.
+        latent: its site.
         axes: one axis for each dimension of the value.
     """
 
-    site: Any
+    factor: Factor
+    latent: Latent
     axes: tuple[AxisExpr, ...]
 
     def classes(self, atom: Atom) -> Tensor | None:
@@ -48,16 +49,15 @@ class OpaquePrior:
             return None
         if atom.size > _MAX_UNITS:
             return torch.arange(atom.size)
-        transform = biject_to(self.site["fn"].support)
+        points = [self.latent.draw(torch.float64) for _ in range(_NUM_POINTS)]
         with DoublePrecision() as precision:
-            shape = transform.inverse_shape(torch.Size((_NUM_POINTS, *self.site["value"].shape)))
-            values = precision.double(transform(torch.randn(shape, dtype=torch.float64)))
+            values = precision.double(torch.stack(points))
             before = self._log_prob(values)
 
             def is_invariant(swap: Tensor) -> bool:
                 moved = values
                 for dim, axis in enumerate(self.axes):
-                    index = denotation(axis, {atom: swap})
+                    index = denotation(axis, {atom: swap}).to(values.device)
                     moved = moved.index_select(dim - len(self.axes), index)
                 change = (self._log_prob(moved) - before).abs()
                 return bool((change <= _TOLERANCE * (1 + before.abs())).all())
@@ -65,8 +65,7 @@ class OpaquePrior:
             return classes_by_swapping(atom, is_invariant)
 
     def _log_prob(self, values: Tensor) -> Tensor:
-        log_prob: Tensor = self.site["fn"].log_prob(values)
-        return log_prob.reshape(_NUM_POINTS, -1).sum(-1)
+        return self.factor.log_density(values).reshape(_NUM_POINTS, -1).sum(-1)
 
 
 def opaque_priors(joint: LogJoint) -> list[str]:
@@ -74,14 +73,13 @@ def opaque_priors(joint: LogJoint) -> list[str]:
     return [
         site
         for site, latent in joint.latents.items()
-        if latent.excluded is None
-        and _is_opaque(
-            Graph(joint.prior_calls[site]).live_calls([joint.factors[site]]), latent.node
-        )
+        if latent.excluded is None and site in joint.factors and _is_opaque(joint, site)
     ]
 
 
-def _is_opaque(calls: list[Call], latent: Node) -> bool:
+def _is_opaque(joint: LogJoint, site: str) -> bool:
+    latent, factor = joint.latents[site].node, joint.factors[site]
+    calls = Graph(joint.own_calls[site]).live_calls([factor])
     made = {id(node) for call in calls for node in call.outputs}
     inputs = [node for call in calls for node in call.inputs if id(node) not in made]
     is_own = all(node is latent or node.content is not None for node in inputs)

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, Product, resolve, size_of
+from pyro_perm.discovery.permutations.algebra import (
+    Atom,
+    AxisExpr,
+    Product,
+    atoms_of,
+    resolve,
+    size_of,
+)
 from pyro_perm.symmetry.axis import Axis
+
+AxesOfSites = Mapping[str, Sequence[AxisExpr]]
+
+
+def free_atoms(axes: AxesOfSites) -> list[Atom]:
+    """The atoms along some sites' axes that are not frozen, in order."""
+    atoms = (
+        atom
+        for each in axes.values()
+        for axis in each
+        for atom in atoms_of(resolve(axis))
+        if atom.frozen is None
+    )
+    return list(dict.fromkeys(atoms))
+
+
+def sites_along(axes: AxesOfSites, atom: Atom, members: Tensor) -> dict[str, tuple[Axis, ...]]:
+    """Every site with some of an atom's units, and the axes that they lie along.
+
+    :param members: the units, shape ``(n,)``.
+    """
+    along = {
+        name: tuple(
+            structured
+            for dim, axis in enumerate(each)
+            for structured in axes_along(axis, atom, members, dim - len(each))
+        )
+        for name, each in axes.items()
+    }
+    return {name: each for name, each in along.items() if each}
 
 
 def axes_along(axis: AxisExpr, atom: Atom, members: Tensor, dim: int) -> list[Axis]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_perm.first_call import as_symmetry
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
@@ -29,7 +30,7 @@ from pyro_perm.posterior.export.draws import (
 )
 from pyro_perm.program.full_data import Site, run
 from pyro_perm.program.vectorized import DrawMapper, Groups
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
 Arrays = dict[str, NDArray[Any]]
@@ -52,26 +53,31 @@ def to_arviz(
 ) -> Any:
     """Draw from a trained guide, or take the draws of MCMC, into ArviZ's format.
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal
+    >>> import pyro_perm as pp
     >>> def model(y):
     ...     mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(y)):
     ...         pyro.sample("y", pyro.distributions.Normal(mu, 1.0), obs=y)
-    >>> data = to_arviz(model, AutoNormal(model), torch.zeros(5), num_samples=20, progress=False)
+    >>> y = torch.zeros(5)
+    >>> data = pp.to_arviz(model, AutoNormal(model), y, num_samples=20, progress=False)
     >>> data["log_likelihood"]["y"].shape
     (1, 20, 5)
 
-    What to do with it::
+    The draws are independent, so there is no R-hat:
 
-        az.loo(data)
-        az.summary(data, kind="stats")  # the draws are independent: no R-hat
-        data.to_netcdf("posterior.nc")
+    >>> import arviz as az
+    >>> list(az.summary(data, kind="stats").index)
+    ['mu']
 
-    The draws of MCMC come with their chains kept apart::
+    The draws of MCMC come with their chains kept apart:
 
-        mcmc.run(x, y)
-        data = to_arviz(model, mcmc, x, y)
+    >>> from pyro.infer import MCMC, NUTS
+    >>> mcmc = MCMC(NUTS(model), num_samples=4, warmup_steps=4, disable_progbar=True)
+    >>> mcmc.run(y)
+    >>> pp.to_arviz(model, mcmc, y, progress=False)["posterior"]["mu"].dims
+    ('chain', 'draw')
 
     The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
     ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,
@@ -125,13 +131,13 @@ def to_arviz(
         draws = evaluate(call, sites, drawn, map_draws)
         if num_prior_samples:
             draws |= prior(call, sites, num_prior_samples, map_draws)
-        symmetry = _symmetry(call, guide, symmetry)
-    groups = {group: _to_numpy(values) for group, values in draws.items()}
+        group = _symmetry(call, guide, symmetry)
+    groups = {name: _to_numpy(values) for name, values in draws.items()}
     observed = {name: site.value for name, site in sites.items() if site.is_observation}
     groups["observed_data"] = _to_numpy(observed)
     groups["constant_data"] = _constants(call, groups["observed_data"])
     shown = {n: site for n, site in sites.items() if site.is_latent or site.is_observation}
-    site_dims, site_coords = default_dims(shown, symmetry)
+    site_dims, site_coords = default_dims(shown, group)
     named = {**site_dims, **(dims or {})}
     named = {**constant_dims(groups["constant_data"], groups["observed_data"], named), **named}
     used = {name for names in named.values() for name in names}
@@ -140,7 +146,7 @@ def to_arviz(
         dims=named,
         coords={name: c for name, c in site_coords.items() if name in used} | dict(coords or {}),
         attributes={
-            "/": {**versions(), "seed": seed, **source(guide), **bounds(symmetry, elbo)},
+            "/": {**versions(), "seed": seed, **source(guide), **bounds(group, elbo)},
             "sample_stats": statistics(guide),
         },
     )
@@ -168,16 +174,16 @@ def _posterior(
 
 def _symmetry(
     call: Call, guide: Program | MCMC, symmetry: PermutationSymmetry | None
-) -> PermutationSymmetry | None:
-    """The symmetry that the guide or the caller brings, its groups' sizes known."""
+) -> SymmetryGroup | None:
+    """The group that the guide or the caller brings."""
     if not isinstance(guide, AutoSymmetrized):
         if symmetry is not None:
             symmetry.verify(call.model, *call.args, **call.kwargs)
-        return symmetry
+        return None if symmetry is None else symmetry.group
     assert guide.symmetry is not None
-    if symmetry is not None and symmetry.spec != guide.symmetry.spec:
+    if symmetry is not None and symmetry != guide.symmetry:
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
-    return guide.symmetry
+    return guide.symmetry.group
 
 
 def _constants(call: Call, observed: Arrays) -> Arrays:

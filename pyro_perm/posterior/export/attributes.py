@@ -14,7 +14,7 @@ from pyro.infer import MCMC
 from pyro_perm._version import __version__
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 
 Attributes = dict[str, Any]
 
@@ -45,7 +45,7 @@ def statistics(guide: Callable[..., Any] | MCMC) -> Attributes:
     return {"acceptance_rate": list(rates.values())} if rates else {}
 
 
-def bounds(symmetry: PermutationSymmetry | None, elbo: SymmetrizedELBO | None) -> Attributes:
+def bounds(symmetry: SymmetryGroup | None, elbo: SymmetrizedELBO | None) -> Attributes:
     """``log_order``, and the interval, such as ``elbo_lower`` and ``mutual_information_lower``."""
     known: Attributes = {} if symmetry is None else {"log_order": symmetry.log_order}
     if elbo is None:

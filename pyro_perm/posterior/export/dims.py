@@ -9,16 +9,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyro_perm.program.full_data import Site
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry import Axis, SymmetryGroup
 
 Dims = dict[str, list[str | None]]
 Coords = dict[str, list[str]]
 Acting = list[tuple[str, Axis]]
 
 
-def default_dims(
-    sites: Mapping[str, Site], symmetry: PermutationSymmetry | None
-) -> tuple[Dims, Coords]:
+def default_dims(sites: Mapping[str, Site], symmetry: SymmetryGroup | None) -> tuple[Dims, Coords]:
     """Dimensions of the sites' values, and coordinates along them.
 
     An axis with one entry for each of a group's units is called ``{group}_unit`` in all sites; a
@@ -68,7 +66,7 @@ def constant_dims(
     return named
 
 
-def _permuted_dims(symmetry: PermutationSymmetry | None, site: str) -> dict[int, Acting]:
+def _permuted_dims(symmetry: SymmetryGroup | None, site: str) -> dict[int, Acting]:
     """Dimension of a site, counted from the right -> the groups that permute it."""
     dims: dict[int, Acting] = {}
     for group, axis in symmetry.actions_on(site) if symmetry else []:

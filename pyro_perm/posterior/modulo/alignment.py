@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.canonical_order import canonical_order
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
-from pyro_perm.symmetry import PermutationSymmetry
+from pyro_perm.symmetry import SymmetryGroup
 
 Values = Mapping[str, Tensor]
 
@@ -45,10 +46,16 @@ def align(
 
     The squared distance to the reference is minimized over the group: exactly where groups share no
     sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
-    The result does not depend on how the units of any draw were permuted. Usage::
+    The result does not depend on how the units of any draw were permuted. Usage:
 
-        draws = align(mcmc.get_samples(group_by_chain=True), symmetry).samples
-        locs = align(guide.median(), symmetry, other_guide.median()).samples
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> reference = {"w": torch.tensor([1.0, 2.0, 3.0])}
+    >>> draws = {"w": torch.tensor([[2.1, 3.1, 0.9], [0.8, 1.7, 3.2]])}
+    >>> pp.align(draws, symmetry, reference).samples["w"]
+    tensor([[0.9000, 2.1000, 3.1000],
+            [0.8000, 1.7000, 3.2000]])
 
     Without a reference, draws are aligned to their own mean, found together with the permutations
     from the first draw on (generalized Procrustes analysis, Gower 1975); the mean's units are in
@@ -65,34 +72,35 @@ def align(
     :raises ValueError: if a site of the symmetry is missing, has the wrong shape or values that are
         not finite, or if the symmetry is not bound to a model.
     """
-    values, draws = _flat(samples, symmetry, "samples")
-    order = canonical_order(values, symmetry)
-    ordered = symmetry.apply(order, values)
+    group = symmetry.group
+    values, draws = _flat(samples, group, "samples")
+    order = canonical_order(values, group)
+    ordered = group.apply(order, values)
     if reference is None:
-        mean, matched = _align_to_mean(ordered, symmetry, num_restarts)
-        target = canonical_order(mean, symmetry)
+        mean, matched = _align_to_mean(ordered, group, num_restarts)
+        target = canonical_order(mean, group)
     else:
-        fixed, shape = _flat(reference, symmetry, "reference")
+        fixed, shape = _flat(reference, group, "reference")
         if shape:
             raise ValueError(
                 f"the reference is one value a site, but has leading dimensions {tuple(shape)}: "
                 "take one draw, or the mean of aligned ones"
             )
         # Both sides in canonical order: equivalent weights match before the search begins.
-        to_order = canonical_order(fixed, symmetry)
-        mean = symmetry.apply(to_order, fixed)
-        matched = match(_matching(ordered, mean, symmetry), num_restarts)
-        target = symmetry.inverse(to_order)
-    permutations = symmetry.compose(target, symmetry.compose(matched, order))
+        to_order = canonical_order(fixed, group)
+        mean = group.apply(to_order, fixed)
+        matched = match(_matching(ordered, mean, group), num_restarts)
+        target = group.inverse(to_order)
+    permutations = group.compose(target, group.compose(matched, order))
     return Alignment(
-        samples={**samples, **_unflat(symmetry.apply(permutations, values), draws)},
+        samples={**samples, **_unflat(group.apply(permutations, values), draws)},
         permutations=_unflat(permutations, draws),
-        reference={site: value[0] for site, value in symmetry.apply(target, mean).items()},
+        reference={site: value[0] for site, value in group.apply(target, mean).items()},
     )
 
 
 def _align_to_mean(
-    values: Values, symmetry: PermutationSymmetry, num_restarts: int
+    values: Values, symmetry: SymmetryGroup, num_restarts: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The mean of aligned draws, as one draw, and the permutations that align them."""
     mean = {site: value[:1] for site, value in values.items()}
@@ -108,12 +116,12 @@ def _align_to_mean(
             return mean, permutations
 
 
-def _matching(values: Values, mean: Values, symmetry: PermutationSymmetry) -> Matching:
+def _matching(values: Values, mean: Values, symmetry: SymmetryGroup) -> Matching:
     return Matching(symmetry, values, {site: value[0] for site, value in mean.items()})
 
 
 def _flat(
-    values: Values, symmetry: PermutationSymmetry, what: str
+    values: Values, symmetry: SymmetryGroup, what: str
 ) -> tuple[dict[str, Tensor], torch.Size]:
     """The symmetry's sites with one batch dimension, and the batch dimensions that they had."""
     groups = symmetry.groups

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.full_data import Site, log_joint, run
-from pyro_perm.symmetry import PermutationSymmetry
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -60,11 +60,19 @@ def interpolation_barrier(
     """The linear interpolation barrier between two solutions, before and after alignment.
 
     Rossi et al. (2023) find that posteriors of Bayesian networks are linearly connected once
-    aligned. Usage::
+    aligned. Usage:
 
-        loss = negative_log_joint(model, x, y)
-        barrier = interpolation_barrier(loss, guide.median(), other.median(), symmetry)
-        barrier.original.barrier, barrier.aligned.barrier
+    >>> import pyro, torch
+    >>> import pyro_perm as pp
+    >>> def model(y):
+    ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([2]).to_event(1))
+    ...     pyro.sample("y", pyro.distributions.Normal(w.square().sum(), 0.1), obs=y)
+    >>> y = torch.tensor(5.0)
+    >>> loss, symmetry = pp.negative_log_joint(model, y), pp.find_symmetry(model, y)
+    >>> first, second = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([2.0, 1.0])}
+    >>> barrier = pp.interpolation_barrier(loss, first, second, symmetry)
+    >>> barrier.original.barrier > 10, barrier.aligned.barrier
+    (True, 0.0)
 
     :param loss: of values of the latent sites: :func:`negative_log_joint`,
         :func:`negative_log_likelihood`, or one's own.

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry import Axis, SymmetryGroup
 
 
-def canonical_order(
-    values: Mapping[str, Tensor], symmetry: PermutationSymmetry
-) -> dict[str, Tensor]:
+def canonical_order(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> dict[str, Tensor]:
     """The permutations that bring every draw into its canonical order.
 
     Group by group, in the order of the symmetry, units are sorted lexicographically by what belongs
@@ -34,7 +32,7 @@ def canonical_order(
 
 def _order_of_units(
     values: Mapping[str, Tensor],
-    symmetry: PermutationSymmetry,
+    symmetry: SymmetryGroup,
     group: str,
     order: Mapping[str, Tensor],
 ) -> Tensor:

@@ -9,8 +9,9 @@ from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor
 
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry import Axis, SymmetryGroup
 
 _SCALE = " (scale)"
 
@@ -39,7 +40,7 @@ def wasserstein_distance(
     :raises TypeError: if a guide is of another kind.
     """
     one, other = _gaussians(first), _gaussians(second)
-    group = _on_locs_and_scales(symmetry or _symmetry_of(first, second))
+    group = _on_locs_and_scales((symmetry or _symmetry_of(first, second)).group)
     if one.keys() != other.keys():
         raise ValueError(f"the guides differ in their sites: {sorted(one)} and {sorted(other)}")
     # Coordinate descent may find different minima in the two directions.
@@ -60,7 +61,7 @@ def _distance_after_alignment(
     return torch.stack(squares).sum().sqrt().item()
 
 
-def _on_locs_and_scales(symmetry: PermutationSymmetry) -> PermutationSymmetry:
+def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
     """The same group on locs and scales, which are permuted together, but keep their sign."""
     spec: dict[str, dict[str, list[Axis]]] = {group: {} for group in symmetry.spec}
     shapes = {}

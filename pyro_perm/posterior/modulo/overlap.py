@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators._coupled_groups import expected_pairs
-from pyro_perm.permanent import bethe, permutation_marginals
+from pyro_perm.permanent import bethe_permanent, permutation_marginals
+from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import draw_density, symmetry_of
-from pyro_perm.symmetry import PermutationSymmetry
 
 _MOST_UNITS_SUMMED = 10
 
@@ -59,4 +59,4 @@ def _marginals(density: FactorizedDensity, group: str) -> Tensor:
     pairs = expected_pairs(density, group, {})
     if pairs.shape[-1] <= _MOST_UNITS_SUMMED:
         return permutation_marginals(pairs)
-    return bethe(pairs).marginals
+    return bethe_permanent(pairs).marginals

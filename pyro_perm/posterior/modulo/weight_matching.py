@@ -23,7 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, PermutationSymmetry
+from pyro_perm.symmetry import Axis, SymmetryGroup
 from pyro_perm.symmetry.separable import coupled_sites
 
 Values = Mapping[str, Tensor]
@@ -41,7 +41,7 @@ class Matching:
         reference: site -> shape of the site.
     """
 
-    symmetry: PermutationSymmetry
+    symmetry: SymmetryGroup
     values: Values
     reference: Values
 
@@ -113,7 +113,7 @@ def _where_closer(
     return there | {group: torch.where(closer[:, None], there[group], own[group])}
 
 
-def _small_moves(symmetry: PermutationSymmetry, group: str) -> list[Tensor]:
+def _small_moves(symmetry: SymmetryGroup, group: str) -> list[Tensor]:
     """Swaps and flips, if the cost is quadratic in the permutation of a group of few units."""
     size = symmetry.groups[group]
     quadratic = any(len(axes) > 1 for axes in symmetry.spec[group].values())
@@ -189,7 +189,7 @@ def _random_starts(problem: Matching, num: int) -> Iterator[dict[str, Tensor]]:
         yield _repeated(problem, problem.symmetry.sample(generator=generator))
 
 
-def _identity(symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+def _identity(symmetry: SymmetryGroup) -> dict[str, Tensor]:
     return {group: torch.arange(size) for group, size in symmetry.groups.items()}
 
 

@@ -53,6 +53,7 @@ def test_constrained_sites_and_factors():
     require_near(pp.log_evidence(model, **SHORT), exact)
 
 
+@pytest.mark.slow
 def test_networks_whose_posterior_has_equivalent_modes():
     nets = TwoWeightNets(alphas=(0.2,))
     grid = torch.cartesian_prod(*[torch.linspace(-5, 5, 501)] * 2)

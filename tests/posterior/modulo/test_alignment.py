@@ -21,6 +21,7 @@ from pyro import poutine
 import pyro_perm as pp
 from pyro_perm.posterior.modulo.weight_matching import Matching, match, step
 
+properties = settings(max_examples=40)
 COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4), with_signs(recurrent(4))]
 ALL = [*PROBLEMS, *SIGNED_PROBLEMS]
 
@@ -64,7 +65,7 @@ def distances_over_the_group(symmetry, values, reference):
     return sum((moved[site] - reference[site]).square().flatten(2).sum(-1) for site in values)
 
 
-@settings(deadline=None, max_examples=40)
+@properties
 @given(st.sampled_from(ALL), st.integers(0, 10**6))
 def test_a_permuted_copy_aligns_back_exactly(problem, seed):
     torch.manual_seed(seed)
@@ -79,7 +80,8 @@ def test_a_permuted_copy_aligns_back_exactly(problem, seed):
     assert same(aligned.permutations, symmetry.inverse(g))
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.mark.slow
+@properties
 @given(st.sampled_from(ALL), st.booleans(), st.integers(0, 10**6))
 def test_the_result_does_not_depend_on_a_permutation_of_the_input(problem, has_reference, seed):
     torch.manual_seed(seed)
@@ -110,7 +112,7 @@ def test_no_permutation_is_closer_to_the_reference(problem, spread):
 @pytest.mark.parametrize("problem", COUPLED, ids=str)
 def test_the_cost_never_rises_along_coordinate_descent(problem):
     symmetry = bound(problem)
-    matching = Matching(symmetry, weights(symmetry, 30), weights(symmetry))
+    matching = Matching(symmetry.group, weights(symmetry, 30), weights(symmetry))
     permutations = symmetry.sample((30,))
     costs = [matching.squared_distance(permutations)]
     for group in 3 * list(symmetry.spec):
@@ -124,7 +126,7 @@ def test_the_cost_never_rises_along_coordinate_descent(problem):
 def test_restarts_come_closer():
     symmetry = bound(two_hidden_layers(7, 8))
     reference, samples = weights(symmetry), weights(symmetry, 20)
-    matching = Matching(symmetry, samples, reference)
+    matching = Matching(symmetry.group, samples, reference)
     few, many = (
         matching.squared_distance(match(matching, num_restarts)) for num_restarts in (0, 10)
     )

@@ -14,6 +14,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -69,6 +70,15 @@ def batch_norm(
         _tie_affine(rules, x[1], mean, var)
     results = list(x), [x[1]], [x[1]], [x[1]], [x[1]]  # the last two: running moments
     return results[: len(rules.result_shapes)]
+
+
+@register_axis_rule(*operators("_weight_norm_interface"))
+def weight_norm(
+    rules: AxisRules, direction: AxisTensor, length: AxisTensor, *rest: Any
+) -> tuple[Axes, Axes]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    axes = broadcast(rules, [direction, length])
+    return axes, list(length)
 
 
 def _tie_affine(rules: AxisRules, channels: Any, *vectors: AxisTensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The permutation group of a model and its action on the model's latent sites."""
+"""What a user writes of a model's symmetry, and learns about it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import elements, formats
+from pyro_perm.symmetry import formats
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import SiteShape, bound_actions, site_shapes
-from pyro_perm.symmetry.elements import unit_of
+from pyro_perm.symmetry.binding import SiteShape, described, site_shapes
+from pyro_perm.symmetry.group import Permutations, SymmetryGroup, act
+from pyro_perm.verification import verify
 
-Permutations = Mapping[str, Tensor]
 AxisLike = int | Axis | Sequence["int | Axis"]
 
 
@@ -25,7 +25,9 @@ class PermutationSymmetry:
     dictionary with one permutation a group; it acts on latent values by indexing, so that unit
     ``i`` of ``apply(g, w)`` is unit ``g[i]`` of ``w``. Usage:
 
-    >>> symmetry = PermutationSymmetry(
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry(
     ...     {"hidden": {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}},
     ...     shapes={"fc1.weight": (3, 2), "fc1.bias": (3,), "fc2.weight": (1, 3)},
     ... )
@@ -41,7 +43,10 @@ class PermutationSymmetry:
     :meth:`apply` returns for them.
 
     Group sizes are read off the model, at the first call of a guide, a loss or :meth:`verify`
-    that uses the symmetry; give ``shapes`` to have them without a model.
+    that uses the symmetry. One symmetry serves models of several widths: it tells the sizes of the
+    last one, and the ``symmetry`` of each guide those of its own. Give ``shapes`` to have them
+    without a model; another model is then refused. Two symmetries are equal if their groups have
+    the same axes.
 
     :param spec: group name -> site name -> axis. An axis is an int in the site's event shape
         (negative counts from the right) or an :class:`Axis`; a group that permutes several axes of
@@ -66,17 +71,12 @@ class PermutationSymmetry:
         for group, sites in self.spec.items():
             if not sites:
                 raise ValueError(f"group '{group}' permutes no site: give it a {{site: axis}}")
+            _require_one_kind(group, sites)
         self.reasons: dict[str, str] = dict(reasons or {})
-        self.signed_groups: tuple[str, ...] = tuple(
-            group
-            for group, sites in self.spec.items()
-            if any(axis.sign for axes in sites.values() for axis in axes)
-        )
-        self._sites: dict[str, SiteShape] | None = None
-        self._groups: dict[str, int] = {}
-        self._actions: dict[str, list[tuple[str, Axis]]] = {}
+        self._group: SymmetryGroup | None = None
+        self._is_settled = False
         if shapes is not None:
-            self._bind({site: SiteShape(tuple(s), len(s)) for site, s in shapes.items()})
+            self._settle({site: SiteShape(tuple(s), len(s)) for site, s in shapes.items()})
 
     @classmethod
     def from_axes_to_perm(
@@ -98,12 +98,13 @@ class PermutationSymmetry:
         spec, shapes, reasons = formats.from_json(text)
         symmetry = cls(spec, reasons=reasons)
         if shapes is not None:
-            symmetry._bind(shapes)
+            symmetry._group = SymmetryGroup.of(symmetry.spec, shapes)
         return symmetry
 
     def to_json(self) -> str:
         """The groups, the sites' shapes where they are known, and the reasons, as JSON."""
-        return formats.to_json(self.spec, self._sites, self.reasons)
+        shapes = None if self._group is None else dict(self._group.shapes)
+        return formats.to_json(self.spec, shapes, self.reasons)
 
     @property
     def axes_to_perm(self) -> dict[str, tuple[str | None, ...]]:
@@ -112,7 +113,7 @@ class PermutationSymmetry:
         :raises ValueError: before the symmetry has met a model, or if an axis is structured or
             has several groups, which such dictionaries cannot express.
         """
-        return formats.axes_to_perm(self._require_bound(), self._actions)
+        return formats.axes_to_perm(self.group)
 
     def subset(
         self,
@@ -137,8 +138,9 @@ class PermutationSymmetry:
             for axis in axes
         }
         symmetry = PermutationSymmetry(spec, reasons=self.reasons | left_out)
-        if self._sites is not None:
-            symmetry._bind(self._sites)
+        if self._group is not None:
+            symmetry._group = SymmetryGroup.of(spec, dict(self._group.shapes))
+            symmetry._is_settled = self._is_settled
         return symmetry
 
     def summary(self) -> str:
@@ -151,10 +153,16 @@ class PermutationSymmetry:
         return formats.summary(self.spec, self.groups, self.log_orders, self.reasons)
 
     def __repr__(self) -> str:
-        lines = [
-            f"    {group!r}: {formats.described(sites)}," for group, sites in self.spec.items()
-        ]
+        lines = [f"    {group!r}: {described(sites)}," for group, sites in self.spec.items()]
         return "\n".join(["PermutationSymmetry({", *lines, "})"])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PermutationSymmetry):
+            return NotImplemented
+        return self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(frozenset((group, *sites.items()) for group, sites in self.spec.items()))
 
     def __bool__(self) -> bool:
         """Whether there is a group at all."""
@@ -165,14 +173,35 @@ class PermutationSymmetry:
         """Names of the sites that some group permutes."""
         return tuple(dict.fromkeys(site for sites in self.spec.values() for site in sites))
 
+    @cached_property
+    def signed_groups(self) -> tuple[str, ...]:
+        """Names of the groups that flip the signs of their units."""
+        return tuple(
+            group
+            for group, sites in self.spec.items()
+            if any(axis.sign for axes in sites.values() for axis in axes)
+        )
+
+    @property
+    def group(self) -> SymmetryGroup:
+        """The group on the sites of the model that the symmetry has met.
+
+        :raises ValueError: before the symmetry has met a model.
+        """
+        if self._group is None:
+            raise ValueError(
+                "the group sizes are not known yet: call symmetry.verify(model, *args), run the "
+                "guide once, or pass shapes={site: event shape} to PermutationSymmetry"
+            )
+        return self._group
+
     @property
     def groups(self) -> dict[str, int]:
         """Number of units of each group.
 
         :raises ValueError: before the symmetry has met a model.
         """
-        self._require_bound()
-        return dict(self._groups)
+        return dict(self.group.groups)
 
     @property
     def log_order(self) -> float:
@@ -180,7 +209,7 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return sum(self.log_orders.values())
+        return self.group.log_order
 
     @property
     def log_orders(self) -> dict[str, float]:
@@ -188,53 +217,75 @@ class PermutationSymmetry:
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return {
-            group: elements.log_order(size, signed=group in self.signed_groups)
-            for group, size in self.groups.items()
-        }
+        return dict(self.group.log_orders)
 
     @property
     def is_bound(self) -> bool:
         """Whether the symmetry has met a model, so that its sizes are known."""
-        return self._sites is not None
+        return self._group is not None
 
-    def bind(self, trace: Any) -> None:
-        """Take the group sizes from a trace of the model; later traces must agree with them.
+    def bind(self, trace: Any) -> SymmetryGroup:
+        """The group on the sites of a trace of the model, whose sizes the symmetry tells from now.
 
         :param trace: a Pyro trace of the model, outside of any particle plate.
         :raises ValueError: if the spec names a site that the model does not sample, or an axis
-            that does not exist, or sizes that contradict each other.
+            that does not exist, or sizes that contradict each other or the ``shapes`` given.
         """
-        shapes = site_shapes(self.spec, trace)
-        if self._sites is not None and shapes != self._sites:
-            changed = next(site for site in shapes if shapes[site] != self._sites[site])
-            raise ValueError(
-                f"site '{changed}' has shape {shapes[changed].shape}, but the symmetry met it with "
-                f"shape {self._sites[changed].shape}: build a PermutationSymmetry for each model"
-            )
-        self._bind(shapes)
+        return self.bind_shapes(site_shapes(self.spec, trace))
+
+    def bind_shapes(self, shapes: Mapping[str, SiteShape]) -> SymmetryGroup:
+        """The group on sites of these shapes, as :meth:`bind` finds them.
+
+        :param shapes: site -> shape of its value.
+        :raises ValueError: for an axis that does not exist, or sizes that contradict each other or
+            the ``shapes`` given.
+        """
+        if self._is_settled:
+            for site, given in self.group.shapes:
+                if (given.shape, given.event_dim) != (shapes[site].shape, shapes[site].event_dim):
+                    raise ValueError(
+                        f"site '{site}' has shape {shapes[site].shape}, but the symmetry was given "
+                        f"shape {given.shape}: leave out shapes=, or write a PermutationSymmetry "
+                        "for each model"
+                    )
+        self._group = SymmetryGroup.of(self.spec, shapes)
+        return self._group
+
+    def snapshot(self) -> PermutationSymmetry:
+        """The same symmetry, held to the model that it has met last.
+
+        :raises ValueError: before the symmetry has met a model.
+        """
+        symmetry = PermutationSymmetry(self.spec, reasons=self.reasons)
+        symmetry._group, symmetry._is_settled = self.group, True
+        return symmetry
+
+    def describes(self, group: SymmetryGroup) -> bool:
+        """Whether a group is this symmetry's, whatever the order of its factors."""
+        shapes = dict(group.shapes)
+        if shapes.keys() != set(self.sites):
+            return False
+        return SymmetryGroup.of(self.spec, shapes).spec == group.spec
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of a site's value, plates included."""
-        return self._require_bound()[site].shape
+        return self.group.site_shape(site)
 
     def site_rank(self, site: str) -> int:
         """Number of dimensions of a site's value, plates included."""
-        return len(self._require_bound()[site].shape)
+        return self.group.site_rank(site)
 
     def site_plates(self, site: str) -> int:
         """Number of the model's plate dimensions in a site's value."""
-        shape = self._require_bound()[site]
-        return len(shape.shape) - shape.event_dim
+        return self.group.site_plates(site)
 
     def is_simplex(self, site: str) -> bool:
         """Whether a site holds probability vectors, as a Dirichlet does."""
-        return self._require_bound()[site].is_simplex
+        return self.group.is_simplex(site)
 
     def actions_on(self, site: str) -> list[tuple[str, Axis]]:
         """The groups that permute a site, each with an axis; dimensions count from the right."""
-        self._require_bound()
-        return self._actions.get(site, [])
+        return list(self.group.actions_on(site))
 
     def sample(
         self,
@@ -249,16 +300,7 @@ class PermutationSymmetry:
         :returns: group -> permutation, shape ``(*sample_shape, n)``.
         :raises ValueError: before the symmetry has met a model.
         """
-        return {
-            group: elements.sample(
-                sample_shape,
-                size,
-                signed=group in self.signed_groups,
-                device=device,
-                generator=generator,
-            )
-            for group, size in self.groups.items()
-        }
+        return self.group.sample(sample_shape, device=device, generator=generator)
 
     def generators(self) -> Iterator[tuple[str, Tensor]]:
         """A transposition and a cycle for each group, and the flip of a unit if it flips signs.
@@ -268,10 +310,7 @@ class PermutationSymmetry:
         :returns: pairs of a group and one of its permutations, shape ``(n,)``.
         :raises ValueError: before the symmetry has met a model.
         """
-        for group, size in self.groups.items():
-            signed = group in self.signed_groups
-            for permutation in elements.generators(size, signed=signed):
-                yield group, permutation
+        return self.group.generators()
 
     def apply(self, permutations: Permutations, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Act on values, or on anything of the sites' shapes, such as locs and scales.
@@ -286,8 +325,9 @@ class PermutationSymmetry:
         :raises ValueError: if a permutation belongs to no group, does not fit its axis, or has
             entries that are no unit's number.
         """
-        for group in permutations:
+        for group, permutation in permutations.items():
             self._require_group(group)
+            _require_permutation(group, permutation, signed=group in self.signed_groups)
         return {
             site: self._apply_to_site(site, permutations, value) for site, value in values.items()
         }
@@ -295,7 +335,7 @@ class PermutationSymmetry:
     @staticmethod
     def inverse(permutations: Permutations) -> dict[str, Tensor]:
         """The element that undoes another."""
-        return {group: elements.inverse(p) for group, p in permutations.items()}
+        return SymmetryGroup.inverse(permutations)
 
     @staticmethod
     def compose(first: Permutations, second: Permutations) -> dict[str, Tensor]:
@@ -303,9 +343,7 @@ class PermutationSymmetry:
 
         :raises ValueError: if the two do not permute the same groups.
         """
-        if first.keys() != second.keys():
-            raise ValueError(f"cannot compose groups {list(first)} with groups {list(second)}")
-        return {group: elements.compose(p, second[group]) for group, p in first.items()}
+        return SymmetryGroup.compose(first, second)
 
     def verify(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Check numerically that the model's log joint does not change under the group.
@@ -314,61 +352,41 @@ class PermutationSymmetry:
         :raises ValueError: if the spec does not fit the model.
         :raises SymmetryVerificationError: if permuting a group changes the log joint.
         """
-        from pyro_perm.verification import verify
-
         verify(self, model, *args, **kwargs)
 
     def _apply_to_site(self, site: str, permutations: Permutations, value: Tensor) -> Tensor:
-        for group, axis in self._actions_for(site, value):
+        acting = self._actions_for(site, tuple(value.shape))
+        for group, axis in acting:
             if group not in permutations:
                 continue
-            permutation, size = (
-                permutations[group].to(value.device),
-                axis.size(value.shape[axis.dim]),
-            )
-            if size != permutation.shape[-1]:
+            size, permuted = axis.size(value.shape[axis.dim]), permutations[group].shape[-1]
+            if size != permuted:
                 raise ValueError(
                     f"group '{group}', site '{site}': axis {axis} has {size} units, but the "
-                    f"permutation has {permutation.shape[-1]}"
+                    f"permutation has {permuted}"
                 )
-            rank = self.site_rank(site) if self.is_bound else value.dim()
-            if group in self.signed_groups and not axis.sign:
-                permutation = unit_of(permutation)
-            try:
-                value = axis.permuted(value, permutation, rank)
-            except (IndexError, RuntimeError):
-                _require_entries(group, permutation, -size if axis.sign else 0, size - 1)
-                raise
-        return value
+        rank = value.dim() if self._group is None or not acting else self.site_rank(site)
+        return act(acting, self.signed_groups, permutations, value, rank)
 
-    def _actions_for(self, site: str, value: Tensor) -> list[tuple[str, Axis]]:
-        if self.is_bound:
+    def _actions_for(self, site: str, shape: tuple[int, ...]) -> list[tuple[str, Axis]]:
+        if self._group is not None:
             return self.actions_on(site)
-        shape = tuple(value.shape)
         return [
             (group, axis.resolve(shape, len(shape)))
             for group, sites in self.spec.items()
             for axis in sites.get(site, ())
         ]
 
-    def _bind(self, shapes: Mapping[str, SiteShape]) -> None:
+    def _settle(self, shapes: Mapping[str, SiteShape]) -> SymmetryGroup:
         missing = [site for site in self.sites if site not in shapes]
         if missing:
             raise ValueError(f"shapes has no entry for site '{missing[0]}' of the spec")
-        self._groups, self._actions = bound_actions(self.spec, shapes)
-        self._sites = {site: shapes[site] for site in self.sites}
+        self._group, self._is_settled = SymmetryGroup.of(self.spec, shapes), True
+        return self._group
 
     def _require_group(self, group: str) -> None:
         if group not in self.spec:
             raise ValueError(f"no group is called '{group}'; there are {list(self.spec)}")
-
-    def _require_bound(self) -> dict[str, SiteShape]:
-        if self._sites is None:
-            raise ValueError(
-                "the group sizes are not known yet: call symmetry.verify(model, *args), run the "
-                "guide once, or pass shapes={site: event shape} to PermutationSymmetry"
-            )
-        return self._sites
 
 
 def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
@@ -381,7 +399,24 @@ def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
     return tuple(axis if isinstance(axis, Axis) else Axis(axis) for axis in each)
 
 
-def _require_entries(group: str, permutation: Tensor, first: int, last: int) -> None:
+def _require_one_kind(group: str, sites: Mapping[str, tuple[Axis, ...]]) -> None:
+    """Refuse a group that permutes its units along some axes only."""
+    for site, axes in sites.items():
+        for axis in axes:
+            first_site, (first, *_) = next(iter(sites.items()))
+            if axis.permute != first.permute:
+                raise ValueError(
+                    f"group '{group}' permutes its units along axis "
+                    f"{axis if axis.permute else first} of site "
+                    f"'{site if axis.permute else first_site}', but not along axis "
+                    f"{first if axis.permute else axis} of site "
+                    f"'{first_site if axis.permute else site}': give all its axes the same permute="
+                )
+
+
+def _require_permutation(group: str, permutation: Tensor, *, signed: bool) -> None:
+    """Refuse entries that are no unit's number: a device would abort at them, later."""
+    first, last = -permutation.shape[-1] if signed else 0, permutation.shape[-1] - 1
     low, high = (bound.item() for bound in permutation.aminmax())
     if low < first or high > last:
         raise ValueError(

@@ -1,0 +1,53 @@
+"""The tensors that a program is given, rather than computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a call.
+
+    Attributes:
+        args: those without a name.
+        kwargs: those with one.
+    """
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def map(self, convert: Callable[[Any], Any]) -> Inputs:
+        """The same arguments, every leaf of them converted."""
+        return Inputs(tree_map(convert, self.args), tree_map(convert, self.kwargs))
+
+    def named(self) -> Iterator[tuple[Any, str]]:
+        """The arguments and what they are called."""
+        for position, value in enumerate(self.args):
+            yield value, f"argument {position}"
+        for name, value in self.kwargs.items():
+            yield value, f"argument '{name}'"
+
+    def tensors(self) -> Iterator[tuple[Tensor, str]]:
+        """The tensors among the arguments and where they are."""
+        for value, name in self.named():
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, Tensor):
+                    yield leaf, name
+
+    @property
+    def hidden_data(self) -> str | None:
+        """An argument that holds data which is not a tensor, and would look like a constant."""
+        for value, name in self.named():
+            has_numbers = not isinstance(value, int | float)
+            for leaf in tree_leaves(value):
+                is_array = hasattr(leaf, "__array__") and not isinstance(leaf, Tensor)
+                if is_array or (has_numbers and isinstance(leaf, int | float)):
+                    return f"{name}; pass a tensor"
+        return None

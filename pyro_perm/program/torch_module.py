@@ -1,0 +1,113 @@
+"""A plain network as a program: its parameters are latent sites, its outputs are observed.
+
+So are the running moments of normalization layers in ``eval`` mode, by which the outputs are
+computed: they are permuted with their channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_perm.program.inputs import Inputs
+from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
+from pyro_perm.program.program import Announce, Factor, Latent, Run, disregard
+from pyro_perm.symmetry.binding import SiteShape, Spec
+
+_NORMALIZATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+_RUNNING_MOMENTS = {"running_mean": constraints.real, "running_var": constraints.positive}
+
+
+@dataclass(frozen=True)
+class TorchModule:
+    """A network that samples nothing, and its arguments.
+
+    :param module: the network.
+    :param inputs: its arguments.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+
+    @cached_property
+    def latents(self) -> dict[str, Latent]:
+        """The parameters, and the running moments by which layers in ``eval`` mode normalize."""
+        found = {
+            name: Latent(parameter.detach(), constraints.real)
+            for name, parameter in self.module.named_parameters()
+        }
+        for prefix, layer in self.module.named_modules():
+            if isinstance(layer, _NORMALIZATIONS) and not layer.training:
+                for moment, support in _RUNNING_MOMENTS.items():
+                    value = getattr(layer, moment)
+                    if value is not None:
+                        name = f"{prefix}.{moment}" if prefix else moment
+                        found[name] = Latent(value, support)
+        return found
+
+    @property
+    def exclusions(self) -> dict[str, str]:
+        """Parameters that cannot be permuted at all: none."""
+        return {}
+
+    @property
+    def hidden_data(self) -> str | None:
+        """An argument that holds data in another form than a tensor."""
+        return self.inputs.hidden_data
+
+    def fixed_tensors(self) -> Iterator[tuple[Tensor, str]]:
+        """Arguments, and buffers that are not latent."""
+        yield from self.inputs.tensors()
+        for name, buffer in self.module.named_buffers():
+            if name not in self.latents:
+                yield buffer, f"buffer '{name}'"
+
+    def map_inputs(self, convert: Callable[[Any], Any]) -> TorchModule:
+        """The same network with other arguments."""
+        return replace(self, inputs=self.inputs.map(convert))
+
+    def site_shapes(self, spec: Spec) -> dict[str, SiteShape]:
+        """The shapes of a spec's parameters.
+
+        :raises ValueError: if the network has no such parameter.
+        """
+        shapes = {}
+        for group, sites in spec.items():
+            for site in sites:
+                if site not in self.latents:
+                    raise ValueError(
+                        f"group '{group}' names site '{site}', which is no parameter of the "
+                        f"network; its parameters are {list(self.latents)}"
+                    )
+                shape = tuple(self.latents[site].shape)
+                shapes[site] = SiteShape(shape, len(shape))
+        return shapes
+
+    def run(self, values: Mapping[str, Tensor], announce: Announce = disregard) -> Run:
+        """Run with some values of the parameters.
+
+        :param values: name -> value.
+        :param announce: is told of what the outputs are compared with.
+        """
+        present = {name: values.get(name, latent.value) for name, latent in self.latents.items()}
+        with poutine.seed(rng_seed=0):
+            returned = torch.func.functional_call(
+                self.module, present, tuple(self.inputs.args), dict(self.inputs.kwargs)
+            )
+        factors = {}
+        for position, output in enumerate(tensors_among(returned)):
+            likelihood, anything = likelihood_of_output(output)
+            name = output_name(position)
+            announce(anything, name)
+            factors[name] = Factor(False, anything, likelihood.log_prob)
+        return Run(factors)
