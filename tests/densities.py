@@ -9,6 +9,7 @@ from pyro import poutine
 import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.trace_sites import log_ratio_nodes
 
 
@@ -54,6 +55,17 @@ def two_layers(n, d, loc_scale, num_samples, **kwargs):
     shapes = {"w1": (n, d), "b1": (n,), "w2": (n, n), "b2": (n,), "w3": (1, n)}
     spec = {"first": {"w1": 0, "b1": 0, "w2": 1}, "second": {"w2": 0, "b2": 0, "w3": 1}}
     return synthetic(spec, shapes, loc_scale, num_samples, **kwargs)
+
+
+def draws_from(density):
+    """Fresh draws of ``w``, one at a time, as certificates take them from a guide."""
+
+    def draw():
+        fresh = density.redrawn(1)
+        values = {site: value[0] for site, value in fresh.values.items()}
+        return Draw(replace(fresh, values=values, batch_shape=torch.Size()))
+
+    return draw
 
 
 def mean_and_error(values):

@@ -32,15 +32,25 @@ from pyro_perm.density.factorized import (
     pair_factors,
     unit_pairs,
 )
+from pyro_perm.estimators import _costs
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
-from pyro_perm.estimators.estimator import Estimator, require_factorized
+from pyro_perm.estimators.estimator import (
+    Estimator,
+    joint_draws,
+    register_estimator,
+    require_served,
+)
 from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
 from pyro_perm.permanent._derivatives import require_first_derivative
 from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
+# Of belief propagation, with some five operations each, until it comes to rest.
+_SWEEPS = 100
 
+
+@register_estimator
 @dataclass(frozen=True)
 class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
@@ -62,9 +72,18 @@ class Bethe(Estimator):
         """An equal one without memory: what was far apart in another guide tells nothing here."""
         return Bethe()
 
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Base guides that draw their sites independently."""
+        return joint_draws(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A product of matrices for each group, and belief propagation where all units overlap."""
+        sweeps = sum(_SWEEPS * size**2 for size in density.symmetry.groups.values())
+        return _costs.unit_pairs(density, lower_terms(density.symmetry)) + sweeps
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
-        require_factorized(self, density)
+        require_served(self, density)
         symmetry = density.symmetry
         total: Tensor | float = -symmetry.log_order
         for term in lower_terms(symmetry):

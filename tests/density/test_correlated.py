@@ -25,8 +25,9 @@ from pyro.optim import Adam
 
 import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
+from pyro_perm.posterior.bounds.certificate import certify
+from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.bounds.intervals import draw_density
-from pyro_perm.posterior.bounds.portfolio import certify
 
 JOINT = [AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 
@@ -120,7 +121,7 @@ def test_certificates_contain_what_is_too_much_for_exact(kind):
     guide(*problem.args)
     with torch.no_grad():
         densities = [draw_density(guide, guide.symmetry.group, problem.args, {}) for _ in range(12)]
-        certificate = certify(densities)
+        certificate = certify(map(Draw, densities).__next__, len(densities))
         everything = {"hidden": torch.tensor(list(itertools.permutations(range(8))))}
         exact = guide.symmetry.log_order - torch.stack(
             [density.log_ratio(everything).logsumexp(0) for density in densities]
