@@ -24,7 +24,8 @@ from pyro_perm.density.base_sites import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.uniform_permutation import UniformPermutation
+from pyro_perm.symmetry.elements import AnyElement, Elements, transform
+from pyro_perm.uniform_permutation import PERMUTATION, join_parts, uniform_parts
 
 LOG_RATIO_SITE = "log_ratio_symmetrized"
 AUXILIARY: InferDict = {"is_auxiliary": True}
@@ -34,13 +35,14 @@ class SymmetrizeMessenger(Messenger):
     """Permutes the model sites that a base guide returns, and records the base guide's sites.
 
     :param symmetry: the symmetry; needed where there are permutations.
-    :param permutations: group -> permutation, shape ``(*batch, n)``; empty to record only.
+    :param permutations: group -> permutation or element, shape ``(*batch, n)``; empty to record
+        only.
     """
 
     def __init__(
         self,
         symmetry: SymmetryGroup | None = None,
-        permutations: Mapping[str, Tensor] | None = None,
+        permutations: Elements | None = None,
     ) -> None:
         super().__init__()
         self.symmetry = symmetry
@@ -78,45 +80,58 @@ class _Moved(dist.Delta):
         return log_prob
 
 
-def sample_permutations(symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
-    signed = symmetry.signed_groups
+def sample_permutations(
+    symmetry: SymmetryGroup, device: torch.device | None = None
+) -> dict[str, AnyElement]:
+    """Draw a uniform element of each group at auxiliary sites, of log-density zero.
+
+    One site holds its permutation, with signs; what else it does to units has a site of its own.
+    """
     return {
-        group: pyro.sample(
-            permutation_site(group),
-            UniformPermutation(size, signed=group in signed),
-            infer=AUXILIARY,
+        factor.name: join_parts(
+            factor,
+            {
+                part: pyro.sample(element_site(factor.name, part), distribution, infer=AUXILIARY)
+                for part, distribution in uniform_parts(factor, device).items()
+            },
         )
-        for group, size in symmetry.groups.items()
+        for factor in symmetry.factors
     }
 
 
-def traced_permutations(trace: Any, symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """The permutations that a guide drew, read off its trace; empty if it drew none."""
+def traced_permutations(trace: Any, symmetry: SymmetryGroup) -> dict[str, AnyElement]:
+    """The elements that a guide drew, read off its trace; empty if it drew none."""
     return {
-        group: trace.nodes[permutation_site(group)]["value"]
-        for group in symmetry.spec
-        if permutation_site(group) in trace.nodes
+        factor.name: join_parts(
+            factor,
+            {
+                part: trace.nodes[element_site(factor.name, part)]["value"]
+                for part in uniform_parts(factor)
+            },
+        )
+        for factor in symmetry.factors
+        if element_site(factor.name) in trace.nodes
     }
 
 
-def permutation_site(group: str) -> str:
-    """Name of the auxiliary site that holds a group's permutation."""
-    return f"{group}_permutation"
+def element_site(group: str, part: str = PERMUTATION) -> str:
+    """Name of the auxiliary site that holds one part of a group's element."""
+    return f"{group}_{part}"
 
 
 def permute_site(
-    symmetry: SymmetryGroup, permutations: Mapping[str, Tensor], site: str, value: Tensor
+    symmetry: SymmetryGroup, permutations: Elements, site: str, value: Tensor
 ) -> Tensor:
-    """Apply permutations that were drawn outside of the model's plates to one site."""
+    """Apply elements that were drawn outside of the model's plates to one site."""
     plates = symmetry.site_plates(site)
     if not plates:
         return symmetry.apply(permutations, {site: value})[site]
-    aligned = {}
-    for group, permutation in permutations.items():
-        batch = permutation.dim() - 1
-        keep = permutation.shape[: max(batch - plates, 0)]
-        aligned[group] = permutation.reshape(*keep, permutation.shape[-1])
+
+    def without_plates(part: Tensor) -> Tensor:
+        keep = part.shape[: max(part.dim() - 1 - plates, 0)]
+        return part.reshape(*keep, part.shape[-1])
+
+    aligned = {group: transform(without_plates, part) for group, part in permutations.items()}
     return symmetry.apply(aligned, {site: value})[site]
 
 

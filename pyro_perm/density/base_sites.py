@@ -42,7 +42,7 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
 
     :param sites: trace nodes of the base guide.
     :raises TypeError: if a site is no part of a Gaussian, or a joint Gaussian has other parts than
-        all sites of a symmetry without signs.
+        all sites of a symmetry that only permutes.
     """
     plates = max(symmetry.site_plates(site) for site in symmetry.sites)
     values, locs, scales = {}, {}, {}
@@ -142,18 +142,19 @@ def _is_gaussian(distribution: Any) -> bool:
 
 
 def _require_whole(vector: _Vector, symmetry: SymmetryGroup) -> None:
-    """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
+    """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units do not stay."""
     for site in symmetry.sites:
         if site not in vector.slices:
             raise TypeError(
                 f"the base guide draws {', '.join(map(repr, vector.slices))} jointly, but not with "
                 f"site '{site}' of the same symmetry: draw all of its sites by one guide"
             )
-    for group in symmetry.signed_groups:
-        raise TypeError(
-            f"group '{group}' flips the signs of its units, which takes a base guide with "
-            "independent sites: wrap an AutoNormal, or find the symmetry without signs"
-        )
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            raise TypeError(
+                f"group '{factor.name}' {action.deed} its units, which takes a base guide with "
+                "independent sites: wrap an AutoNormal, or find a symmetry that only permutes"
+            )
 
 
 def _part_of(vector: _Vector, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.symmetry.group import Permutations
+from pyro_perm.symmetry.elements import Elements
 
 JointGaussian = MultivariateNormal | LowRankMultivariateNormal
 
@@ -38,10 +38,10 @@ class CorrelatedDensity(FactorizedDensity):
 
     factorizes: ClassVar[bool] = False
 
-    def log_ratio(self, permutations: Permutations) -> Tensor:
+    def log_ratio(self, permutations: Elements) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g``, by the joint density.
 
-        :param permutations: a permutation for every group, shape ``(num, *batch, n)``.
+        :param permutations: an element of every group, shape ``(num, *batch, n)``.
         :returns: shape ``(num, *batch)``, in nats and double precision.
         """
         joint, vector = _in_double_precision(self.joint), self.vector.double()

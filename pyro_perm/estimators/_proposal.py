@@ -79,13 +79,15 @@ class Proposal:
 def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
     """A weakly and a strongly coupled proposal, or a single one where no site is shared.
 
-    :raises ValueError: if a group flips signs.
+    :raises ValueError: if a group does more than permute its units.
     """
-    for group in density.symmetry.signed_groups:
-        raise ValueError(
-            f"group '{group}' flips the signs of its units, which proposals over permutations do "
-            "not draw: evaluate with SampledChainRule(num_permutations=64), or leave out estimator="
-        )
+    for factor in density.symmetry.factors:
+        for action in factor.actions:
+            raise ValueError(
+                f"group '{factor.name}' {action.deed} its units, which proposals over permutations "
+                "do not draw: evaluate with SampledChainRule(num_permutations=64), or leave out "
+                "estimator="
+            )
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
         return [Proposal(density, marginals, _filled(density, 1.0))]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import permutations
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators.estimator import Estimator
 from pyro_perm.permanent import log_permanent
+from pyro_perm.symmetry.elements import AnyElement, Elements, transform
 from pyro_perm.symmetry.separable import uncoupled_groups
 
 MAX_UNITS = 16
@@ -42,25 +42,24 @@ class Exact(Estimator):
 
         :raises ValueError: if the group is too large; names the groups.
         """
-        groups, signed = density.symmetry.groups, density.symmetry.signed_groups
+        groups, log_volume = density.symmetry.groups, density.log_volume
         summed = _groups_by_permanent(density)
-        enumerated = {group: size for group, size in groups.items() if group not in summed}
-        order = math.prod(
-            math.factorial(size) * (2**size if group in signed else 1)
-            for group, size in enumerated.items()
-        )
+        enumerated = [factor for factor in density.symmetry.factors if factor.name not in summed]
+        order = math.prod(factor.order for factor in enumerated)
         if order > MAX_ENUMERATED:
+            names = [factor.name for factor in enumerated]
             raise ValueError(
-                f"Exact would enumerate {order} elements of the groups {list(enumerated)}, more "
+                f"Exact would enumerate {order} elements of the groups {names}, more "
                 f"than {MAX_ENUMERATED} (units: {groups}; groups that share no site may have "
                 f"{MAX_UNITS} each, if the base guide draws their sites independently); leave out "
                 "estimator= for Bethe and certified bounds, or give ImportanceSampled"
             )
-        subsets = 2 ** max((groups[group] for group in summed), default=0)
+        permuted = (groups[g] for g in summed if density.symmetry.factor(g).permutes)
+        subsets = 2 ** max(permuted, default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
-        tables = {group: _all_elements(size, group in signed) for group, size in enumerated.items()}
+        tables = {factor.name: factor.elements() for factor in enumerated}
         terms = [_log_sum(density, summed, chunk) for chunk in _elements(tables, at_once)]
-        return torch.cat(terms).logsumexp(0) - density.symmetry.log_order
+        return torch.cat(terms).logsumexp(0) - log_volume
 
 
 def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
@@ -70,52 +69,47 @@ def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
     """
     if not density.factorizes:
         return ()
-    fitting = (group for group, size in density.symmetry.groups.items() if size <= MAX_UNITS)
+    factors = density.symmetry.factors
+    fitting = (f.name for f in factors if f.size <= MAX_UNITS or not f.permutes)
     return uncoupled_groups(density.symmetry, tuple(fitting))
 
 
-def _log_sum(
-    density: FactorizedDensity, summed: tuple[str, ...], elements: dict[str, Tensor]
-) -> Tensor:
+def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elements) -> Tensor:
     """``log sum_g q(g w) / q(w)`` over the summed groups, for many elements of the others.
 
-    :param elements: permutations of the other groups, shape ``(num, *ones, n)``.
+    :param elements: elements of the other groups, shape ``(num, n)``.
     :returns: shape ``(num, *batch)``.
     """
-    elements = {
-        group: p.reshape(len(p), *(1,) * len(density.batch_shape), -1)
-        for group, p in elements.items()
+    ones = (1,) * len(density.batch_shape)
+    element = {
+        group: transform(lambda part: part.reshape(len(part), *ones, -1), table)
+        for group, table in elements.items()
     }
-    moved = replace(density, values=density.symmetry.apply(elements, density.values))
-    total = density.log_ratio(elements)
+    moved = replace(density, values=density.symmetry.apply(element, density.values))
+    total = density.log_ratio(element)
     for group in summed:
         sites = density.symmetry.spec[group]
-        pairs = moved.unit_pairs(group, sites)
-        total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
-        if group in density.symmetry.signed_groups:
-            total = total + moved.log_flips(group, sites)
-    num = max((len(p) for p in elements.values()), default=1)
+        if density.symmetry.factor(group).permutes:
+            pairs = moved.unit_pairs(group, sites)
+            total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
+        total = total + moved.log_mass(group, sites)
+    num = max((element.shape[0] for element in elements.values()), default=1)
     return total.expand(num, *density.batch_shape)
 
 
-def _elements(tables: dict[str, Tensor], at_once: int) -> Iterator[dict[str, Tensor]]:
-    """All elements of a product of groups, in batches of permutations ``(num, n)``.
+def _elements(tables: Elements, at_once: int) -> Iterator[dict[str, AnyElement]]:
+    """All elements of a product of groups, in batches of shape ``(num, n)``.
 
     :param tables: group -> its elements, shape ``(order, n)``.
     """
-    orders = tuple(len(table) for table in tables.values())
+    orders = tuple(table.shape[0] for table in tables.values())
     for chunk in torch.arange(math.prod(orders)).split(at_once):
         numbers = torch.unravel_index(chunk, orders) if orders else ()
         yield {
-            group: table[number]
+            group: transform(partial(_select, number), table)
             for (group, table), number in zip(tables.items(), numbers, strict=True)
         }
 
 
-@lru_cache
-def _all_elements(size: int, signed: bool) -> Tensor:
-    all_permutations = torch.tensor(list(permutations(range(size))))
-    if not signed:
-        return all_permutations
-    flips = torch.cartesian_prod(*[torch.tensor([False, True])] * size).reshape(-1, 1, size)
-    return torch.where(flips, ~all_permutations, all_permutations).flatten(0, 1)
+def _select(numbers: Tensor, table: Tensor) -> Tensor:
+    return table[numbers]

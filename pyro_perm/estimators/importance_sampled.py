@@ -46,12 +46,12 @@ class ImportanceSampled(Estimator):
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``."""
-        return log_mean(self._log_weights(density)) - density.symmetry.log_order
+        return log_mean(self._log_weights(density)) - density.log_volume
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information; no upper one if ``K = 0``."""
         log_weights = self._log_weights(density)
-        order = density.symmetry.log_order
+        order = density.log_volume
         upper = order - log_mean(log_weights[1:]) if self.num_permutations else None
         return Bounds(order - log_mean(log_weights), upper)
 

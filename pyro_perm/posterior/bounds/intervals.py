@@ -67,8 +67,8 @@ def mutual_information(
     permanents and bidirectional annealed importance sampling, besides the trivial bounds 0 and
     ``log |G|``. Choosing the best on the samples that are reported would bias the certificate, so
     each half of the samples chooses the methods that are reported on the other half. Where groups
-    flip signs, the chain rule alone competes; where the guide draws its sites jointly, importance
-    sampling.
+    act on each unit by itself, as flips do, the chain rule alone competes; where the guide draws
+    its sites jointly, importance sampling.
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value

@@ -97,7 +97,7 @@ def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
             return {"exact": Exact()}
     num = min(_MOST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS // max(groups.values()))
     num = max(_FEWEST_PERMUTATIONS, num)
-    if density.symmetry.signed_groups:  # The other methods draw permutations without signs.
+    if density.symmetry.acting_groups:  # The other methods draw permutations and nothing else.
         return {"chain rule": SampledChainRule(num)}
     sampled: dict[str, Estimator] = {"importance sampling": ImportanceSampled(num)}
     if not coupled or not density.factorizes:
