@@ -31,39 +31,36 @@ from tqdm import trange
 
 import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.posterior.bounds.portfolio import ANNEALED, certify, portfolio
+from pyro_perm.posterior.bounds.certificate import certify
+from pyro_perm.posterior.bounds.draws import Draw
 
 LOC_SCALES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 ENTRIES = (2, 5, 20)
 SD = 0.5
 
 
-def synthetic(spec, shapes, loc_scale, num_samples, seed=0):
-    """Independent draws from a random mean-field posterior, one density each."""
+def synthetic(spec, shapes, loc_scale, seed=0):
+    """Draws from a random mean-field posterior, one at a time."""
     torch.manual_seed(seed)
-    symmetry = pp.PermutationSymmetry(spec, shapes=shapes)
+    symmetry = pp.PermutationSymmetry(spec, shapes=shapes).group
     locs = {site: loc_scale * torch.randn(shape) for site, shape in shapes.items()}
     scales = {site: torch.full(shape, SD) for site, shape in shapes.items()}
-    return [
-        FactorizedDensity(
-            symmetry,
-            {site: loc + SD * torch.randn(loc.shape) for site, loc in locs.items()},
-            locs,
-            scales,
-            torch.Size(),
-        )
-        for _ in range(num_samples)
-    ]
+
+    def draw():
+        values = {site: loc + SD * torch.randn(loc.shape) for site, loc in locs.items()}
+        return Draw(FactorizedDensity(symmetry, values, locs, scales, torch.Size()))
+
+    return draw
 
 
-def one_layer(n, d, loc_scale, num_samples):
-    return synthetic({"hidden": {"w": 0}}, {"w": (n, d)}, loc_scale, num_samples)
+def one_layer(n, d, loc_scale):
+    return synthetic({"hidden": {"w": 0}}, {"w": (n, d)}, loc_scale)
 
 
-def two_layers(n, d, loc_scale, num_samples):
+def two_layers(n, d, loc_scale):
     shapes = {"w1": (n, d), "b1": (n,), "w2": (n, n), "b2": (n,), "w3": (1, n)}
     spec = {"first": {"w1": 0, "b1": 0, "w2": 1}, "second": {"w2": 0, "b2": 0, "w3": 1}}
-    return synthetic(spec, shapes, loc_scale, num_samples)
+    return synthetic(spec, shapes, loc_scale)
 
 
 def interval(result, seconds):
@@ -82,11 +79,12 @@ def exact(num_samples=32):
     for n in (4, 8, 12, 16):
         for d in ENTRIES:
             for loc_scale in LOC_SCALES:
-                densities = one_layer(n, d, loc_scale, num_samples)
+                draw = one_layer(n, d, loc_scale)
+                draws = [draw() for _ in range(num_samples)]
                 start = time.perf_counter()
-                sampled = certify(densities, {"sampled": pp.ImportanceSampled(64)})
+                sampled = certify(iter(draws).__next__, num_samples, [pp.ImportanceSampled(64)])
                 seconds = time.perf_counter() - start
-                truth = certify(densities, {"exact": pp.Exact()}).lower
+                truth = certify(iter(draws).__next__, num_samples, [pp.Exact()]).lower
                 below, above = sampled.lower - truth, truth - sampled.upper
                 contained = all(
                     x.mean() <= 4 * x.std() / num_samples**0.5 + 1e-9 for x in (below, above)
@@ -105,10 +103,10 @@ def wide():
     for n, num_samples, num_permutations in ((100, 16, 32), (500, 4, 4)):
         for d in ENTRIES:
             for loc_scale in LOC_SCALES:
-                densities = one_layer(n, d, loc_scale, num_samples)
+                draw = one_layer(n, d, loc_scale)
                 start = time.perf_counter()
-                methods = {"sampled": pp.ImportanceSampled(num_permutations)}
-                result = certify(densities, methods).summary()
+                methods = [pp.ImportanceSampled(num_permutations)]
+                result = certify(draw, num_samples, methods).summary()
                 target = max(1.0, 0.03 * result.log_order)
                 print(
                     f"n {n:3d} d {d:3d} loc scale {loc_scale:3.1f}: "
@@ -124,14 +122,14 @@ def coupled():
         for d in ENTRIES:
             for loc_scale in LOC_SCALES:
                 row = f"{n}-{n} d {d:3d} loc scale {loc_scale:3.1f}"
-                densities = two_layers(n, d, loc_scale, num_samples)
+                draw = two_layers(n, d, loc_scale)
                 start = time.perf_counter()
-                result = certify(densities).summary()
+                result = certify(draw, num_samples).summary()
                 print(f"{row}: {interval(result, time.perf_counter() - start)}", flush=True)
                 if result.upper - result.lower > 1:
                     start = time.perf_counter()
-                    longer = {ANNEALED: pp.AnnealedImportanceSampled(num_steps=1600)}
-                    result = certify(densities, portfolio(densities[0]) | longer).summary()
+                    longer = [pp.AnnealedImportanceSampled(num_steps=1600)]
+                    result = certify(draw, num_samples, longer).summary()
                     print(
                         f"{'1600 temperatures':>{len(row)}s}: "
                         f"{interval(result, time.perf_counter() - start)}",

@@ -27,7 +27,8 @@ ESTIMATORS: dict[str, pp.Estimator] = {
 
 def layer(spread: float, num: int) -> FactorizedDensity:
     """A density over one group, and draws from it, differentiable in its parameters."""
-    symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (UNITS, ENTRIES)})
+    spec, shapes = {"units": {"w": 0}}, {"w": (UNITS, ENTRIES)}
+    symmetry = pp.PermutationSymmetry(spec, shapes=shapes).group
     generator = torch.Generator().manual_seed(0)
     locs = spread * torch.randn(UNITS, ENTRIES, generator=generator, dtype=torch.float64)
     scales = torch.full_like(locs, SCALE).requires_grad_()

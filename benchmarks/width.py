@@ -47,7 +47,7 @@ def layer(width: int, case: Case) -> FactorizedDensity:
     torch.manual_seed(0)
     spec = {"hidden": {"w0": 0, "b0": 0, "w1": 1}}
     shapes = {"w0": (width, 64), "b0": (width,), "w1": (10, width)}
-    symmetry = pp.PermutationSymmetry(spec, shapes=shapes)
+    symmetry = pp.PermutationSymmetry(spec, shapes=shapes).group
     locs = {site: torch.randn(shape) / 8 for site, shape in shapes.items()}
     scales = {site: torch.full(shape, case.scale) for site, shape in shapes.items()}
     for site, axis in (("w0", 0), ("b0", 0), ("w1", 1)):

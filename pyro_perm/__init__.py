@@ -6,6 +6,7 @@ from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import (
     AnnealedImportanceSampled,
     Bethe,
+    Bounds,
     Estimator,
     Exact,
     ImportanceSampled,
@@ -45,6 +46,7 @@ __all__ = [
     "AutoSymmetrized",
     "Axis",
     "Bethe",
+    "Bounds",
     "Estimator",
     "Evidence",
     "Exact",

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pyro import poutine
-from pyro.infer import Trace_ELBO
-from pyro.poutine.messenger import Messenger
 
-from pyro_perm.closed_form import ClosedFormTraces
+from pyro_perm.closed_form import ClosedFormTrace_ELBO
+from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger, add_log_ratio
+from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, log_ratio_nodes
 
 Program = Callable[..., Any]
 
 
-class TraceSymmetrized_ELBO(Trace_ELBO):
+class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
     r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)`` (Gelberg et al. 2024, Section 4).
 
     ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
@@ -81,18 +81,8 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Any, Any]]:
-        if isinstance(poutine.unwrap(guide), Messenger):
-            raise TypeError(
-                f"cannot symmetrize {type(poutine.unwrap(guide)).__name__}: it draws each site "
-                "where the model asks for it, so the likelihood would cancel; use AutoNormal"
-            )
+        require_symmetrizable(poutine.unwrap(guide))
         yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        traces: tuple[Any, Any] = super()._get_trace(
-            model, ClosedFormTraces(model, guide), args, kwargs
-        )
-        return traces
 
     def _corrected(self, model: Program, guide: Program) -> Program:
         """The guide, with the correction in its trace unless it has one already."""
@@ -100,11 +90,12 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         def corrected(*args: Any, **kwargs: Any) -> Any:
             with SymmetrizeMessenger() as base:
                 result = guide(*args, **kwargs)
-            if LOG_RATIO_SITE in base.sites:
-                self._require_consistent(base.sites[LOG_RATIO_SITE])
-            elif poutine.get_mask() is not False:
+            symmetrized = log_ratio_nodes(base.sites)
+            if symmetrized:
+                self._require_consistent([node["fn"] for node in symmetrized.values()])
+            elif base.counts and poutine.get_mask() is not False:
                 symmetry = self._symmetry_of(model, base.sites, args, kwargs)
-                add_log_ratio(base.sites, symmetry, self._estimator_in_use)
+                add_log_ratio(base, symmetry, self._estimator_in_use)
             return result
 
         return corrected
@@ -116,15 +107,16 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
             warn_if_coinciding(sites, self._verified)
         return self._verified
 
-    def _require_consistent(self, site: Any) -> None:
-        symmetry, estimator = site["infer"]["symmetrization"]
-        if self.symmetry is not None and not self.symmetry.describes(symmetry):
-            raise ValueError(
-                "the guide is symmetrized over another symmetry than the loss was given:\n"
-                f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="
-            )
-        if self.estimator is not None and self.estimator != estimator:
-            raise ValueError(
-                f"the guide is symmetrized with {estimator}, but the loss was given "
-                f"{self.estimator}; leave out the loss's estimator="
-            )
+    def _require_consistent(self, log_ratios: Sequence[LogRatio]) -> None:
+        for log_ratio in log_ratios:
+            symmetry, estimator = log_ratio.density.symmetry, log_ratio.estimator
+            if self.symmetry is not None and not self.symmetry.describes(symmetry):
+                raise ValueError(
+                    "the guide is symmetrized over another symmetry than the loss was given:\n"
+                    f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="
+                )
+            if self.estimator is not None and self.estimator != estimator:
+                raise ValueError(
+                    f"the guide is symmetrized with {estimator}, but the loss was given "
+                    f"{self.estimator}; leave out the loss's estimator="
+                )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import require_tractable_supports
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.estimators import Bethe, Estimator

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGaussian, AutoGuide, AutoLaplaceApproximation
-from pyro.infer.autoguide.effect import AutoMessenger
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -59,7 +59,7 @@ class AutoSymmetrized(AutoGuide):
         estimator: Estimator | None = None,
         permute: bool = True,
     ) -> None:
-        _require_symmetrizable(base)
+        _require_base_guide(base)
         super().__init__(base.model)
         # Assigning the attribute would take the plates out of the hands of the base guide, which
         # goes on working on its own.
@@ -85,7 +85,7 @@ class AutoSymmetrized(AutoGuide):
             result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:
             warn_if_coinciding(drawn.sites, symmetry)
-        add_log_ratio(drawn.sites, symmetry, self.estimator)
+        add_log_ratio(drawn, symmetry, self.estimator)
         return result
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -116,25 +116,8 @@ class AutoSymmetrized(AutoGuide):
                 part.master = weakref.ref(self.base)
 
 
-def _require_symmetrizable(base: Any) -> None:
-    if isinstance(base, AutoMessenger):
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: an AutoMessenger draws each site where the "
-            "model asks for it, so the likelihood would cancel from the objective; use AutoNormal"
-        )
-    if isinstance(base, AutoDelta | AutoLaplaceApproximation):
-        instead = "use AutoNormal"
-        if isinstance(base, AutoLaplaceApproximation):
-            instead += ", or the Gaussian that its laplace_approximation(*args) returns"
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: a point mass has no density to average over "
-            f"permutations; {instead}"
-        )
-    if isinstance(base, AutoGaussian):
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: it rescales the vector that it draws "
-            "into the sites; use AutoMultivariateNormal, or AutoNormal"
-        )
+def _require_base_guide(base: Any) -> None:
+    require_symmetrizable(base)
     if isinstance(base, AutoSymmetrized):
         raise TypeError("the base guide is symmetrized already")
     if not isinstance(base, AutoGuide):

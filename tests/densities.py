@@ -7,8 +7,10 @@ import torch
 from pyro import poutine
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.posterior.bounds.draws import Draw
+from pyro_perm.trace_sites import log_ratio_nodes
 
 
 def draw(problem, num_particles=None):
@@ -22,6 +24,12 @@ def draw(problem, num_particles=None):
     if num_particles:
         density = flatten_batch(density)
     return guide, tracer.trace, density
+
+
+def traced_log_ratio(trace):
+    """``log q^G(w) - log q(w)`` in the trace of a symmetrized guide."""
+    (node,) = log_ratio_nodes(trace.nodes).values()
+    return node["fn"].log_factor
 
 
 def flatten_batch(density):
@@ -47,6 +55,17 @@ def two_layers(n, d, loc_scale, num_samples, **kwargs):
     shapes = {"w1": (n, d), "b1": (n,), "w2": (n, n), "b2": (n,), "w3": (1, n)}
     spec = {"first": {"w1": 0, "b1": 0, "w2": 1}, "second": {"w2": 0, "b2": 0, "w3": 1}}
     return synthetic(spec, shapes, loc_scale, num_samples, **kwargs)
+
+
+def draws_from(density):
+    """Fresh draws of ``w``, one at a time, as certificates take them from a guide."""
+
+    def draw():
+        fresh = density.redrawn(1)
+        values = {site: value[0] for site, value in fresh.values.items()}
+        return Draw(replace(fresh, values=values, batch_shape=torch.Size()))
+
+    return draw
 
 
 def mean_and_error(values):

@@ -51,6 +51,7 @@ def test_docstrings_show_no_code_that_is_not_run():
     assert [each.name for each in DOCSTRINGS if shown.search(each.docstring)] == []
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_page(page):
     """The blocks of a page run one after the other, in one namespace."""

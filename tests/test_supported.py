@@ -38,7 +38,7 @@ from pyro.infer.autoguide import (
 from pyro.optim import Adam
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 UNITS = 4
@@ -198,9 +198,17 @@ def estimator_row(estimator):
             continue
         found = estimator.bounds(density)
         sides.add((found.lower is not None, found.upper is not None))
-        gradient = gradient or log_ratio.requires_grad
+        gradient = gradient or has_gradient(log_ratio)
         cells.append("yes")
     return (f"`{type(estimator).__name__}`", bounds[max(sides)], yes(gradient), *cells)
+
+
+def has_gradient(log_ratio):
+    try:
+        log_ratio.backward()
+    except ValueError:  # Refused at backpropagation.
+        return False
+    return True
 
 
 def yes(condition):

@@ -78,6 +78,15 @@ class FactorizedDensity:
             values[site] = STICK_BREAKING(value.double()) if simplex else value
         return replace(self, values=values, batch_shape=torch.Size([num]))
 
+    @property
+    def draws_require_grad(self) -> bool:
+        """Whether autograd can reach the parameters through the draw."""
+        return any(value.requires_grad for value in self.values.values())
+
+    def with_fixed_draws(self) -> FactorizedDensity:
+        """The same, but autograd takes the draw for a constant."""
+        return replace(self, values={site: v.detach() for site, v in self.values.items()})
+
     def units(self, group: str, sites: Iterable[str]) -> Units:
         """Everything in the given sites that belongs to each unit of a group."""
         sites = tuple(sites)

@@ -19,7 +19,12 @@ permutations find at most ``log K`` of it:
 
 from pyro_perm.estimators.annealed import AnnealedImportanceSampled
 from pyro_perm.estimators.bethe import Bethe
-from pyro_perm.estimators.estimator import Bounds, Estimator
+from pyro_perm.estimators.estimator import (
+    Bounds,
+    Estimator,
+    register_estimator,
+    registered_estimators,
+)
 from pyro_perm.estimators.exact import Exact
 from pyro_perm.estimators.importance_sampled import ImportanceSampled
 from pyro_perm.estimators.info_nce import InfoNCE
@@ -36,4 +41,6 @@ __all__ = [
     "InfoNCE",
     "LeaveOneOut",
     "SampledChainRule",
+    "register_estimator",
+    "registered_estimators",
 ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import (
     expected_pairs,
     mean_field,
@@ -32,6 +33,11 @@ _STRENGTHS = (0.3, 1.0)
 _WEAKEST = 0.05
 _SWEEPS = 30
 _CAUTION = 5.0
+_NUM_PILOT = 8
+# Of mean field, until its marginals are those of belief propagation.
+_COST_OF_MARGINALS = 100
+# Drawing a permutation costs n^3: wide layers get fewer of them in certificates.
+_MOST_PERMUTATIONS, _FEWEST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS = 64, 4, 3200
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,8 @@ class Proposal:
 def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
     """A weakly and a strongly coupled proposal, or a single one where no site is shared.
 
-    :raises ValueError: if a group does more than permute its units.
+    They draw permutations, and nothing else that groups do to units.
     """
-    for factor in density.symmetry.factors:
-        for action in factor.actions:
-            raise ValueError(
-                f"group '{factor.name}' {action.deed} its units, which proposals over permutations "
-                "do not draw: evaluate with SampledChainRule(num_permutations=64), or leave out "
-                "estimator="
-            )
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
         return [Proposal(density, marginals, _filled(density, 1.0))]
@@ -101,17 +100,14 @@ def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
 
 
 @torch.no_grad()
-def fit_proposal(density: FactorizedDensity, num_pilot: int = 8) -> Proposal:
-    """The proposal that makes ``log q^G(w)`` largest, judged by draws of its own.
-
-    :param num_pilot: number of draws for each candidate.
-    """
+def fit_proposal(density: FactorizedDensity) -> Proposal:
+    """The proposal that makes ``log q^G(w)`` largest, judged by draws of its own."""
     proposals = fit_proposals(density)
     if len(proposals) == 1:
         return proposals[0]
     scores = []
     for proposal in proposals:
-        permutations, log_prob = proposal.draw(num_pilot)
+        permutations, log_prob = proposal.draw(_NUM_PILOT)
         scores.append(log_mean(density.log_ratio(permutations) - log_prob))
     return select(proposals, torch.stack(scores))
 
@@ -136,6 +132,23 @@ def select(proposals: Sequence[Proposal], scores: Tensor) -> Proposal:
 
     marginals = {g: pick([p.marginals[g] for p in proposals]) for g in proposals[0].marginals}
     return Proposal(density, marginals, pick([p.strength for p in proposals]))
+
+
+def cost(density: FactorizedDensity, num: int) -> float:
+    """Multiplications for fitting the proposals, and for draws from one of them."""
+    pairs = _costs.all_unit_pairs(density)
+    draw = pairs + _costs.row_by_row(density)
+    if not coupled_sites(density.symmetry):
+        return pairs + num * draw
+    units = sum(size**2 for size in density.symmetry.groups.values())
+    sweeps = len(_STRENGTHS) * _SWEEPS * (pairs + _COST_OF_MARGINALS * units)
+    return sweeps + (len(_STRENGTHS) * _NUM_PILOT + num) * draw
+
+
+def num_affordable(density: FactorizedDensity) -> int:
+    """How many permutations a certificate draws for each ``w``."""
+    num = _ROWS_OF_PERMUTATIONS // max(density.symmetry.groups.values())
+    return max(_FEWEST_PERMUTATIONS, min(_MOST_PERMUTATIONS, num))
 
 
 def _filled(density: FactorizedDensity, number: float) -> Tensor:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.estimators import _costs, _proposal
 from pyro_perm.estimators._coupled_groups import expected_pairs, moved
 from pyro_perm.estimators._proposal import (
     Proposal,
@@ -41,15 +42,26 @@ from pyro_perm.estimators._proposal import (
 from pyro_perm.estimators.estimator import (
     Bounds,
     Estimator,
-    require_factorized,
+    joint_draws,
+    refuse_gradient,
+    register_estimator,
     require_positive,
+    require_served,
+    unit_actions,
 )
 from pyro_perm.permanent.row_by_row import sample_rescaled
-from pyro_perm.symmetry.separable import separable_sites
+from pyro_perm.symmetry.separable import coupled_sites, separable_sites
 
 _TRANSPOSITIONS = 10
+# How many temperatures certificates try, one after the other.
+_NUM_STEPS_THAT_COMPETE = (100, 400)
+# Short forward chains choose the path: this share of the steps.
+_PILOT_SHARE, _NUM_PILOT_CHAINS = 4, 2
+# Gathering, drawing and putting back what a pair of units exchanges.
+_COST_OF_SWAPS = 10
 
 
+@register_estimator
 @dataclass(frozen=True)
 class AnnealedImportanceSampled(Estimator):
     """Annealed importance sampling from both ends, for evaluation: it has no gradient.
@@ -66,14 +78,37 @@ class AnnealedImportanceSampled(Estimator):
     num_chains: int = 2
 
     is_lower_bound = True
+    method = "annealed importance sampling"
 
     def __post_init__(self) -> None:
         require_positive("num_steps", self.num_steps)
         require_positive("num_chains", self.num_chains)
 
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Groups that do not flip signs, under base guides that draw their sites independently."""
+        return joint_draws(density) or unit_actions(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """At every step unit pairs, and a turn for every pair of units, along every chain."""
+        units = sum(size**2 for size in density.symmetry.groups.values())
+        step = _costs.all_unit_pairs(density) + _COST_OF_SWAPS * units
+        chains = 2 * self.num_chains + 2 * _NUM_PILOT_CHAINS / _PILOT_SHARE
+        return _proposal.cost(density, 2 * self.num_chains) + self.num_steps * chains * step
+
+    @classmethod
+    def candidates(cls, density: FactorizedDensity) -> Sequence[AnnealedImportanceSampled]:
+        """Shorter and longer ones, for groups that share sites: others need no annealing."""
+        if not coupled_sites(density.symmetry) or cls().serves(density):
+            return []
+        return [cls(num_steps) for num_steps in _NUM_STEPS_THAT_COMPETE]
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
-        """The upper one of the two bounds on ``log q^G(w) - log q(w)``, without gradient."""
-        return self._log_sums(density)[0] - density.log_volume
+        """The upper one of the two bounds on ``log q^G(w) - log q(w)``.
+
+        :raises ValueError: if it does not serve the density, and at backpropagation.
+        """
+        log_ratio = self._log_sums(density)[0] - density.log_volume
+        return refuse_gradient(self, log_ratio, density)
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information."""
@@ -84,8 +119,8 @@ class AnnealedImportanceSampled(Estimator):
     @torch.no_grad()
     def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
-        require_factorized(self, density)
-        path, pilot = _best_path(density, (self.num_steps + 3) // 4)
+        require_served(self, density)
+        path, pilot = _best_path(density, -(-self.num_steps // _PILOT_SHARE))
         forward = path.forward(self.num_steps, self.num_chains)
         reverse = path.reverse(self.num_steps, self.num_chains)
         among = [log_mean(torch.cat([weight.unsqueeze(0), forward])) for weight in reverse]
@@ -217,7 +252,7 @@ def _best_path(density: FactorizedDensity, num_steps: int) -> tuple[_Path, Tenso
     """
     proposals = fit_proposals(density)
     paths = [_Path.from_proposal(proposal) for proposal in proposals]
-    scores = torch.stack([log_mean(path.forward(num_steps, 2)) for path in paths])
+    scores = torch.stack([log_mean(path.forward(num_steps, _NUM_PILOT_CHAINS)) for path in paths])
     best = paths[0] if len(paths) == 1 else _Path.from_proposal(select(proposals, scores))
     return best, scores.amax(0)
 

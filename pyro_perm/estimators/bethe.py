@@ -16,21 +16,32 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_perm.density.factorized import (
     FactorizedDensity,
 )
+from pyro_perm.estimators import _costs
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
-from pyro_perm.estimators.estimator import Estimator, require_factorized
-from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.estimators.estimator import (
+    Estimator,
+    joint_draws,
+    register_estimator,
+    require_served,
+)
+from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
+from pyro_perm.permanent._derivatives import require_first_derivative
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import UnitPairs, Units
 from pyro_perm.symmetry.actions.permute import center
 from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
 
+# Of belief propagation, with some five operations each, until it comes to rest.
+_SWEEPS = 100
 
+
+@register_estimator
 @dataclass(frozen=True)
 class Bethe(Estimator):
     """Tight, deterministic estimate of ``log q^G(w)`` with a dense gradient, for training.
@@ -52,9 +63,18 @@ class Bethe(Estimator):
         """An equal one without memory: what was far apart in another guide tells nothing here."""
         return Bethe()
 
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Base guides that draw their sites independently."""
+        return joint_draws(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A product of matrices for each group, and belief propagation where all units overlap."""
+        sweeps = sum(_SWEEPS * size**2 for size in density.symmetry.groups.values())
+        return _costs.unit_pairs(density, lower_terms(density.symmetry)) + sweeps
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
-        require_factorized(self, density)
+        require_served(self, density)
         symmetry = density.symmetry
         total: Tensor | float = -density.log_volume
         for term in lower_terms(symmetry):
@@ -80,16 +100,14 @@ class Bethe(Estimator):
             for kind in (density.values, density.locs, density.scales)
             for site in term.sites
         ]
+        if is_tracing():
+            return log_permanent_by_blocks(density.unit_pairs(*term))
         log_permanent: Tensor = _LogPermanent.apply(layout, screen, *tensors)
         return log_permanent
 
 
 class _LogPermanent(torch.autograd.Function):
-    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites.
-
-    ``torch.jit.trace`` records the whole as one Python operator, and so none of the decisions in it
-    that depend on the data.
-    """
+    """``log perm(exp L) - sum_i L_ii`` of a group, from the tensors of its sites."""
 
     @staticmethod
     def forward(ctx: Any, layout: UnitLayout, screen: Screen, *tensors: Tensor) -> Tensor:
@@ -110,8 +128,8 @@ class _LogPermanent(torch.autograd.Function):
         return sum(log_ratios[1:], log_ratios[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        require_first_derivative("Bethe()")
         if not ctx.overlaps:
             return (None,) * len(ctx.needs_input_grad)
         grads = [overlap.gradients(grad_output) for overlap in ctx.overlaps]

@@ -8,7 +8,7 @@ no site are each a permanent, and the groups that couple them are enumerated aro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,16 +16,24 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.estimators.estimator import Estimator
+from pyro_perm.estimators import _costs
+from pyro_perm.estimators._terms import Term
+from pyro_perm.estimators.estimator import Estimator, register_estimator, require_served
 from pyro_perm.permanent import log_permanent
 from pyro_perm.symmetry.elements import AnyElement, Elements, transform
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import uncoupled_groups
 
 MAX_UNITS = 16
 MAX_ENUMERATED = 5040
 _ENTRIES_AT_ONCE = 2**22
+# A logarithm and an exponential cost as much as these multiplications.
+_COST_OF_A_TERM = 10
+# Up to here a draw takes at most a sixth of a second.
+_WORTH_COMPETING = 2**26
 
 
+@register_estimator
 @dataclass(frozen=True)
 class Exact(Estimator):
     """Every permutation: the ground truth, for small groups.
@@ -36,24 +44,47 @@ class Exact(Estimator):
 
     is_lower_bound = True
     is_upper_bound = True
+    method = "exact"
+
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Groups that are small enough."""
+        enumerated = _enumerated_groups(density)
+        order = _order(enumerated)
+        if order <= MAX_ENUMERATED:
+            return None
+        names = [factor.name for factor in enumerated]
+        return (
+            f"would enumerate {order} elements of the groups {names}, more than {MAX_ENUMERATED} "
+            f"(units: {dict(density.symmetry.groups)}; groups that share no site may have "
+            f"{MAX_UNITS} each, if the base guide draws their sites independently); leave out "
+            "estimator= for Bethe and certified bounds, or give ImportanceSampled"
+        )
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A permanent for each element that is enumerated."""
+        summed = _groups_by_permanent(density)
+        factors = [density.symmetry.factor(group) for group in summed]
+        sizes = [factor.size for factor in factors if factor.permutes]
+        permanents = sum(_COST_OF_A_TERM * size * 2 ** (size - 1) for size in sizes)
+        terms = [Term(group, tuple(density.symmetry.spec[group])) for group in summed]
+        each = permanents + _costs.unit_pairs(density, terms) + _costs.entries(density)
+        return float(_order(_enumerated_groups(density)) * each)
+
+    @classmethod
+    def candidates(cls, density: FactorizedDensity) -> Sequence[Exact]:
+        """Itself where it serves at a cost that sampling would not undercut by much."""
+        exact = cls()
+        affordable = not exact.serves(density) and exact.cost(density) <= _WORTH_COMPETING
+        return [exact] if affordable else []
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/|G| sum_g q(g w) / q(w)``.
 
         :raises ValueError: if the group is too large; names the groups.
         """
+        require_served(self, density)
         groups, log_volume = density.symmetry.groups, density.log_volume
-        summed = _groups_by_permanent(density)
-        enumerated = [factor for factor in density.symmetry.factors if factor.name not in summed]
-        order = math.prod(factor.order for factor in enumerated)
-        if order > MAX_ENUMERATED:
-            names = [factor.name for factor in enumerated]
-            raise ValueError(
-                f"Exact would enumerate {order} elements of the groups {names}, more "
-                f"than {MAX_ENUMERATED} (units: {groups}; groups that share no site may have "
-                f"{MAX_UNITS} each, if the base guide draws their sites independently); leave out "
-                "estimator= for Bethe and certified bounds, or give ImportanceSampled"
-            )
+        summed, enumerated = _groups_by_permanent(density), _enumerated_groups(density)
         permuted = (groups[g] for g in summed if density.symmetry.factor(g).permutes)
         subsets = 2 ** max(permuted, default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
@@ -72,6 +103,17 @@ def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
     factors = density.symmetry.factors
     fitting = (f.name for f in factors if f.size <= MAX_UNITS or not f.permutes)
     return uncoupled_groups(density.symmetry, tuple(fitting))
+
+
+def _enumerated_groups(density: FactorizedDensity) -> list[Factor]:
+    """The other groups."""
+    summed = _groups_by_permanent(density)
+    return [factor for factor in density.symmetry.factors if factor.name not in summed]
+
+
+def _order(groups: Iterable[Factor]) -> float:
+    """Number of elements of the product of some groups."""
+    return math.prod(factor.order for factor in groups)
 
 
 def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elements) -> Tensor:

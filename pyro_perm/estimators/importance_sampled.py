@@ -13,15 +13,25 @@ be a function of ``w`` and the parameters. ``K = 0`` is the bound of Barber & Ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.estimators._proposal import fit_proposal, identity, log_mean
-from pyro_perm.estimators.estimator import Bounds, Estimator
+from pyro_perm.estimators import _proposal
+from pyro_perm.estimators._proposal import fit_proposal, identity, log_mean, num_affordable
+from pyro_perm.estimators.estimator import (
+    Bounds,
+    Estimator,
+    refuse_gradient,
+    register_estimator,
+    require_served,
+    unit_actions,
+)
 
 
+@register_estimator
 @dataclass(frozen=True)
 class ImportanceSampled(Estimator):
     """Permutations from a proposal that is fitted to ``w`` and the parameters.
@@ -30,13 +40,14 @@ class ImportanceSampled(Estimator):
     through the weights, and holds the proposal fixed.
 
     :param num_permutations: ``K``, the number of draws beside the true permutation; 0 leaves only
-        a lower bound, without a gradient to speak of.
+        a lower bound, which has no gradient.
     :raises ValueError: if it is negative or not an int.
     """
 
     num_permutations: int
 
     is_lower_bound = True
+    method = "importance sampling"
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_permutations, int) or self.num_permutations < 0:
@@ -44,9 +55,29 @@ class ImportanceSampled(Estimator):
                 f"num_permutations must be an int of at least 0, but is {self.num_permutations!r}"
             )
 
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Groups that do not flip signs."""
+        return unit_actions(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """Fitting the proposals, and drawing from one of them."""
+        return _proposal.cost(density, self.num_permutations + 1)
+
+    @classmethod
+    def candidates(cls, density: FactorizedDensity) -> Sequence[ImportanceSampled]:
+        """One with fewer permutations where they are wide."""
+        estimator = cls(num_affordable(density))
+        return [] if estimator.serves(density) else [estimator]
+
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
-        """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``."""
-        return log_mean(self._log_weights(density)) - density.log_volume
+        """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``.
+
+        :raises ValueError: if a group flips signs; at backpropagation, if ``K = 0``.
+        """
+        log_ratio = log_mean(self._log_weights(density)) - density.log_volume
+        if self.num_permutations:
+            return log_ratio
+        return refuse_gradient(self, log_ratio.detach(), density)
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information; no upper one if ``K = 0``."""
@@ -57,6 +88,7 @@ class ImportanceSampled(Estimator):
 
     def _log_weights(self, density: FactorizedDensity) -> Tensor:
         """``log q(g_k w) - log q(w) - log tau(g_k | w)``, the true one first: ``(K+1, *batch)``."""
+        require_served(self, density)
         proposal = fit_proposal(density)
         permutations, log_prob = proposal.draw(self.num_permutations, identity(density))
         return density.log_ratio(permutations) - log_prob

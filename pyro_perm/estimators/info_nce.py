@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import moved
-from pyro_perm.estimators.estimator import Estimator, require_positive
+from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
 from pyro_perm.symmetry.separable import uncoupled_groups
 
 
+@register_estimator
 @dataclass(frozen=True)
 class InfoNCE(Estimator):
     """Lower bound on ``I(g; w)`` from uniform permutations; it cannot exceed ``log K``.
@@ -38,6 +40,10 @@ class InfoNCE(Estimator):
 
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A gather for each permutation."""
+        return _costs.all_unit_pairs(density) + self.num_permutations * _costs.entries(density)
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/K (1 + sum_j q(g_j w) / q(w))``."""

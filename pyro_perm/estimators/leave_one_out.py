@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.estimators.estimator import Estimator, require_positive
+from pyro_perm.estimators import _costs
+from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
 from pyro_perm.estimators.info_nce import uniform_log_ratios
 
 
+@register_estimator
 @dataclass(frozen=True)
 class LeaveOneOut(Estimator):
     """Upper bound on ``I(g; w)`` from uniform permutations, the true one left out.
@@ -30,6 +32,10 @@ class LeaveOneOut(Estimator):
 
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """A gather for each permutation."""
+        return _costs.all_unit_pairs(density) + self.num_permutations * _costs.entries(density)
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/K sum_j q(g_j w) / q(w)``."""

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
-from pyro_perm.estimators._proposal import identity, log_mean
+from pyro_perm.estimators import _costs
+from pyro_perm.estimators._proposal import identity, log_mean, num_affordable
 from pyro_perm.estimators._terms import Term, lower_terms, upper_terms
 from pyro_perm.estimators.estimator import (
     Bounds,
     Estimator,
-    require_factorized,
+    joint_draws,
+    register_estimator,
     require_positive,
+    require_served,
 )
 from pyro_perm.permanent.row_by_row import sample_rescaled
+from pyro_perm.symmetry.separable import coupled_sites
 
 
+@register_estimator
 @dataclass(frozen=True)
 class SampledChainRule(Estimator):
     """Bounds from one permanent a group (see ``pyro_perm.estimators._terms``).
@@ -34,9 +39,26 @@ class SampledChainRule(Estimator):
     num_permutations: int
 
     is_lower_bound = True
+    method = "chain rule"
 
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
+
+    def serves(self, density: FactorizedDensity) -> str | None:
+        """Base guides that draw their sites independently."""
+        return joint_draws(density)
+
+    def cost(self, density: FactorizedDensity) -> float:
+        """Two permanents a group."""
+        per_side = (self.num_permutations + 1) * _costs.row_by_row(density)
+        return 2 * (_costs.all_unit_pairs(density) + per_side)
+
+    @classmethod
+    def candidates(cls, density: FactorizedDensity) -> Sequence[SampledChainRule]:
+        """One where importance sampling has no equal: groups that share sites or act on units."""
+        estimator = cls(num_affordable(density))
+        differs = coupled_sites(density.symmetry) or density.symmetry.acting_groups
+        return [estimator] if differs and not estimator.serves(density) else []
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Minus the lower bound on ``I``, differentiable, the proposals held fixed."""
@@ -59,7 +81,7 @@ class SampledChainRule(Estimator):
 
         :param first: 0 to count the true permutation among the samples, 1 not to.
         """
-        require_factorized(self, density)
+        require_served(self, density)
         trivial = identity(density)
         device = trivial[terms[0].group].device
         total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)

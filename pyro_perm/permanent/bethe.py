@@ -29,8 +29,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from pyro_perm.permanent._derivatives import require_first_derivative, require_reverse_mode
 from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 
@@ -80,7 +80,9 @@ def bethe_permanent(
     :returns: the result; look at ``converged``. Where no permutation is permitted the
         log-permanent is ``-inf`` and the marginals are zero.
     :raises ValueError: if the matrices are not square, or ``max_iterations`` is below one.
+    :raises NotImplementedError: in forward-mode differentiation.
     """
+    require_reverse_mode(log_matrix)
     log_permanent, marginals, num_iterations, residual = _bethe(
         log_matrix, max_iterations, tolerance
     )
@@ -137,10 +139,10 @@ def _save_marginals(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(output[1])
 
 
-@once_differentiable
 def _envelope_gradient(
     ctx: Any, grad_log_permanent: Tensor, *grad_others: Tensor
 ) -> tuple[Tensor, None, None]:
+    require_first_derivative("the Bethe permanent")
     (marginals,) = ctx.saved_tensors
     return grad_log_permanent[..., None, None] * marginals, None, None
 

@@ -89,7 +89,10 @@ def from_json(
 
 
 def summary(symmetry: SymmetryGroup, spec: Spec, reasons: Mapping[str, str]) -> str:
-    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters."""
+    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters.
+
+    An axis whose entries rescaling a unit by ``c`` multiplies by ``c^k`` is marked ``c^k``.
+    """
     factors = {factor.name: factor for factor in symmetry.factors}
     legends = {action.legend: None for factor in symmetry.factors for action in factor.actions}
     rows = [("group", "size", "log n!", "axes")]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.program import Program
@@ -90,12 +89,12 @@ class LogDensity:
         return {name: float(each.sum()) for name, each in self._log_probs(values).items()}
 
     def draw_point(self) -> Point:
-        """Random values for all latent sites, standard normal before they meet their constraints.
+        """Random values for all latent sites.
 
         :raises SymmetryVerificationError: if the log joint is not finite wherever it is tried.
         """
         for _ in range(_MAX_DRAWS):
-            values = {name: self._draw(name) for name in self.latents}
+            values = {name: latent.draw(self._dtype) for name, latent in self.latents.items()}
             each = self._log_probs(values)
             log_probs = {name: float(log_prob.sum()) for name, log_prob in each.items()}
             if all(map(math.isfinite, log_probs.values())):
@@ -120,14 +119,6 @@ class LogDensity:
         after = self({**point.values, **moved})
         changes = {name: abs(after[name] - before) for name, before in point.log_probs.items()}
         return {name: math.inf if math.isnan(x) else x for name, x in changes.items()}
-
-    def _draw(self, name: str) -> Tensor:
-        latent = self.latents[name]
-        transform = biject_to(latent.support)
-        shape = transform.inverse_shape(latent.shape)
-        device = latent.value.device
-        value: Tensor = transform(torch.randn(shape, dtype=self._dtype, device=device))
-        return value
 
     def _log_probs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision:

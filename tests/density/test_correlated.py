@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from densities import traced_log_ratio
 from problems import Problem, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
@@ -23,9 +24,10 @@ from pyro.infer.autoguide import (
 from pyro.optim import Adam
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
+from pyro_perm.posterior.bounds.certificate import certify
+from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.bounds.intervals import draw_density
-from pyro_perm.posterior.bounds.portfolio import certify
 
 JOINT = [AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 
@@ -119,7 +121,7 @@ def test_certificates_contain_what_is_too_much_for_exact(kind):
     guide(*problem.args)
     with torch.no_grad():
         densities = [draw_density(guide, guide.symmetry.group, problem.args, {}) for _ in range(12)]
-        certificate = certify(densities)
+        certificate = certify(map(Draw, densities).__next__, len(densities))
         everything = {"hidden": torch.tensor(list(itertools.permutations(range(8))))}
         exact = guide.symmetry.log_order - torch.stack(
             [density.log_ratio(everything).logsumexp(0) for density in densities]
@@ -153,7 +155,7 @@ def test_an_uncorrelated_joint_gaussian_is_a_factorized_one():
     for guide in (base, joint):
         pyro.set_rng_seed(1)
         trace, _ = draw(symmetrized(guide, problem, pp.Exact()), problem)
-        ratios.append(trace.nodes["log_ratio_symmetrized"]["fn"].log_factor)
+        ratios.append(traced_log_ratio(trace))
     torch.testing.assert_close(*ratios)
 
 

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from densities import draw
+from densities import draw, traced_log_ratio
 from problems import (
     SIGNED_PROBLEMS,
     hierarchical,
@@ -26,6 +26,7 @@ import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.symmetry.unit_layout import UnitLayout
+from pyro_perm.trace_sites import element_site
 
 SIGNED = pytest.mark.parametrize("problem", SIGNED_PROBLEMS, ids=str)
 
@@ -70,7 +71,7 @@ def test_exact_is_the_average_over_the_whole_group(problem):
     moved = density.symmetry.apply(all_elements(density.symmetry), density.values)
     terms = log_q(density, moved)
     expected = terms.logsumexp(0) - math.log(len(terms)) - log_q(density, density.values)
-    ratio = trace.nodes["log_ratio_symmetrized"]["fn"].log_factor
+    ratio = traced_log_ratio(trace)
     torch.testing.assert_close(ratio, expected, rtol=0, atol=1e-8)
     found = density.log_ratio(all_elements(density.symmetry))
     torch.testing.assert_close(found, terms - log_q(density, density.values))
@@ -231,7 +232,8 @@ def test_the_guide_draws_signs_and_trains(problem):
     assert all(math.isfinite(svi.step(*problem.args)) for _ in range(3))
     drawn = [poutine.trace(guide).get_trace(*problem.args) for _ in range(12)]
     for group in guide.symmetry.groups:
-        elements = torch.stack([trace.nodes[f"{group}_permutation"]["value"] for trace in drawn])
+        site = element_site(guide.symmetry.group, group)
+        elements = torch.stack([trace.nodes[site]["value"] for trace in drawn])
         assert (elements < 0).any() == (group in guide.symmetry.signed_groups)
 
 

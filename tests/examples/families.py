@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -28,13 +29,13 @@ class Family:
 
     num_parameters: int
     build: Build
-    data: Tensor | None = None
+    data: Any = None
     has_batches: bool = True
 
     def draw(self) -> Tensor:
         """A value."""
         if self.data is not None:
-            return self.data
+            return torch.tensor(self.data)
         value: Tensor = self.build(torch.zeros(self.num_parameters)).sample()
         return value
 
@@ -132,21 +133,16 @@ FAMILIES: dict[str, Family] = {
     **{
         name: two_positive(name)
         for name in (
-            *("Beta", "Gamma", "InverseGamma", "Kumaraswamy", "Pareto", "Weibull"),
+            *("Beta", "Gamma", "InverseGamma", "Kumaraswamy", "Weibull"),
             *("FisherSnedecor", "GammaPoisson", "BetaBinomial", "ExtendedBetaBinomial"),
         )
     },
     **{name: one_positive(name) for name in ("Exponential", "Chi2", "HalfCauchy", "HalfNormal")},
     **{
         name: three(name)
-        for name in (
-            *("AsymmetricLaplace", "SoftAsymmetricLaplace", "SkewLogistic", "GeneralizedPareto"),
-        )
+        for name in (*("AsymmetricLaplace", "SoftAsymmetricLaplace", "SkewLogistic"),)
     },
-    **{
-        name: of_logits(name)
-        for name in ("Bernoulli", "ContinuousBernoulli", "Geometric")
-    },
+    **{name: of_logits(name) for name in ("Bernoulli", "ContinuousBernoulli", "Geometric")},
     **{
         name: of_three_logits(name)
         for name in ("Categorical", "OneHotCategorical", "OneHotCategoricalStraightThrough")
@@ -169,10 +165,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "ExtendedBinomial": of_logits("ExtendedBinomial", 5),
     "FoldedDistribution": Family(2, lambda p: dist.FoldedDistribution(normal(p))),
-    "GammaGaussianHMM": Family(6, gamma_gaussian_hmm, data=torch.ones(3, 2)),
+    "GammaGaussianHMM": Family(6, gamma_gaussian_hmm, data=[[1.0, 2.0]] * 3),
     "GaussianHMM": Family(6, gaussian_hmm),
-    "GaussianMRF": Family(6, gaussian_mrf, data=torch.ones(1, 2)),
-    "Independent": Family(4, lambda p: normal(p.unflatten(-1, (2, 2)).mT.mT).to_event(1)),
+    "GaussianMRF": Family(6, gaussian_mrf, data=[[1.0, 2.0]]),
+    "GeneralizedPareto": Family(
+        3,
+        lambda p: dist.GeneralizedPareto(p[..., 0], positive(p[..., 1]), positive(p[..., 2])),
+        data=9.0,
+    ),
+    "Independent": Family(4, lambda p: normal(p.unflatten(-1, (2, 2))).to_event(1)),
     "IndependentHMM": Family(
         12, lambda p: dist.IndependentHMM(gaussian_hmm_1(p.unflatten(-1, (2, 6))))
     ),
@@ -181,7 +182,7 @@ FAMILIES: dict[str, Family] = {
     "LogNormalNegativeBinomial": Family(
         2,
         lambda p: dist.LogNormalNegativeBinomial(4.0, p[..., 0], positive(p[..., 1])),
-        data=torch.tensor(3.0),
+        data=3.0,
     ),
     "LogisticNormal": Family(4, lambda p: dist.LogisticNormal(p[..., :2], positive(p[..., 2:]))),
     "LowRankMultivariateNormal": Family(
@@ -244,6 +245,11 @@ FAMILIES: dict[str, Family] = {
     "OrderedLogistic": Family(
         3, lambda p: dist.OrderedLogistic(p[..., 0], positive(p[..., 1:]).cumsum(-1))
     ),
+    "Pareto": Family(
+        2,
+        lambda p: dist.Pareto(positive(p[..., 0]), positive(p[..., 1])),
+        data=9.0,
+    ),
     "Poisson": one_positive("Poisson"),
     "ProjectedNormal": Family(3, dist.ProjectedNormal),
     "RelaxedBernoulli": of_logits("RelaxedBernoulli", torch.tensor(0.5)),
@@ -281,11 +287,14 @@ FAMILIES: dict[str, Family] = {
         4,
         lambda p: dist.TransformedDistribution(
             normal(p),
-            [transforms.AffineTransform(p[..., 2], positive(p[..., 3])), transforms.TanhTransform()],
+            [
+                transforms.AffineTransform(p[..., 2], positive(p[..., 3])),
+                transforms.TanhTransform(),
+            ],
         ),
     ),
     "Uniform": Family(1, lambda p: dist.Uniform(-9.0 - positive(p[..., 0]), 9.0)),
-    "VonMises3D": Family(3, dist.VonMises3D, data=torch.tensor([0.6, 0.0, 0.8])),
+    "VonMises3D": Family(3, dist.VonMises3D, data=[0.6, 0.0, 0.8]),
     "Wishart": Family(4, lambda p: dist.Wishart(4.0, covariance(p))),
     "ZeroInflatedDistribution": Family(
         2,

@@ -298,14 +298,14 @@ def test_a_guide_draws_and_trains():
         svi = SVI(network, guide, Adam({"lr": 0.02}), loss)
         assert all(math.isfinite(svi.step()) for _ in range(3))
     trace = poutine.trace(guide).get_trace()
-    shifts = trace.nodes["hidden_shift"]["value"]
+    shifts = trace.nodes["hidden_shift.ring"]["value"]
     assert shifts.shape == (4,) and ((shifts >= 0) & (shifts < 3)).all()
-    assert trace.nodes["hidden_permutation"]["value"].sort().values.tolist() == [0, 1, 2, 3]
+    assert trace.nodes["hidden_permutation.ring"]["value"].sort().values.tolist() == [0, 1, 2, 3]
     trace.compute_log_prob()
     drawn = {site: trace.nodes[site]["value"] for site in ("ring", "out")}
     unmoved = {"ring": trace.nodes["ring_unconstrained"]["value"]}
     element = {
-        "hidden": Element(trace.nodes["hidden_permutation"]["value"], {CyclicShift(3): shifts})
+        "hidden": Element(trace.nodes["hidden_permutation.ring"]["value"], {CyclicShift(3): shifts})
     }
     assert_same(guide.symmetry.apply(element, unmoved), {"ring": drawn["ring"]})
 

@@ -34,10 +34,19 @@ from pyro_perm.program.source_lines import is_validation, source_line
 _SHAPE_ONLY = {
     f"aten::{name}"
     for name in (
-        *("zeros_like", "ones_like", "full_like", "empty_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+        *("zeros_like", "ones_like", "full_like"),
+        *("new_zeros", "new_ones", "new_full"),
     )
 }
+
+# What memory held before is no content of the model: its entries count as equal.
+_EMPTY = {
+    f"aten::{name}"
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+}
+
+# These read values only to raise errors, which cannot change the log joint.
+_CHECKS = ("aten::_linalg_check_errors", "aten::_validate_sparse_coo_tensor_args")
 
 _READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
@@ -165,6 +174,8 @@ class Recorder(EagerDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name, _, overload = func.name().partition(".")
+        if name in _EMPTY:
+            return func(*args, **kwargs).zero_()
         if name in _SHAPE_ONLY:
             return func(*args, **kwargs)
         is_random = torch.Tag.nondeterministic_seeded in func.tags
@@ -213,7 +224,7 @@ class Recorder(EagerDispatchMode):
             if what is not None and tensor.dim():
                 self.graph.updated_buffers[what] = None
         call.is_read = not outputs
-        if call.is_read and is_validation():
+        if call.is_read and (call.name in _CHECKS or is_validation()):
             return
         if call.is_read and call.source is not None:
             self.graph.reads[call.source] = None

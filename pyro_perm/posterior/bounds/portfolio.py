@@ -1,221 +1,227 @@
-"""Certified intervals for the mutual information: the better of several bounds on either side.
+r"""Which methods bound ``I(g; w)``: tried one after the other, until the interval is narrow enough.
 
-Every method bounds ``I(g; w)`` from both sides in expectation. Taking the best average of several
-would favour the one whose noise points the right way, and so void the bound. Therefore samples are
-split in two: each half chooses the methods whose values are reported on the other half.
+Every method bounds ``I(g; w)`` in expectation. Taking the best average of several on the draws that
+are reported would favour the one whose noise points the right way, and so void the bound; nor may
+these draws tell when to stop. A few pilot draws of the guide, which serve no other purpose, decide
+both: given them the methods are fixed.
+
+Methods are tried from the cheapest on, as estimators declare their
+:meth:`~pyro_perm.estimators.Estimator.cost`. It is enough once the best upper bound exceeds the
+best lower one by less than the standard error of what will be reported, for what is as noisy gains
+nothing from being narrower. The best on either side then bound the other draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.estimators import (
-    AnnealedImportanceSampled,
-    Bounds,
-    Estimator,
-    Exact,
-    ImportanceSampled,
-    SampledChainRule,
-)
-from pyro_perm.symmetry.separable import coupled_sites
+from pyro_perm.estimators import Bounds, Estimator, registered_estimators
+from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, standard_error
 
-TRIVIAL, ANNEALED = "trivial", "annealed importance sampling"
-# Drawing a permutation costs n^3: wide layers get fewer of them.
-_MOST_PERMUTATIONS, _FEWEST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS = 64, 4, 3200
-_ENTRIES_AT_ONCE = 2**23
-_MOST_UNITS_ENUMERATED = 8
-_FEWEST_STEPS, _MOST_STEPS, _NUM_PILOTS = 100, 400, 4
-_LARGEST_CROSSING = 5.0
+NUM_PILOTS = 8
+# In nats: no interval need be narrower.
+_NARROW = 0.01
+# Dearer methods take more and smaller steps, and so longer than their multiplications tell.
+_CAUTION = 3.0
 
 
 @dataclass(frozen=True)
-class MutualInformation:
-    """An interval for ``I(g; w)``, in nats.
+class Budget:
+    """Time that may be spent, from now on.
 
     Attributes:
-        lower: estimate that bounds ``I`` from below in expectation.
-        upper: the same from above.
-        lower_standard_error: of ``lower``.
-        upper_standard_error: of ``upper``.
-        log_order: ``log |G|``, the most that ``I`` can be.
-        lower_method: what gave ``lower``; two methods, where each served on half of the samples.
-        upper_method: what gave ``upper``.
-        num_samples: number of samples of the guide.
+        max_seconds: None for as long as it takes.
     """
 
-    lower: float
-    upper: float
-    lower_standard_error: float
-    upper_standard_error: float
-    log_order: float
-    lower_method: str
-    upper_method: str
-    num_samples: int
+    max_seconds: float | None = None
+    _start: float = field(default_factory=lambda: time.perf_counter(), init=False)
+
+    def __post_init__(self) -> None:
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be positive or None, but is {self.max_seconds!r}")
+
+    @property
+    def left(self) -> float:
+        """Seconds, infinite where there is no limit."""
+        if self.max_seconds is None:
+            return math.inf
+        return self.max_seconds - (time.perf_counter() - self._start)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether it may take as long as it takes."""
+        return self.max_seconds is None
+
+    @property
+    def exceeded(self) -> str:
+        """Why a method was not tried, or not run on all draws."""
+        return f"it would take longer than max_seconds={self.max_seconds:g}"
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """Bounds on ``I(g; w)``, draw by draw: shape ``(num_samples,)``, in nats."""
+class Choice(NamedTuple):
+    """Methods that are worth their time.
 
-    lower: Tensor
-    upper: Tensor
-    lower_method: str
-    upper_method: str
-    log_order: float
-
-    def summary(self) -> MutualInformation:
-        """Averages over the draws."""
-        return MutualInformation(
-            lower=self.lower.mean().item(),
-            upper=self.upper.mean().item(),
-            lower_standard_error=standard_error(self.lower),
-            upper_standard_error=standard_error(self.upper),
-            log_order=self.log_order,
-            lower_method=self.lower_method,
-            upper_method=self.upper_method,
-            num_samples=len(self.lower),
-        )
-
-
-def portfolio(density: FactorizedDensity) -> dict[str, Estimator]:
-    """The methods that compete: the exact one alone, where the group is small enough."""
-    groups = density.symmetry.groups
-    coupled = bool(coupled_sites(density.symmetry))
-    if not coupled or max(groups.values()) <= _MOST_UNITS_ENUMERATED:
-        try:
-            Exact().log_ratio(density)
-        except ValueError:
-            pass
-        else:
-            return {"exact": Exact()}
-    num = min(_MOST_PERMUTATIONS, _ROWS_OF_PERMUTATIONS // max(groups.values()))
-    num = max(_FEWEST_PERMUTATIONS, num)
-    if density.symmetry.acting_groups:  # The other methods draw permutations and nothing else.
-        return {"chain rule": SampledChainRule(num)}
-    sampled: dict[str, Estimator] = {"importance sampling": ImportanceSampled(num)}
-    if not coupled or not density.factorizes:
-        return sampled
-    return {
-        "chain rule": SampledChainRule(num),
-        **sampled,
-        ANNEALED: AnnealedImportanceSampled(_annealing_steps(density)),
-    }
-
-
-@torch.no_grad()
-def _annealing_steps(density: FactorizedDensity) -> int:
-    """As many steps as leave a gap of one nat, judged by a short run.
-
-    The gap falls with the square root of their number where chains are slow, which is where it is
-    wide. The run is on fresh draws of the guide, which serve no other purpose: those that are
-    reported must not choose how they are bounded.
+    Attributes:
+        estimators: the best on either side; none where the trivial bounds must do.
+        skipped: the others that were not tried, and why.
     """
-    bounds = AnnealedImportanceSampled(_FEWEST_STEPS).bounds(density.redrawn(_NUM_PILOTS))
-    assert bounds.lower is not None and bounds.upper is not None
-    gap = (bounds.upper - bounds.lower).mean().item()
-    enough = _FEWEST_STEPS * max(gap, 0.0) ** 2
-    return min(max(_FEWEST_STEPS, math.ceil(enough)), _MOST_STEPS)
+
+    estimators: list[Estimator]
+    skipped: str = ""
 
 
-def certify(
-    densities: Sequence[FactorizedDensity],
-    methods: Mapping[str, Estimator] | None = None,
+def competitors(density: FactorizedDensity) -> list[Estimator]:
+    """The methods that compete, cheapest first, but before all others the exact sum."""
+    candidates = [e for kind in registered_estimators() for e in kind.candidates(density)]
+    return sorted(candidates, key=lambda e: (not is_exact(e), e.cost(density)))
+
+
+def is_exact(estimator: Estimator) -> bool:
+    """Whether it bounds both sides at once."""
+    return estimator.is_lower_bound and estimator.is_upper_bound
+
+
+def choose(
+    candidates: Sequence[Estimator],
+    draw: Callable[[], Draw],
+    num_samples: int,
+    budget: Budget,
     *,
     progress: bool = False,
-) -> Certificate:
-    """Bounds on the mutual information from independent draws of the guide.
+) -> Choice:
+    """Try methods on pilot draws until the interval is narrow, and take the best.
 
-    :param densities: one density a draw, all of one symmetry, without batch dimensions.
-    :param methods: the estimators that compete; None is :func:`portfolio`.
+    :param candidates: in the order of their trial.
+    :param draw: draws from the guide.
+    :param num_samples: number of draws that the chosen methods will bound.
+    :param budget: for the trials and for the chosen methods on all draws.
     :param progress: whether to show a progress bar.
-    :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
-    if methods is None:
-        methods = portfolio(densities[0])
-    chunks = list(_chunks(densities))
-    parts: dict[str, list[Bounds]] = {name: [] for name in methods}
-    with tqdm(total=len(chunks) * len(methods), leave=False, disable=not progress) as bar:
-        for chunk in chunks:
-            for name, method in methods.items():
-                parts[name].append(method.bounds(chunk))
-                bar.update()
-    log_order = densities[0].symmetry.log_order
-    zeros = torch.zeros(len(densities), dtype=torch.float64)
-    lower = {TRIVIAL: zeros} | _joined(parts, "lower")
-    upper = {TRIVIAL: zeros + log_order} | _joined(parts, "upper")
-    lower_values, lower_method = _best_of_halves(lower, sign=1)
-    upper_values, upper_method = _best_of_halves(upper, sign=-1)
-    _require_uncrossed(lower_values, upper_values, lower_method, upper_method)
-    return Certificate(lower_values, upper_values, lower_method, upper_method, log_order)
+    if not candidates:
+        return Choice([])
+    if budget.is_unlimited and (len(candidates) == 1 or is_exact(candidates[0])):
+        return Choice([candidates[0]])
+    if budget.left <= 0:
+        return Choice([], _explained({budget.exceeded: list(candidates)}))
+    pilot = _Pilot([draw() for _ in range(NUM_PILOTS)], num_samples)
+    skipped: dict[str, list[Estimator]] = {}
+    for estimator in tqdm(candidates, desc="pilot", leave=False, disable=not progress):
+        if pilot.is_narrow:
+            skipped.setdefault(pilot.width_and_error, []).append(estimator)
+        elif not pilot.attempt(estimator, budget):
+            skipped.setdefault(budget.exceeded, []).append(estimator)
+    return Choice(pilot.best, _explained(skipped))
 
 
-def standard_error(values: Tensor) -> float:
-    """Standard error of the mean of independent values."""
-    return values.std().item() / math.sqrt(len(values))
+class _Trial(NamedTuple):
+    """A method, its bounds on the pilot draws, and the seconds that they took."""
+
+    estimator: Estimator
+    bounds: Bounds
+    seconds: float
 
 
-def _joined(parts: Mapping[str, list[Bounds]], side: str) -> dict[str, Tensor]:
-    joined = {}
-    for name, bounds in parts.items():
-        values = [getattr(bound, side) for bound in bounds]
-        if all(value is not None for value in values):
-            joined[name] = torch.cat([*map(torch.atleast_1d, values)]).detach().cpu()
-    return joined
+class _Pilot:
+    """Methods that were tried on the same few draws.
 
+    :param draws: from the guide, for this purpose alone.
+    :param num_samples: number of draws that the best of them will bound.
+    """
 
-def _best_of_halves(candidates: Mapping[str, Tensor], sign: int) -> tuple[Tensor, str]:
-    """Values of the methods that the other half of the samples found best."""
-    if "exact" in candidates:
-        return candidates["exact"], "exact"
-    names = list(candidates)
-    values = torch.stack([candidates[name] for name in names])
-    half = values.shape[1] // 2
-    first, second = values[:, :half], values[:, half:]
-    chosen = [int((sign * part.mean(1)).argmax()) for part in (second, first)]
-    methods = dict.fromkeys(names[index] for index in chosen)
-    return torch.cat([first[chosen[0]], second[chosen[1]]]), " and ".join(methods)
+    def __init__(self, draws: Sequence[Draw], num_samples: int) -> None:
+        self._densities = [draw.density for draw in draws]
+        self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64)
+        self._num_samples = num_samples
+        self._trials: list[_Trial] = []
 
+    def attempt(self, estimator: Estimator, budget: Budget) -> bool:
+        """Try a method, unless there is no time for it; whether it may be chosen."""
+        if self._predicted_seconds(estimator) > budget.left:
+            return False
+        start = time.perf_counter()
+        bounds = bounds_of_draws(estimator, self._densities)
+        self._trials.append(_Trial(estimator, bounds, time.perf_counter() - start))
+        if self._seconds_for_all_draws <= budget.left:
+            return True
+        self._trials.pop()
+        return False
 
-def _require_uncrossed(lower: Tensor, upper: Tensor, lower_method: str, upper_method: str) -> None:
-    crossing = (lower - upper).mean().item()
-    error = math.hypot(standard_error(lower), standard_error(upper))
-    if not crossing <= _LARGEST_CROSSING * error + 1e-6:
-        raise RuntimeError(
-            f"the lower bound ({lower.mean():.4g} nats, {lower_method}) exceeds the upper bound "
-            f"({upper.mean():.4g} nats, {upper_method}) by more than {_LARGEST_CROSSING:g} "
-            "standard errors. This is a bug in pyro_perm: please report it, with model and guide"
+    @property
+    def best(self) -> list[Estimator]:
+        """The methods with the highest lower and with the lowest upper bound."""
+        return list(dict.fromkeys(trial.estimator for trial in self._best if trial is not None))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the interval is no wider than its error; not before a method was tried."""
+        return bool(self._trials) and self._width <= max(self._error, _NARROW)
+
+    @property
+    def width_and_error(self) -> str:
+        """Why it is narrow enough."""
+        return f"the interval is {self._width:.2g} nats wide, its standard error {self._error:.2g}"
+
+    @property
+    def _best(self) -> tuple[_Trial | None, _Trial | None]:
+        def mean(trial: _Trial, side: int) -> float:
+            values = trial.bounds[side]
+            assert values is not None
+            return values.mean().item()
+
+        lower, upper = ([t for t in self._trials if t.bounds[side] is not None] for side in (0, 1))
+        return (
+            max(lower, key=lambda trial: mean(trial, 0), default=None),
+            min(upper, key=lambda trial: mean(trial, 1), default=None),
         )
 
+    @property
+    def _width(self) -> float:
+        """Of the interval on the pilot draws, the trivial bounds included."""
+        lower, upper = self._values
+        order = self._densities[0].symmetry.log_order
+        return min(upper.mean().item(), order) - max(lower.mean().item(), 0.0)
 
-def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
-    if not densities[0].factorizes:  # Joint densities do not stack.
-        yield from densities
-        return
-    pairs = sum(n**2 for n in densities[0].symmetry.groups.values())
-    at_once = max(1, _ENTRIES_AT_ONCE // (_MOST_PERMUTATIONS * pairs))
-    for start in range(0, len(densities), at_once):
-        yield _stack(densities[start : start + at_once])
+    @property
+    def _error(self) -> float:
+        """The larger standard error of either side, once it is an average over all draws."""
+        share = math.sqrt(len(self._elbos) / self._num_samples)
+        return share * max(standard_error(self._elbos + values) for values in self._values)
+
+    @property
+    def _values(self) -> tuple[Tensor, Tensor]:
+        """The best bounds, draw by draw, shape ``(num,)``; trivial where there is none."""
+        lower, upper = self._best
+        zeros = torch.zeros_like(self._elbos)
+        order = self._densities[0].symmetry.log_order
+        return (
+            zeros if lower is None or lower.bounds.lower is None else lower.bounds.lower,
+            zeros + order if upper is None or upper.bounds.upper is None else upper.bounds.upper,
+        )
+
+    @property
+    def _seconds_for_all_draws(self) -> float:
+        best = {id(trial): trial for trial in self._best if trial is not None}
+        seconds = sum(trial.seconds for trial in best.values())
+        return seconds * self._num_samples / len(self._elbos)
+
+    def _predicted_seconds(self, estimator: Estimator) -> float:
+        """For a trial and all draws, besides what the present best takes; zero if unknown."""
+        if not self._trials:
+            return 0.0
+        last = self._trials[-1]
+        cost = estimator.cost(self._densities[0]) / last.estimator.cost(self._densities[0])
+        draws = 1 + self._num_samples / len(self._elbos)
+        return _CAUTION * last.seconds * cost * draws + self._seconds_for_all_draws
 
 
-def _stack(densities: Sequence[FactorizedDensity]) -> FactorizedDensity:
-    """Draws as one batch; parameters that all of them share stay without batch dimension."""
-    first = densities[0]
-
-    def stacked(tensors: Sequence[Tensor]) -> Tensor:
-        shared = all(tensor is tensors[0] or torch.equal(tensor, tensors[0]) for tensor in tensors)
-        return tensors[0] if shared else torch.stack(list(tensors))
-
-    return FactorizedDensity(
-        symmetry=first.symmetry,
-        values={s: torch.stack([d.values[s] for d in densities]) for s in first.values},
-        locs={s: stacked([d.locs[s] for d in densities]) for s in first.locs},
-        scales={s: stacked([d.scales[s] for d in densities]) for s in first.scales},
-        batch_shape=torch.Size([len(densities)]),
-    )
+def _explained(skipped: Mapping[str, Sequence[Estimator]]) -> str:
+    return "; ".join(f"{', '.join(map(str, who))}: {why}" for why, who in skipped.items())

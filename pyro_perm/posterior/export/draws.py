@@ -12,14 +12,15 @@ from pyro.infer import MCMC
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.log_ratio import log_ratio_of
 from pyro_perm.posterior.bounds.intervals import draw_density, symmetry_of
 from pyro_perm.program.full_data import Site, log_joint, run
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
-from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_of
+from pyro_perm.trace_sites import SymmetrizeMessenger
 
 Program = Callable[..., Any]
 _PAIRS_AT_ONCE = 2**23

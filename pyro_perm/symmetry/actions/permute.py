@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.actions.orbits import Orbits, UnitPairs, Units
 
 _WORTH_SINGLE_PRECISION = 1_000_000
@@ -115,7 +116,8 @@ def center(units: Units, orbits: Orbits) -> Units:
     """
     values, locs, scales = units
     origin = orbits.fixed_point(locs.mean(-2, keepdim=True).detach())
-    if locs.dtype == torch.float32 and locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION:
+    worthwhile = locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION
+    if locs.dtype == torch.float32 and worthwhile and not is_tracing():
         single = Units(values - origin, locs - origin, scales)
         distances = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
         if float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION:

@@ -1,26 +1,20 @@
 """Certified intervals: what they hold, how methods are chosen, what is refused."""
 
 import copy
+import itertools
 import math
-from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from densities import draw, two_layers
-from problems import PROBLEMS, local_latents, one_hidden_layer, two_hidden_layers
+from densities import draws_from, synthetic, two_layers
+from problems import PROBLEMS, local_latents, one_hidden_layer
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_perm as pp
-from pyro_perm.estimators import Bounds, Estimator
-from pyro_perm.posterior.bounds.portfolio import (
-    _annealing_steps,
-    _best_of_halves,
-    _chunks,
-    certify,
-)
+from pyro_perm.posterior.bounds.certificate import _best_of_halves, certify
 
 
 def ready_guide(problem, **kwargs):
@@ -31,20 +25,6 @@ def ready_guide(problem, **kwargs):
 
 def evaluate(problem, guide, **kwargs):
     return pp.mutual_information(guide, *problem.args, progress=False, **kwargs)
-
-
-def split(density):
-    """Draws without batch dimension."""
-    return [
-        pp.density.factorized.FactorizedDensity(
-            density.symmetry,
-            {site: value[k] for site, value in density.values.items()},
-            density.locs,
-            density.scales,
-            torch.Size(),
-        )
-        for k in range(density.batch_shape.numel())
-    ]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -64,35 +44,28 @@ def _sizes(problem):
 
 
 def test_the_portfolio_brackets_exact():
-    _, _, density = draw(two_hidden_layers(4, 10), num_particles=24)
-    exact = certify(split(density), {"exact": pp.Exact()}).lower
-    result = certify(split(density))
-    assert result.lower_method != "exact"
+    shapes = {"w1": (6, 2), "w2": (7, 6), "w3": (1, 7)}
+    spec = {"first": {"w1": 0, "w2": 1}, "second": {"w2": 0, "w3": 1}}
+    density = synthetic(spec, shapes, 0.4, 1)
+    draw = draws_from(density)
+    reported = [draw() for _ in range(60)]
+    exact = certify(iter(reported).__next__, 60, [pp.Exact()]).lower
+    sampled = [kind(64) for kind in (pp.SampledChainRule, pp.ImportanceSampled)]
+    result = certify(itertools.chain(reported, iter(draw, None)).__next__, 60, sampled)
+    assert "exact" not in (result.lower_method, result.upper_method)
     for gap in (exact - result.lower, result.upper - exact):
-        assert gap.mean() >= -4 * gap.std() / 24**0.5
+        assert gap.mean() >= -4 * gap.std() / 60**0.5
     assert (result.upper - result.lower).mean() < 1.0
 
 
 @pytest.mark.slow
-def test_large_coupled_groups_get_a_narrow_interval_and_name_the_methods():
-    result = certify(split(two_layers(20, 2, 0.2, 8))).summary()
+def test_large_coupled_groups_get_an_interval_narrower_than_its_noise_and_name_the_methods():
+    result = certify(draws_from(two_layers(20, 2, 0.2, 1)), 8).summary()
     names = {"chain rule", "importance sampling", "annealed importance sampling"}
     assert set(result.lower_method.split(" and ")) <= names
     assert set(result.upper_method.split(" and ")) <= names
-    assert -4 * result.upper_standard_error <= result.upper - result.lower < 2.0
-
-
-@pytest.mark.slow
-def test_annealing_is_longer_where_the_interval_is_wide():
-    easy, hard = (split(two_layers(20, 2, scale, 1))[0] for scale in (1.6, 0.3))
-    assert _annealing_steps(easy) == 100
-    torch.manual_seed(3)
-    steps = _annealing_steps(hard)
-    assert steps > 100
-    # The draw that is to be bounded has no say.
-    torch.manual_seed(3)
-    elsewhere = {site: torch.zeros_like(value) for site, value in hard.values.items()}
-    assert _annealing_steps(replace(hard, values=elsewhere)) == steps
+    error = result.upper_standard_error
+    assert -4 * error <= result.upper - result.lower < 2.0
 
 
 def test_elbo_is_mean_field_plus_information():
@@ -160,7 +133,7 @@ def test_sequential_models_are_served():
     assert 0 < result.mutual_information.lower <= math.log(6) + 1e-9
 
 
-class Watching(Estimator):
+class Watching(pp.Estimator):
     """Notes whether the densities that it is given have a graph behind them."""
 
     is_lower_bound = True
@@ -189,7 +162,7 @@ def test_no_graph_is_kept(evaluated):
     [
         (pp.InfoNCE(8), ("InfoNCE", "trivial")),
         (pp.LeaveOneOut(8), ("trivial", "LeaveOneOut")),
-        (pp.ImportanceSampled(8), ("ImportanceSampled", "ImportanceSampled")),
+        (pp.ImportanceSampled(8), ("importance sampling", "importance sampling")),
     ],
     ids=str,
 )
@@ -208,7 +181,7 @@ def test_what_is_no_bound_is_refused():
 def test_methods_are_chosen_on_the_other_half_of_the_samples():
     # Each method shines on one half: the choice that looks best is the one that is not made.
     high_first = torch.tensor([10.0, 10.0, 0.0, 0.0])
-    candidates = {"first": high_first, "second": high_first.flip(0)}
+    candidates = [("first", high_first), ("second", high_first.flip(0))]
     values, method = _best_of_halves(candidates, sign=1)
     assert values.tolist() == [0.0, 0.0, 0.0, 0.0]
     assert method == "second and first"
@@ -217,7 +190,7 @@ def test_methods_are_chosen_on_the_other_half_of_the_samples():
     assert method == "first and second"
 
 
-class Broken(Estimator):
+class Broken(pp.Estimator):
     """Claims to bound what it overshoots by the given amount."""
 
     is_lower_bound = True
@@ -230,7 +203,7 @@ class Broken(Estimator):
 
     def bounds(self, density):
         exact = -pp.Exact().log_ratio(density)
-        return Bounds(exact + self.excess, exact)
+        return pp.Bounds(exact + self.excess, exact)
 
 
 @pytest.mark.parametrize("excess", [50.0, math.nan])
@@ -258,16 +231,6 @@ def test_guides_that_cannot_be_evaluated_are_refused():
         evaluate(problem, ready_guide(problem), symmetry=other)
 
 
-def test_chunks_hold_all_samples_and_shared_parameters_once():
-    densities = split(two_layers(100, 2, 0.5, 20))
-    chunks = list(_chunks(densities))
-    assert 1 < len(chunks) <= 20
-    assert sum(chunk.batch_shape.numel() for chunk in chunks) == 20
-    assert all(chunk.locs["w2"].shape == (100, 100) for chunk in chunks)
-    joined = torch.cat([chunk.values["w1"] for chunk in chunks])
-    torch.testing.assert_close(joined, torch.stack([d.values["w1"] for d in densities]))
-
-
 def test_progress_can_be_switched_off(capfd):
     problem = one_hidden_layer(3)
     guide = ready_guide(problem)
@@ -287,3 +250,59 @@ def test_copied_guides_are_evaluated_with_the_model_at_hand():
     assert elbo.lower <= elbo.upper + 1e-6
     with pytest.raises(ValueError, match="Pyro drops its model"):
         pp.mutual_information(copied, *problem.args, **options)
+
+
+def information(lower, upper, **kwargs):
+    fields = {
+        "lower_standard_error": 0.0123456789,
+        "upper_standard_error": 12.3456789,
+        "log_order": 4.1234567890123,
+        "lower_method": "chain rule",
+        "upper_method": "importance sampling",
+        "num_samples": 64,
+    }
+    return pp.MutualInformation(lower=lower, upper=upper, **fields | kwargs)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "printed"),
+    [
+        (1.0, 2.0, (1.0, 2.0)),
+        (-0.5, 5.0, (0.0, 4.1234567890123)),  # I lies in [0, log |G|].
+        (2.01, 1.99, (1.99, 2.01)),  # Each stays on its side.
+        (4.2, 4.15, (4.1234567890123, 4.1234567890123)),
+        (-0.1, -0.2, (0.0, 0.0)),
+    ],
+)
+def test_printed_bounds_lie_within_the_possible_and_in_order(lower, upper, printed):
+    found = information(lower, upper)
+    assert (found.lower, found.upper) == (lower, upper)
+    assert found.interval == printed
+    elbo = pp.SymmetrizedELBO(
+        -10.0 + lower, -10.0 + upper, 1.0, 1.0, -10.0, 1.0, found.log_order, found
+    )
+    assert elbo.interval == (-10.0 + printed[0], -10.0 + printed[1])
+
+
+def test_results_print_as_short_tables():
+    why = "it would take longer " + "and longer " * 10
+    found = information(-0.001, 3.98765432109, skipped=f"Exact(): {why}")
+    lines = str(found).splitlines()
+    assert repr(found) == str(found)
+    assert lines[:3] == [
+        "64 samples, in nats; log |G| = 4.12",
+        "  I(g; w), lower bound 0.00 +-  0.01  chain rule",
+        "  I(g; w), upper bound 3.99 +- 12.35  importance sampling",
+    ]
+    assert lines[3].startswith("  skipped: Exact(): it would") and lines[4].startswith("    longer")
+    assert len(lines) == 5 and max(map(len, lines)) <= 100
+    elbo = pp.SymmetrizedELBO(-100.001, -96.0, 20.0, 20.0, -100.0, 20.0, found.log_order, found)
+    assert str(elbo).splitlines() == [
+        "64 samples, in nats; log |G| = 4.12",
+        "  ELBO(q)                -100.00 +- 20.00",
+        "  ELBO(q^G), lower bound -100.00 +- 20.00",
+        "  ELBO(q^G), upper bound  -96.01 +- 20.00",
+        "  I(g; w), lower bound      0.00 +-  0.01  chain rule",
+        "  I(g; w), upper bound      3.99 +- 12.35  importance sampling",
+        *lines[3:],
+    ]

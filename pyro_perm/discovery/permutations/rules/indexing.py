@@ -53,6 +53,24 @@ def embedding(rules: AxisRules, tensor: AxisTensor, i: AxisTensor, *rest: Any) -
     return [*i, *tensor.axes[1:]]
 
 
+@register_axis_rule(*operators("_embedding_bag", "_embedding_bag_forward_only"))
+def embedding_bag(
+    rules: AxisRules, tensor: AxisTensor, i: AxisTensor, offsets: AxisTensor, *rest: Any
+) -> tuple[Axes, ...]:
+    """Sums, means or maxima of the rows of a matrix that an index names, bag by bag."""
+    weights = [argument for argument in rest if isinstance(argument, AxisTensor)]
+    for numbers in (i, offsets, *weights):
+        rules.freeze(numbers, "in the order of the bags")
+    rules.freeze(tensor[0], f"indexed by {rules.operation}")
+    bags, *others = rules.result_shapes
+    if rules.is_used[3]:
+        rules.freeze(tensor[1])
+    return (
+        [rules.fixed(bags[0]), tensor[1]],
+        *([rules.fixed(length) for length in shape] for shape in others),
+    )
+
+
 @register_axis_rule(aten.gather)
 def gather(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor, *rest: Any) -> Axes:
     """The entries along a dimension that an index names, for each place by itself."""

@@ -157,6 +157,14 @@ def split_with_sizes(
     )
 
 
+@register_axis_rule(aten.glu)
+def gated_half(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
+    """The first half of a dimension, times a function of the second."""
+    axes, half = list(tensor), tensor.shape[dim] // 2
+    axes[dim] = rules.tie(*rules.segments(axes[dim], [half, half]))
+    return axes
+
+
 @register_axis_rule(aten.unbind)
 def unbind(rules: AxisRules, tensor: AxisTensor, dim: int) -> tuple[Axes, ...]:
     """Every entry of a dimension by itself."""

@@ -34,7 +34,7 @@ def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
     *(aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy),
     *(aten.log_sigmoid_forward, aten.special_erfcx),
     *operators("_to_copy", "_conj", "_prelu_kernel"),
-    *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone),
+    *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone, aten.hardswish),
 )
 def pointwise(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
     """Every entry of the result is a function of the arguments' entries at the same place."""

@@ -33,6 +33,8 @@ def reduced(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> 
     *(aten.sum.dim_IntList, aten.nansum, aten.mean.dim, aten.prod.dim_int, aten.max.default),
     *(
         aten.min.default,
+        aten.median.default,
+        aten.nanmedian.default,
         aten.all,
         aten.any,
         aten.count_nonzero,
@@ -71,11 +73,20 @@ def norm(
     return reduced(tensor, dims, keepdim)
 
 
-@register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.mode)
+@register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode)
 def extremum(rules: AxisRules, tensor: AxisTensor, dim: int, keepdim: bool) -> tuple[Axes, Axes]:
     """An extreme value and where it is; whoever uses the place depends on the order."""
     if rules.is_used[1] and len(tensor):
         rules.freeze(tensor[dim])
+    axes = reduced(tensor, dim, keepdim)
+    return axes, axes
+
+
+@register_axis_rule(aten.aminmax)
+def extremes(
+    rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool
+) -> tuple[Axes, Axes]:
+    """Minimum and maximum."""
     axes = reduced(tensor, dim, keepdim)
     return axes, axes
 

@@ -64,6 +64,17 @@ def convolution(
     return [x[0], channels, *places]
 
 
+@register_axis_rule(aten.conv_tbc)
+def convolution_in_time(
+    rules: AxisRules, x: AxisTensor, weight: AxisTensor, bias: AxisTensor, pad: int
+) -> Axes:
+    """``x`` is ``(time, batch, c)``, ``weight`` is ``(time, c, out)``."""
+    rules.tie(x[2], weight[1])
+    rules.tie(weight[2], bias[0])
+    rules.freeze(weight[0], f"places of the kernel of {rules.operation}")
+    return [_resampled(rules, x[0], rules.result_shapes[0][0]), x[1], weight[2]]
+
+
 def _length(
     length: int,
     kernel: int,
@@ -83,6 +94,21 @@ def _length(
 def _resampled(rules: AxisRules, place: AxisExpr, length: int) -> AxisExpr:
     rules.freeze(place, f"places that {rules.operation} mixes with their neighbours")
     return rules.fixed(length)
+
+
+@register_axis_rule(aten.max_unpool2d, aten.max_unpool3d)
+def unpool(rules: AxisRules, x: AxisTensor, i: AxisTensor, size: list[int], *rest: Any) -> Axes:
+    """Entries in the places that an index names, in every channel by itself."""
+    rules.freeze([*x.axes[-len(size) :], *i.axes[-len(size) :]], "places named by an index")
+    channels = [rules.tie(*pair) for pair in zip(list(x)[: -len(size)], i, strict=False)]
+    return [*channels, *map(rules.fixed, size)]
+
+
+@register_axis_rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
+def grid_sample(rules: AxisRules, x: AxisTensor, grid: AxisTensor, *rest: Any) -> Axes:
+    """Values of every channel at the coordinates in the last dimension of a grid."""
+    rules.freeze([*x.axes[2:], grid[-1]], f"coordinates of {rules.operation}")
+    return [rules.tie(x[0], grid[0]), x[1], *grid.axes[1:-1]]
 
 
 def _register_resampling() -> None:

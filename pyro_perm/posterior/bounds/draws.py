@@ -1,0 +1,70 @@
+"""Draws of a guide, and what estimators bound on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import Bounds, Estimator
+
+_PERMUTATIONS, _ENTRIES_AT_ONCE = 64, 2**23
+
+
+class Draw(NamedTuple):
+    """A draw of the base guide.
+
+    Attributes:
+        density: the base guide's density, with what was drawn, and without batch dimensions.
+        elbo: what ``I(g; w)`` is added to, ``log p(D, w) - log q(w)`` or the like, in nats.
+    """
+
+    density: FactorizedDensity
+    elbo: float = 0.0
+
+
+def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]) -> Bounds:
+    """The estimator's integrands, draw by draw: shape ``(num,)`` on the CPU, or None."""
+    parts = [estimator.bounds(chunk) for chunk in _chunks(densities)]
+    return Bounds(*map(_joined, zip(*parts, strict=True)))
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of independent values."""
+    return values.std().item() / math.sqrt(len(values))
+
+
+def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
+    values = [torch.atleast_1d(part) for part in parts if part is not None]
+    return torch.cat(values).cpu() if values else None
+
+
+def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
+    if not densities[0].factorizes:  # Joint densities do not stack.
+        yield from densities
+        return
+    pairs = sum(n**2 for n in densities[0].symmetry.groups.values())
+    at_once = max(1, _ENTRIES_AT_ONCE // (_PERMUTATIONS * pairs))
+    for start in range(0, len(densities), at_once):
+        yield _stack(densities[start : start + at_once])
+
+
+def _stack(densities: Sequence[FactorizedDensity]) -> FactorizedDensity:
+    """Draws as one batch; parameters that all of them share stay without batch dimension."""
+    first = densities[0]
+
+    def stacked(tensors: Sequence[Tensor]) -> Tensor:
+        shared = all(tensor is tensors[0] or torch.equal(tensor, tensors[0]) for tensor in tensors)
+        return tensors[0] if shared else torch.stack(list(tensors))
+
+    return FactorizedDensity(
+        symmetry=first.symmetry,
+        values={s: torch.stack([d.values[s] for d in densities]) for s in first.values},
+        locs={s: stacked([d.locs[s] for d in densities]) for s in first.locs},
+        scales={s: stacked([d.scales[s] for d in densities]) for s in first.scales},
+        batch_shape=torch.Size([len(densities)]),
+    )
