@@ -125,7 +125,8 @@ class GuideProbe:
         given = {alone[site]: leaf for site, leaf in leaves.items()}
         nodes = self._run(given, torch.enable_grad())
         for name in self._judged():
-            each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
+            with torch.enable_grad():
+                each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
             grads = each and torch.autograd.grad(
                 each, list(leaves.values()), allow_unused=True, retain_graph=True
             )
