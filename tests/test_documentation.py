@@ -16,6 +16,7 @@ import pyro_perm as pp
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
+from api_pages import EXTENSION_POINTS  # noqa: E402
 from notebooks import TUTORIALS, unexecuted  # noqa: E402
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -71,6 +72,13 @@ def test_code_of_page(page):
 def test_reference_lists_every_exported_name():
     listed = re.findall(r"^   (\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
     assert sorted([*listed, "__version__"]) == sorted(pp.__all__)
+
+
+def test_extension_points_exist_and_are_documented():
+    for module, names in EXTENSION_POINTS.items():
+        for name in names:
+            member = getattr(importlib.import_module(module), name)
+            assert (member.__module__, bool(member.__doc__)) == (module, True), f"{module}.{name}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])

@@ -96,6 +96,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.filterwarnings("ignore:buffer .* is updated by the model")
+@pytest.mark.filterwarnings("ignore:dropout at .* draws a random mask")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_scales_of_architectures(name: str) -> None:
     (build,) = (example.build for example in EXAMPLES if example.name == name)
@@ -179,6 +180,7 @@ UNPERMUTED: dict[str, tuple[tuple[Any, ...], list[str]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:dropout at .* draws a random mask")
 @pytest.mark.parametrize("name", UNPERMUTED)
 def test_units_that_are_not_permuted_are_rescaled(name: str) -> None:
     (model, *args), expected = UNPERMUTED[name]
