@@ -51,7 +51,7 @@ class SymmetrizedELBO:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both bounds as they are printed: see :attr:`MutualInformation.interval`."""
+        """The bounds as printed, like those of ``MutualInformation.interval``."""
         lower, upper = self.mutual_information.interval
         return self.mean_field + lower, self.mean_field + upper
 
