@@ -181,7 +181,11 @@ class GuideProbe:
         """
         move = partial(permute_site, self._symmetry, permutations)
         own = {s: node for s, node in self._node_of.items() if node == unconstrained_node(s)}
-        permuted = {node: move(site, values[node]) for site, node in own.items()}
+        permuted = {
+            node: move(site, self._with_rank_of(site, values[node])).reshape(values[node].shape)
+            for site, node in own.items()
+            if not self._symmetry.is_simplex(site)
+        }
         again = self._run({**values, **permuted})
         for site, node in own.items():
             if self._symmetry.is_simplex(site):
@@ -194,6 +198,10 @@ class GuideProbe:
                     "unit in its own way, so that the density at permuted values is not known: "
                     "let it transform all units alike, or draw the site itself"
                 )
+
+    def _with_rank_of(self, site: str, unconstrained: Tensor) -> Tensor:
+        missing = self._symmetry.site_rank(site) - self._symmetry.unconstrained_rank(site)
+        return unconstrained[(..., *[None] * missing)]
 
 
 class _GiveValues(Messenger):

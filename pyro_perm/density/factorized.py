@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 
 from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.symmetry.binding import unwrapped
+from pyro_perm.symmetry.binding import dims_of_events, unwrapped
 from pyro_perm.symmetry.group import Permutations
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
@@ -275,8 +275,9 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
                 f"group '{flipping[0]}', site '{name}': its support is {support}, and only values "
                 "on the whole real line can change their sign; give the axis without sign=True"
             )
-        if not symmetry.is_simplex(name) and biject_to(support).codomain.event_dim:
-            group = acting[0][0]
+        within = [group for group, axis in acting if axis.dim >= -dims_of_events(support)]
+        if within and not symmetry.is_simplex(name):
+            group = within[0]
             raise TypeError(
                 f"group '{group}', site '{name}': its support {support} is neither a product of "
                 "intervals nor a simplex, so a permutation of its entries does not permute the "

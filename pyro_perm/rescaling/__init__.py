@@ -12,7 +12,13 @@ Among all distributions with the same law of orbits, and so with the same predic
 smallest divergence from the prior, :math:`KL(\tilde q \| p) = KL(q_Q \| p_Q)`.
 """
 
+from pyro_perm.rescaling.any_density import (
+    LogDensity,
+    log_orbit_mass_under,
+    sample_along_orbits_under,
+)
 from pyro_perm.rescaling.degrees import Degrees
+from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
     TRAINING_TOLERANCE,
     OrbitIntegral,
@@ -24,6 +30,7 @@ from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,
     log_orbit_mass,
+    orbit_coefficients,
     orbit_pairs,
     smallest_divergences,
 )
@@ -31,13 +38,19 @@ from pyro_perm.rescaling.units import (
 __all__ = [
     "TRAINING_TOLERANCE",
     "Degrees",
+    "LogDensity",
     "OrbitIntegral",
     "OrbitPairs",
     "UnitEntries",
     "log_integral",
     "log_integral_bound",
     "log_orbit_mass",
+    "log_orbit_mass_under",
+    "orbit_coefficients",
     "orbit_integral",
     "orbit_pairs",
+    "sample_along_orbits",
+    "sample_along_orbits_under",
+    "sample_log_scales",
     "smallest_divergences",
 ]
