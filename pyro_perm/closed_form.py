@@ -15,18 +15,36 @@ import torch
 from pyro import poutine
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_perm.density.base_sites import as_normal, base_site
-from pyro_perm.trace_sites import LOG_RATIO_SITE, permute_site, traced_permutations
+from pyro_perm.density.base_guides.independent_normals import unconstrained_node
+from pyro_perm.density.gaussians import as_normal
+from pyro_perm.density.moved_delta import MovedDelta
+from pyro_perm.trace_sites import log_ratio_nodes
+
+
+class ClosedFormTrace_ELBO(Trace_ELBO):
+    """``Trace_ELBO`` whose KL term is in closed form where guide and prior are Normal."""
+
+    def _get_trace(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
+    ) -> tuple[Any, Any]:
+        traces: tuple[Any, Any] = super()._get_trace(
+            model, ClosedFormTraces(model, guide), args, kwargs
+        )
+        return traces
 
 
 class ClosedFormTraces(Messenger):
     """Traces of a guide and a model, log-probabilities filled in where they have a closed form.
 
     Pyro asks a guide that is a messenger for the traces, and computes what is missing in them.
+
+    What symmetrization adds, ``log q(w) - log q^G(w)``, becomes a term of the model: only those
+    count in the score-function gradient of sites without a reparametrized sample.
     """
 
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
@@ -39,6 +57,10 @@ class ClosedFormTraces(Messenger):
         model = poutine.replay(self.model, trace=guide_trace)
         model_trace = poutine.trace(model).get_trace(*args, **kwargs)
         _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+        for name, node in log_ratio_nodes(guide_trace.nodes).items():
+            guide_trace.remove_node(name)
+            model_trace.add_node(name, **{**node, "is_observed": True})
+            _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
         self.traces = model_trace, guide_trace
 
     def get_traces(self) -> tuple[Any, Any]:
@@ -58,13 +80,17 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
     no_score: Any = 0.0
     for name in latent:
         prior: Any = model_trace.nodes[name]
-        guide: Any = base_site(guide_trace.nodes, name)
+        guide: Any = guide_trace.nodes.get(unconstrained_node(name), guide_trace.nodes[name])
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
         if p is None or q is None or not guide["fn"].has_rsample:
             continue
+        if len(p.batch_shape) > prior["value"].dim():
+            continue  # The prior depends on a variable that the model enumerates.
         loc, scale = q.loc, q.scale
-        if prior["mask"] is not None or not _is_constant(p):
-            loc, scale = _where_the_model_met_it(guide_trace, name, q)
+        met = guide_trace.nodes[name]["fn"]
+        if isinstance(met, MovedDelta) and (prior["mask"] is not None or not _is_constant(p)):
+            # As the model met them: a flip changes the sign of the scale too.
+            loc, scale = met.move(loc), met.move(scale)
         cross_entropy = _cross_entropy(loc, scale, p)
         _set_log_prob(prior, sum_rightmost(-cross_entropy, prior["fn"].event_dim))
         log_prob = sum_rightmost(-q.entropy(), guide["fn"].event_dim)
@@ -76,20 +102,6 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
 def _is_constant(p: torch.distributions.Normal) -> bool:
     """Whether all entries have one prior, so that their order does not matter."""
     return not any(any(parameter.stride()) for parameter in (p.loc, p.scale))
-
-
-def _where_the_model_met_it(
-    guide_trace: Any, name: str, q: torch.distributions.Normal
-) -> tuple[Tensor, Tensor]:
-    """Loc and scale, moved as the sample was: a flip changes the sign of the scale too."""
-    if LOG_RATIO_SITE not in guide_trace.nodes:
-        return q.loc, q.scale
-    symmetry, _ = guide_trace.nodes[LOG_RATIO_SITE]["infer"]["symmetrization"]
-    permutations = traced_permutations(guide_trace, symmetry)
-    if not permutations or name not in symmetry.sites:
-        return q.loc, q.scale
-    loc, scale = (permute_site(symmetry, permutations, name, t) for t in (q.loc, q.scale))
-    return loc, scale
 
 
 def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) -> Tensor:

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pyro import poutine
-from pyro.infer import Trace_ELBO
-from pyro.poutine.messenger import Messenger
 
-from pyro_perm.closed_form import ClosedFormTraces
+from pyro_perm.closed_form import ClosedFormTrace_ELBO
+from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.independence import GuideProbe
+from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import LOG_RATIO_SITE, SymmetrizeMessenger, add_log_ratio
+from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, log_ratio_nodes
 
 Program = Callable[..., Any]
 
 
-class TraceSymmetrized_ELBO(Trace_ELBO):
+class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
     r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)`` (Gelberg et al. 2024, Section 4).
 
     ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
     Normal of their own, and a Monte Carlo estimate elsewhere; ``I(g; w)`` comes from the estimator.
-    Usage::
-
-        SVI(model, AutoSymmetrized(AutoNormal(model)), optim, loss=TraceSymmetrized_ELBO())
-        SVI(model, AutoNormal(model), optim, loss=TraceSymmetrized_ELBO(symmetry=symmetry))
-
-    Without data the posterior is the prior, and units far apart gain all of ``log n!``:
+    It is given to ``SVI`` as any other loss. Without data the posterior is the prior, and units far
+    apart gain all of ``log n!``:
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
     >>> def model():
     ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
-    >>> guide = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
+    >>> base = AutoNormal(model, init_loc_fn=locs, init_scale=0.1)
     >>> kl = 0.5 * (3 * 0.1**2 + 8 - 3) - 3 * torch.tensor(0.1).log()
-    >>> loss = TraceSymmetrized_ELBO(symmetry=PermutationSymmetry({"units": {"w": 0}}))
-    >>> kl - loss.loss(model, guide)  # I(g; w) = log 3!
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+    >>> kl - pp.TraceSymmetrized_ELBO(symmetry=symmetry).loss(model, base)  # I(g; w) = log 3!
     tensor(1.7918)
 
-    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once.
+    An :class:`AutoSymmetrized` guide brings its own symmetry and estimator, and is corrected once:
+
+    >>> kl - pp.TraceSymmetrized_ELBO().loss(model, pp.AutoSymmetrized(base, symmetry))
+    tensor(1.7918)
 
     :param symmetry: the permutation group of the model, for guides that are not symmetrized; None
         discovers it at the first call. It is verified at the first call for each model.
@@ -77,22 +78,13 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         self._estimator_in_use = as_estimator(estimator)
         self._verified_on: Program | None = None
         self._verified: SymmetryGroup | None = None
+        self._probed: Program | None = None
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Any, Any]]:
-        if isinstance(poutine.unwrap(guide), Messenger):
-            raise TypeError(
-                f"cannot symmetrize {type(poutine.unwrap(guide)).__name__}: it draws each site "
-                "where the model asks for it, so the likelihood would cancel; use AutoNormal"
-            )
+        require_symmetrizable(poutine.unwrap(guide))
         yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        traces: tuple[Any, Any] = super()._get_trace(
-            model, ClosedFormTraces(model, guide), args, kwargs
-        )
-        return traces
 
     def _corrected(self, model: Program, guide: Program) -> Program:
         """The guide, with the correction in its trace unless it has one already."""
@@ -100,31 +92,40 @@ class TraceSymmetrized_ELBO(Trace_ELBO):
         def corrected(*args: Any, **kwargs: Any) -> Any:
             with SymmetrizeMessenger() as base:
                 result = guide(*args, **kwargs)
-            if LOG_RATIO_SITE in base.sites:
-                self._require_consistent(base.sites[LOG_RATIO_SITE])
-            elif poutine.get_mask() is not False:
-                symmetry = self._symmetry_of(model, base.sites, args, kwargs)
-                add_log_ratio(base.sites, symmetry, self._estimator_in_use)
+            symmetrized = log_ratio_nodes(base.sites)
+            if symmetrized:
+                self._require_consistent([node["fn"] for node in symmetrized.values()])
+            elif base.counts and poutine.get_mask() is not False:
+                symmetry = self._symmetry_of(model, guide, base.sites, args, kwargs)
+                add_log_ratio(base, symmetry, self._estimator_in_use)
             return result
 
         return corrected
 
-    def _symmetry_of(self, model: Program, sites: Any, args: Any, kwargs: Any) -> SymmetryGroup:
+    def _symmetry_of(
+        self, model: Program, guide: Program, sites: Any, args: Any, kwargs: Any
+    ) -> SymmetryGroup:
         if self._verified is None or self._verified_on != model:
             self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
-            self._verified_on = model
+            self._verified_on, self._probed = model, None
+        # Handlers around the guide change no distribution that it draws from.
+        program = poutine.unwrap(guide)
+        if self._probed != program:
+            GuideProbe(guide, self._verified, args, kwargs).require_independent_sites()
             warn_if_coinciding(sites, self._verified)
+            self._probed = program
         return self._verified
 
-    def _require_consistent(self, site: Any) -> None:
-        symmetry, estimator = site["infer"]["symmetrization"]
-        if self.symmetry is not None and not self.symmetry.describes(symmetry):
-            raise ValueError(
-                "the guide is symmetrized over another symmetry than the loss was given:\n"
-                f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="
-            )
-        if self.estimator is not None and self.estimator != estimator:
-            raise ValueError(
-                f"the guide is symmetrized with {estimator}, but the loss was given "
-                f"{self.estimator}; leave out the loss's estimator="
-            )
+    def _require_consistent(self, log_ratios: Sequence[LogRatio]) -> None:
+        for log_ratio in log_ratios:
+            symmetry, estimator = log_ratio.density.symmetry, log_ratio.estimator
+            if self.symmetry is not None and not self.symmetry.describes(symmetry):
+                raise ValueError(
+                    "the guide is symmetrized over another symmetry than the loss was given:\n"
+                    f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="
+                )
+            if self.estimator is not None and self.estimator != estimator:
+                raise ValueError(
+                    f"the guide is symmetrized with {estimator}, but the loss was given "
+                    f"{self.estimator}; leave out the loss's estimator="
+                )

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGaussian, AutoGuide, AutoLaplaceApproximation
-from pyro.infer.autoguide.effect import AutoMessenger
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.sampling import (
+    PosteriorDraws,
+    draw_density,
+    draw_guide,
+    draw_symmetrized,
+    looking_on,
+    set_up,
+)
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
@@ -24,14 +37,14 @@ class AutoSymmetrized(AutoGuide):
     the estimator has it, so that ``ELBO(q^G) = ELBO(q) + I(g; w)`` under every Pyro loss (Gelberg
     et al. 2024, Theorem 4.1). The parameters are those of the base guide. Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.infer import SVI, Trace_ELBO
     >>> from pyro.infer.autoguide import AutoNormal
-    >>> from pyro_perm import init_to_fan_in
+    >>> import pyro_perm as pp
     >>> def model():
     ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([4]).to_event(1))
     ...     pyro.sample("y", pyro.distributions.Normal(w.tanh().sum(), 0.1), obs=torch.tensor(1.0))
-    >>> guide = AutoSymmetrized(AutoNormal(model, init_loc_fn=init_to_fan_in))
+    >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=pp.init_to_fan_in))
     >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     >>> losses = [svi.step() for _ in range(10)]
     >>> guide.symmetry
@@ -59,7 +72,7 @@ class AutoSymmetrized(AutoGuide):
         estimator: Estimator | None = None,
         permute: bool = True,
     ) -> None:
-        _require_symmetrizable(base)
+        _require_base_guide(base)
         super().__init__(base.model)
         # Assigning the attribute would take the plates out of the hands of the base guide, which
         # goes on working on its own.
@@ -79,13 +92,55 @@ class AutoSymmetrized(AutoGuide):
             self._setup_prototype(*args, **kwargs)
         assert self.symmetry is not None
         symmetry = self.symmetry.group
-        permutations = sample_permutations(symmetry) if self.permute else {}
+        device = next((parameter.device for parameter in self.base.parameters()), None)
+        permutations = sample_permutations(symmetry, device) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
             result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:
+            probe = GuideProbe(self.base, symmetry, args, kwargs)
+            probe.require_independent_sites()
+            probe.require_reparametrized_parents()
             warn_if_coinciding(drawn.sites, symmetry)
-        add_log_ratio(drawn.sites, symmetry, self.estimator)
+        add_log_ratio(drawn, symmetry, self.estimator)
         return result
+
+    @refuse_shared_keywords
+    def sample_posterior(
+        self,
+        num_samples: int,
+        *args: Any,
+        at_once: int = 64,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> PosteriorDraws:
+        """Independent draws, and ``log q^G`` of each, over all data where plates subsample.
+
+        :param num_samples: number of draws.
+        :param args: arguments of the model; ``kwargs`` likewise.
+        :param at_once: how many draws to vectorize over at once; 1 needs the least memory.
+        :param progress: whether to show progress bars.
+        :raises ValueError: at the first call, if the symmetry does not fit the model.
+        """
+        call = Call(self, args, kwargs)
+        set_up(call)
+        with looking_on():
+            full = survey(call)
+        latent = full.names(SiteKind.LATENT)
+        with torch.no_grad():
+            return self.draw_over(full, latent, num_samples, DrawMapper(at_once, progress))
+
+    def draw_over(
+        self, full: FullData, sites: Collection[str], num_draws: int, map_draws: DrawMapper
+    ) -> PosteriorDraws:
+        """The same, of some sites, over the data that a survey of this guide has shown."""
+        assert self.symmetry is not None
+        base = replace(full, call=replace(full.call, program=self.base))
+        density = draw_density(base.call, self.symmetry.group)
+        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+            return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
+        return draw_symmetrized(
+            base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute
+        )
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Median of the base guide: of one of the equivalent modes, for ``q^G`` has them all."""
@@ -115,25 +170,8 @@ class AutoSymmetrized(AutoGuide):
                 part.master = weakref.ref(self.base)
 
 
-def _require_symmetrizable(base: Any) -> None:
-    if isinstance(base, AutoMessenger):
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: an AutoMessenger draws each site where the "
-            "model asks for it, so the likelihood would cancel from the objective; use AutoNormal"
-        )
-    if isinstance(base, AutoDelta | AutoLaplaceApproximation):
-        instead = "use AutoNormal"
-        if isinstance(base, AutoLaplaceApproximation):
-            instead += ", or the Gaussian that its laplace_approximation(*args) returns"
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: a point mass has no density to average over "
-            f"permutations; {instead}"
-        )
-    if isinstance(base, AutoGaussian):
-        raise TypeError(
-            f"cannot symmetrize {type(base).__name__}: it rescales the vector that it draws "
-            "into the sites; use AutoMultivariateNormal, or AutoNormal"
-        )
+def _require_base_guide(base: Any) -> None:
+    require_symmetrizable(base)
     if isinstance(base, AutoSymmetrized):
         raise TypeError("the base guide is symmetrized already")
     if not isinstance(base, AutoGuide):

@@ -19,9 +19,17 @@ def init_to_fan_in(
     """Draw weights from ``N(0, 1 / fan_in)``, so that hidden units start apart.
 
     ``AutoNormal`` starts every real-valued site at zero. There all units of a layer coincide, which
-    is a saddle of the symmetrized objective: its gradient treats all units alike. Usage::
+    is a saddle of the symmetrized objective: its gradient treats all units alike. Usage:
 
-        guide = AutoNormal(model, init_loc_fn=init_to_fan_in)
+    >>> import pyro
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> import pyro_perm as pp
+    >>> def model():
+    ...     pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([200, 100]).to_event(2))
+    >>> guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    >>> draw = guide()
+    >>> print(f"{guide.median()['w'].std():.2f} = 1 / sqrt(100)")
+    0.10 = 1 / sqrt(100)
 
     The fan-in of a site is the product of its event dimensions other than ``out_dim``, as for
     ``torch.nn`` weights; biases and other vectors are drawn with standard deviation 0.1, and sites

@@ -1,32 +1,37 @@
 """Run a base guide, permute what it draws, and account for the symmetrized density.
 
 Shared by the guide and the loss. Everything happens in auxiliary sites of the guide's trace: one
-site a group for the permutation, and one factor for ``log q^G(w) - log q(w)``, so that the guide's
-log-probability is that of ``q^G`` whatever the loss.
+site a group for the permutation, and one for ``log q^G(w) - log q(w)``, so that the guide's
+log-probability is that of ``q^G`` whatever the loss. Their names end in that of the first model
+site that they concern, so that several symmetrized parts of a guide do not collide.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
+from pyro.ops.provenance import get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import InferDict, am_i_wrapped
 from torch import Tensor
 
-from pyro_perm.density.base_sites import read_density
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.base_guides import base_node, read_density
+from pyro_perm.density.base_guides.independent_normals import unconstrained_node
+from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.estimators import Estimator
+from pyro_perm.log_ratio import LogRatio
+from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.uniform_permutation import UniformPermutation
+from pyro_perm.symmetry.elements import AnyElement, Elements, transform
+from pyro_perm.symmetry.factor import Factor
+from pyro_perm.uniform_permutation import PERMUTATION, join_parts, uniform_parts
 
-LOG_RATIO_SITE = "log_ratio_symmetrized"
 AUXILIARY: InferDict = {"is_auxiliary": True}
 
 
@@ -34,124 +39,120 @@ class SymmetrizeMessenger(Messenger):
     """Permutes the model sites that a base guide returns, and records the base guide's sites.
 
     :param symmetry: the symmetry; needed where there are permutations.
-    :param permutations: group -> permutation, shape ``(*batch, n)``; empty to record only.
+    :param permutations: group -> permutation or element, shape ``(*batch, n)``; empty to record
+        only.
+
+    Attributes:
+        sites: name -> what the base guide drew.
+        weights: name -> how the handlers inside of this one weigh its log-density.
     """
 
     def __init__(
         self,
         symmetry: SymmetryGroup | None = None,
-        permutations: Mapping[str, Tensor] | None = None,
+        permutations: Elements | None = None,
     ) -> None:
         super().__init__()
         self.symmetry = symmetry
         self.permutations = permutations or {}
         self.sites: dict[str, Any] = {}
+        self.weights: dict[str, SiteWeight] = {}
+
+    @property
+    def counts(self) -> bool:
+        """Whether the log-density of any site counts, in the eyes of the handlers inside."""
+        return any(weight.mask is not False for weight in self.weights.values())
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
+        # Outer handlers, which weigh what is added outside of the base guide too, come later.
+        self.weights[name] = SiteWeight(msg["scale"], msg["mask"])
         if self.symmetry is None or not self.permutations or msg["is_observed"]:
             return
         if name not in self.symmetry.sites:
             return
-        if not isinstance(fn, dist.Delta):
-            # The base samples the model site itself: its density moves to an auxiliary site.
-            value = pyro.sample(f"{name}_unconstrained", fn, infer=AUXILIARY)
-            fn = dist.Delta(value, event_dim=fn.event_dim)
-        moved = permute_site(self.symmetry, self.permutations, name, fn.v)
-        # The base guide's own Delta has been validated.
-        msg["fn"] = _Moved(moved, fn.log_density, fn.event_dim, validate_args=False)
+        if isinstance(fn, dist.Delta):
+            drawn = fn.v
+        else:  # The base samples the model site itself: its density moves to an auxiliary site.
+            drawn = pyro.sample(unconstrained_node(name), fn, infer=AUXILIARY)
+        move = partial(permute_site, self.symmetry, self.permutations, name)
+        msg["fn"] = MovedDelta(drawn, fn, move)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.sites[msg["name"]] = msg
 
 
-class _Moved(dist.Delta):
-    """A Delta that does not compare its own value, entry by entry, with itself."""
+def sample_permutations(
+    symmetry: SymmetryGroup, device: torch.device | None = None
+) -> dict[str, AnyElement]:
+    """Draw a uniform element of each group at auxiliary sites, of log-density zero.
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        value: Tensor = super().rsample(torch.Size(sample_shape)) if sample_shape else self.v
-        return value
+    One site holds its permutation, with signs; what else it does to units has a site of its own.
+    """
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        own = x is self.v
-        log_prob: Tensor = self.log_density.expand(self.batch_shape) if own else super().log_prob(x)
-        return log_prob
+    def sample(factor: Factor) -> AnyElement:
+        parts = {}
+        for part, distribution in uniform_parts(factor, device).items():
+            site = element_site(symmetry, factor.name, part)
+            parts[part] = pyro.sample(site, distribution, infer=AUXILIARY)
+        return join_parts(factor, parts)
 
-
-def sample_permutations(symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
-    signed = symmetry.signed_groups
-    return {
-        group: pyro.sample(
-            permutation_site(group),
-            UniformPermutation(size, signed=group in signed),
-            infer=AUXILIARY,
-        )
-        for group, size in symmetry.groups.items()
-    }
+    return {factor.name: sample(factor) for factor in symmetry.factors}
 
 
-def traced_permutations(trace: Any, symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """The permutations that a guide drew, read off its trace; empty if it drew none."""
-    return {
-        group: trace.nodes[permutation_site(group)]["value"]
-        for group in symmetry.spec
-        if permutation_site(group) in trace.nodes
-    }
+def element_site(symmetry: SymmetryGroup, group: str, part: str = PERMUTATION) -> str:
+    """Name of the auxiliary site that holds one part of a group's element."""
+    return f"{group}_{part}.{next(iter(symmetry.spec[group]))}"
 
 
-def permutation_site(group: str) -> str:
-    """Name of the auxiliary site that holds a group's permutation."""
-    return f"{group}_permutation"
+def log_ratio_site(symmetry: SymmetryGroup) -> str:
+    """Name of the auxiliary site that holds ``log q^G(w) - log q(w)``."""
+    return f"log_ratio_symmetrized.{symmetry.sites[0]}"
+
+
+def log_ratio_nodes(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sites of a guide that hold ``log q^G(w) - log q(w)``, one for each symmetrized part."""
+    return {name: node for name, node in nodes.items() if isinstance(node.get("fn"), LogRatio)}
 
 
 def permute_site(
-    symmetry: SymmetryGroup, permutations: Mapping[str, Tensor], site: str, value: Tensor
+    symmetry: SymmetryGroup, permutations: Elements, site: str, value: Tensor
 ) -> Tensor:
-    """Apply permutations that were drawn outside of the model's plates to one site."""
+    """Apply elements that were drawn outside of the model's plates to one site."""
     plates = symmetry.site_plates(site)
     if not plates:
         return symmetry.apply(permutations, {site: value})[site]
-    aligned = {}
-    for group, permutation in permutations.items():
-        batch = permutation.dim() - 1
-        keep = permutation.shape[: max(batch - plates, 0)]
-        aligned[group] = permutation.reshape(*keep, permutation.shape[-1])
+
+    def without_plates(part: Tensor) -> Tensor:
+        keep = part.shape[: max(part.dim() - 1 - plates, 0)]
+        return part.reshape(*keep, part.shape[-1])
+
+    aligned = {group: transform(without_plates, part) for group, part in permutations.items()}
     return symmetry.apply(aligned, {site: value})[site]
 
 
-def add_log_ratio(sites: Mapping[str, Any], symmetry: SymmetryGroup, estimator: Estimator) -> None:
-    """Add the factor ``log q^G(w) - log q(w)`` to the guide's trace.
+def add_log_ratio(
+    drawn: SymmetrizeMessenger, symmetry: SymmetryGroup, estimator: Estimator
+) -> None:
+    """Add ``log q^G(w) - log q(w)`` to the guide's trace, weighed as the base guide's sites are.
 
-    :param sites: the base guide's sites, before permutation.
+    :param drawn: what the base guide drew.
+    :raises ValueError: if handlers inside of the base guide weigh symmetric sites differently.
     :raises FloatingPointError: if the estimate is not finite.
     """
     if poutine.get_mask() is False or not am_i_wrapped():
         return  # Nobody asks for the density.
-    log_ratio = log_ratio_of(read_density(sites, symmetry), estimator)
-    node = sites[symmetry.sites[0]]
-    batch = log_ratio.shape
-    if batch:
-        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
-        log_ratio = log_ratio.reshape(*batch, *(1,) * plates)
-    # What it holds has been checked.
-    log_ratio = log_ratio.to(node["value"].dtype)
-    factor = dist.Unit(log_ratio, has_rsample=True, validate_args=False)
-    infer: Any = {**AUXILIARY, "symmetrization": (symmetry, estimator)}
-    pyro.sample(LOG_RATIO_SITE, factor, obs=factor.sample(), infer=infer)
-
-
-def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
-    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
-
-    :raises FloatingPointError: if the estimate is not finite.
-    """
-    log_ratio = estimator.log_ratio(density)
-    # This waits for the device, as Pyro's validation of distributions does: one switch for both.
-    validate = is_validation_enabled() and not torch._C._get_tracing_state()
-    if validate and not math.isfinite(log_ratio.sum().item()):
-        raise FloatingPointError(
-            f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "
-            "parameters have diverged, or its scales underflowed; try a lower learning rate"
-        )
-    return log_ratio
+    nodes = {site: base_node(site, drawn.sites) for site in symmetry.sites}
+    weight = common_weight({node: drawn.weights[node] for node in nodes.values()})
+    if weight.mask is False:
+        return
+    log_ratio = LogRatio(
+        read_density(drawn.sites, symmetry),
+        estimator,
+        dtype=drawn.sites[symmetry.sites[0]]["value"].dtype,
+        provenance=get_provenance([drawn.sites[node]["value"] for node in nodes.values()]),
+        without_rsample=[s for s, node in nodes.items() if not drawn.sites[node]["fn"].has_rsample],
+    )
+    weight.require_batched_as(log_ratio.batch_shape, nodes[symmetry.sites[0]])
+    with weight.handlers():
+        pyro.sample(log_ratio_site(symmetry), log_ratio, infer=AUXILIARY)

@@ -7,9 +7,10 @@ import torch
 from pyro import poutine
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.posterior.bounds.draws import Draw
+from pyro_perm.trace_sites import log_ratio_nodes
 
 
 def draw(problem, num_particles=None):
@@ -23,6 +24,12 @@ def draw(problem, num_particles=None):
     if num_particles:
         density = flatten_batch(density)
     return guide, tracer.trace, density
+
+
+def traced_log_ratio(trace):
+    """``log q^G(w) - log q(w)`` in the trace of a symmetrized guide."""
+    (node,) = log_ratio_nodes(trace.nodes).values()
+    return node["fn"].log_factor
 
 
 def flatten_batch(density):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -12,10 +13,10 @@ import matplotlib.image
 import pytest
 import torch
 
-from pyro_perm import __main__
 from pyro_perm.demo import evaluation
 from pyro_perm.demo.command_line import main
-from pyro_perm.demo.data import SOURCES, load
+from pyro_perm.demo.data import load
+from pyro_perm.demo.sources import SOURCES
 from pyro_perm.demo.training import network
 
 README = Path(__file__).parents[1] / "README.md"
@@ -126,12 +127,39 @@ def test_bad_options_are_refused(options, capsys):
     assert options[0] in capsys.readouterr().err
 
 
-def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    for module in ("command_line", "data"):
-        monkeypatch.delitem(sys.modules, f"pyro_perm.demo.{module}")
-    with pytest.raises(SystemExit, match=r"needs sklearn: .*pyro_perm\[demo\]"):
-        __main__.run()
+class NotInstalled:
+    """A finder that knows of one package that it is not there."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.fixture(params=["sklearn", "matplotlib"])
+def missing(request, monkeypatch):
+    """A package of the demo's that is not installed."""
+    for name in list(sys.modules):
+        if name.startswith("pyro_perm.demo") or name.split(".")[0] == request.param:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(request.param), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["pyro_perm", "--steps", "1", "--width", "2"])
+    return request.param
+
+
+def test_missing_package_is_named_with_the_extra_that_has_it(missing):
+    with pytest.raises(SystemExit, match=rf"needs {missing}: .*pyro_perm\[demo\]"):
+        runpy.run_module("pyro_perm", run_name="__main__")
+
+
+def test_help_needs_none_of_the_demos_packages(missing, capsys):
+    sys.argv.append("--help")
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module("pyro_perm", run_name="__main__")
+    assert exit.value.code == 0
+    assert "--data {diabetes,wine,digits,breast_cancer}" in capsys.readouterr().out
 
 
 def test_readme_example_runs():

@@ -39,7 +39,7 @@ from pyro.infer.autoguide import (
 from pyro.optim import Adam
 
 import pyro_perm as pp
-from pyro_perm.density.base_sites import read_density
+from pyro_perm.density.base_guides import read_density
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 UNITS = 4

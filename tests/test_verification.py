@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -12,6 +13,7 @@ from examples.bayesian import normal, regression
 from pyro.infer import config_enumerate
 from torch import Tensor, nn
 
+import pyro_perm as pp
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
@@ -85,8 +87,10 @@ def test_an_operation_in_single_precision_only_is_checked_in_it() -> None:
         pyro.sample("y", dist.Normal(h @ normal("w2", 4), 1.0).to_event(1), obs=Y.float())
 
     torch.set_default_dtype(torch.float32)
-    PermutationSymmetry({"h": {"w1": 1, "w2": 0}}).verify(single, X.float())
-    with pytest.raises(SymmetryVerificationError):
+    message = r"does not run in double precision.*RuntimeError: expected scalar type Float\)$"
+    with pytest.warns(UserWarning, match=message):
+        PermutationSymmetry({"h": {"w1": 1, "w2": 0}}).verify(single, X.float())
+    with pytest.warns(UserWarning, match=message), pytest.raises(SymmetryVerificationError):
         PermutationSymmetry({"h": {"w1": 1}}).verify(single, X.float())
 
 
@@ -133,3 +137,153 @@ def test_a_log_joint_that_is_never_finite_is_reported() -> None:
 
     with pytest.raises(SymmetryVerificationError, match="not finite at 20 random points"):
         PermutationSymmetry({"g": {"w": 0}}).verify(impossible)
+
+
+def test_an_error_of_the_model_is_not_taken_for_a_lack_of_precision() -> None:
+    """At the second point the model fails, in whatever precision."""
+    runs: list[int] = []
+
+    def diverging(x: Tensor) -> None:
+        runs.append(len(runs))
+        if len(runs) > 3:
+            raise RuntimeError("the solver diverged")
+        model(x)
+
+    with pytest.raises(RuntimeError, match="the solver diverged"):
+        PermutationSymmetry(SPEC).verify(diverging, X)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("no memory left"), ValueError("mine")]
+)
+def test_only_errors_of_types_are_a_lack_of_precision(error: Exception) -> None:
+    def failing(x: Tensor) -> None:
+        h = torch.tanh(x @ normal("w1", 3, 4))
+        if h.dtype == torch.float64:
+            raise error
+        pyro.sample("y", dist.Normal(h.sum(1), 1.0).to_event(1), obs=Y.float())
+
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(type(error), match=str(error)):
+        PermutationSymmetry({"hidden": {"w1": -1}}).verify(failing, X.float())
+
+
+def scaled(*degrees: int, permute: bool = True) -> dict[str, dict[str, pp.Axis]]:
+    """A spec that rescales the units of one hidden layer."""
+    return {
+        "hidden": {
+            site: pp.Axis(-1, scale=degree, permute=permute)
+            for site, degree in zip(("w1", "b1", "w2"), degrees, strict=True)
+        }
+    }
+
+
+def rectifiers(
+    x: Tensor,
+    activation: Callable[[Tensor], Tensor] = torch.relu,
+    scale: Tensor | float = 1.0,
+    hierarchical: bool = False,
+) -> None:
+    w1 = normal("w1", 3, 4)
+    b1 = pyro.sample("b1", dist.Normal(torch.zeros(4), scale).to_event(1))
+    scale_of_w2 = 1.0 + w1.abs().sum(0) if hierarchical else torch.ones(4)
+    w2 = pyro.sample("w2", dist.Normal(0.0, scale_of_w2).to_event(1))
+    pyro.sample("y", dist.Normal(activation(x @ w1 + b1) @ w2, 1.0).to_event(1), obs=Y)
+
+
+@pytest.mark.parametrize("degrees", [(1, 1, -1), (-1, -1, 1), (2, 2, -2)])
+def test_scales_leave_the_likelihood_alone(degrees: tuple[int, ...]) -> None:
+    checks = check_groups(PermutationSymmetry(scaled(*degrees)), rectifiers, X)
+    assert [check.action for check in checks] == ["permute", "rescale"]
+    assert all(check.passed and check.is_effective for check in checks)
+    assert "y" in checks[1].by_site
+
+
+@pytest.mark.parametrize(
+    ("degrees", "repair"),
+    [
+        ((1, 1, 1), "scale=-1 along axis -1 of site 'w2' would leave it alone"),
+        ((1, 0, -1), "scale=1 along axis -1 of site 'b1' would leave it alone"),
+        ((2, 2, -1), "scale=-2 along axis -1 of site 'w2' would leave it alone"),
+        ((1, 1, 0), "scale=-1 along axis -1 of site 'w2' would leave it alone"),
+        (
+            (1, 2, 3),
+            r"an activation is not homogeneous, or a scale is wrong or missing in "
+            r"w1\[Axis\(-1, scale=1\)\], b1",
+        ),
+    ],
+)
+def test_a_wrong_scale_is_refused_and_mended(degrees: tuple[int, ...], repair: str) -> None:
+    with pytest.raises(
+        SymmetryVerificationError,
+        match=r"^rescaling the units of group 'hidden' changes the likelihood by \d.* nats \(mis-t"
+        rf"ied control \d.*\): the log-probability of site 'y' by .* nats; {repair}",
+    ):
+        PermutationSymmetry(scaled(*degrees)).verify(rectifiers, X)
+
+
+def test_a_site_that_scales_forget_is_named() -> None:
+    axes = {"w1": pp.Axis(-1, scale=1, permute=False), "w2": pp.Axis(-1, scale=-1, permute=False)}
+    with pytest.raises(SymmetryVerificationError, match="scale=1 along axis -1 of site 'b1' would"):
+        PermutationSymmetry({"hidden": axes}).verify(rectifiers, X)
+
+
+def test_scales_of_an_activation_that_is_not_homogeneous_are_refused() -> None:
+    with pytest.raises(SymmetryVerificationError, match="an activation is not homogeneous, or"):
+        PermutationSymmetry(scaled(1, 1, -1)).verify(rectifiers, X, torch.tanh)
+
+
+def test_units_of_unequal_priors_are_rescaled_if_nobody_permutes_them() -> None:
+    unequal = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    PermutationSymmetry(scaled(1, 1, -1, permute=False)).verify(rectifiers, X, scale=unequal)
+    with pytest.raises(SymmetryVerificationError, match="the prior of site 'b1' is not exchangea"):
+        PermutationSymmetry(scaled(1, 1, -1)).verify(rectifiers, X, scale=unequal)
+
+
+def test_a_prior_that_depends_on_a_site_that_is_rescaled_is_named() -> None:
+    """The prior of w2 would be exempt, but not from what happens to w1."""
+    with pytest.raises(
+        SymmetryVerificationError,
+        match="the prior of site 'w2' depends on another site that the group rescales",
+    ):
+        PermutationSymmetry(scaled(1, 1, -1)).verify(rectifiers, X, hierarchical=True)
+
+
+def test_a_site_whose_prior_is_no_density_on_the_reals_cannot_be_rescaled() -> None:
+    def positive(x: Tensor) -> None:
+        w2 = pyro.sample("w2", dist.HalfNormal(1.0).expand([4]).to_event(1))
+        h = torch.relu(x @ normal("w1", 3, 4) + normal("b1", 4))
+        pyro.sample("y", dist.Normal(h @ w2, 1.0).to_event(1), obs=Y)
+
+    with pytest.raises(
+        SymmetryVerificationError,
+        match="group 'hidden' rescales site 'w2', but site 'w2' does not have the whole real line",
+    ):
+        PermutationSymmetry(scaled(1, 1, -1)).verify(positive, X)
+
+
+def test_scales_that_prove_nothing_say_so() -> None:
+    def dead(x: Tensor) -> None:
+        h = torch.relu(x @ normal("w1", 3, 4) * 0.0)
+        pyro.sample("y", dist.Normal(h @ normal("w2", 4), 1.0).to_event(1), obs=Y)
+
+    axes = {"w1": pp.Axis(-1, scale=1, permute=False), "w2": pp.Axis(-1, scale=-1, permute=False)}
+    with pytest.warns(UserWarning, match="leaves the likelihood as it is, but so does the group"):
+        PermutationSymmetry({"hidden": axes}).verify(dead, X)
+
+
+@config_enumerate
+def enumerated_noise(x: Tensor) -> None:
+    h = torch.relu(x @ normal("w1", 3, 4))
+    mean = h @ normal("w2", 4)
+    with pyro.plate("data", len(x)):
+        is_outlier = pyro.sample("is_outlier", dist.Bernoulli(0.1))
+        pyro.sample("y", dist.Normal(mean, 1.0 + 9.0 * is_outlier), obs=Y)
+
+
+def test_scales_of_models_with_enumerated_variables() -> None:
+    right = {"w1": pp.Axis(-1, scale=1), "w2": pp.Axis(-1, scale=-1)}
+    PermutationSymmetry({"hidden": right}).verify(enumerated_noise, X)
+    wrong = {"w1": pp.Axis(-1, scale=1), "w2": pp.Axis(-1, scale=-2)}
+    with pytest.raises(SymmetryVerificationError, match="scale=-1 along axis -1 of site 'w2'"):
+        PermutationSymmetry({"hidden": wrong}).verify(enumerated_noise, X)

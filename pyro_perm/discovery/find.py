@@ -48,15 +48,16 @@ def find_symmetry(
 
     Usage:
 
-    >>> import pyro
+    >>> import pyro, torch
     >>> from pyro.distributions import Normal
+    >>> import pyro_perm as pp
     >>> def model(x, y):
     ...     w1 = pyro.sample("w1", Normal(0.0, 1.0).expand([20, 3]).to_event(2))
     ...     w2 = pyro.sample("w2", Normal(0.0, 1.0).expand([20]).to_event(1))
     ...     f = torch.tanh(x @ w1.T) @ w2
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("y", Normal(f, 0.1), obs=y)
-    >>> symmetry = find_symmetry(model, torch.randn(5, 3), torch.randn(5))
+    >>> symmetry = pp.find_symmetry(model, torch.randn(5, 3), torch.randn(5))
     >>> symmetry
     PermutationSymmetry({
         'P0': {'w1': -2, 'w2': -1},
@@ -75,6 +76,11 @@ def find_symmetry(
     :param signs: whether to look for groups that also flip the signs of their units, as units with
         odd activations (``tanh``, ``sin``, none) do under priors symmetric about zero. ``reasons``
         tells for every group that does not why that is so.
+    :param scales: whether to look for groups that also rescale their units, as rectifiers may be:
+        incoming weights and biases times ``c > 0``, outgoing weights divided by it. The likelihood
+        does not change, but the prior does. Units that cannot be permuted, since their priors are
+        unequal or data tell them apart, form groups that only rescale (``Axis(permute=False)``).
+        ``reasons`` tells for every other group without scales why that is so.
     :returns: the group, which has met the model. It is falsy if nothing can be permuted; its
         ``reasons`` tell for every axis of a latent site that is not permuted why that is so.
     :raises SymmetryVerificationError: if the numerical check contradicts the analysis.

@@ -4,12 +4,12 @@ Ten units that are far apart tell their permutation, so that ``I(g; w) = log 10!
 permutations find at most ``log K`` of it:
 
 >>> import torch
->>> from pyro_perm import PermutationSymmetry
+>>> import pyro_perm as pp
 >>> from pyro_perm.density.factorized import FactorizedDensity
->>> symmetry = PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (10,)})
+>>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (10,)})
 >>> sites = {"w": 100 * torch.arange(10.0)}, {"w": 100 * torch.arange(10.0)}, {"w": torch.ones(10)}
 >>> density = FactorizedDensity(symmetry.group, *sites, batch_shape=torch.Size())
->>> for estimator in (Exact(), Bethe(), ImportanceSampled(8), InfoNCE(8)):
+>>> for estimator in (pp.Exact(), pp.Bethe(), pp.ImportanceSampled(8), pp.InfoNCE(8)):
 ...     print(f"{-estimator.log_ratio(density):5.2f} {estimator}")
 15.10 Exact()
 15.10 Bethe()

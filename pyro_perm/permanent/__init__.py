@@ -7,7 +7,7 @@ permanent sums over all permutations :math:`g` of the columns,
 """
 
 from pyro_perm.permanent.bethe import BethePermanent, bethe_permanent, log_bethe_permanent
-from pyro_perm.permanent.blocks import BlockPermanent, permanent_by_blocks
+from pyro_perm.permanent.blocks import BlockPermanent, log_permanent_by_blocks, permanent_by_blocks
 from pyro_perm.permanent.exact import log_permanent, permutation_marginals
 from pyro_perm.permanent.sinkhorn import Sinkhorn, sinkhorn
 
@@ -18,6 +18,7 @@ __all__ = [
     "bethe_permanent",
     "log_bethe_permanent",
     "log_permanent",
+    "log_permanent_by_blocks",
     "permanent_by_blocks",
     "permutation_marginals",
     "sinkhorn",

@@ -29,8 +29,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from pyro_perm.permanent._derivatives import require_first_derivative, require_reverse_mode
 from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 
@@ -63,6 +63,8 @@ def bethe_permanent(
     Computed in float64, until every matrix of the batch has converged; also under
     ``torch.jit.trace``, which records the propagation as one operator.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import bethe_permanent
     >>> result = bethe_permanent(torch.zeros(3, 3))
     >>> result.marginals
     tensor([[0.3333, 0.3333, 0.3333],
@@ -78,7 +80,9 @@ def bethe_permanent(
     :returns: the result; look at ``converged``. Where no permutation is permitted the
         log-permanent is ``-inf`` and the marginals are zero.
     :raises ValueError: if the matrices are not square, or ``max_iterations`` is below one.
+    :raises NotImplementedError: in forward-mode differentiation.
     """
+    require_reverse_mode(log_matrix)
     log_permanent, marginals, num_iterations, residual = _bethe(
         log_matrix, max_iterations, tolerance
     )
@@ -95,6 +99,8 @@ def log_bethe_permanent(
 
     The gradient is that of the envelope theorem: the marginals of :func:`bethe_permanent`.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import log_bethe_permanent
     >>> log_bethe_permanent(torch.zeros(20, 20))  # below log 20! = 42.34
     tensor(40.4232)
 
@@ -133,10 +139,10 @@ def _save_marginals(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(output[1])
 
 
-@once_differentiable
 def _envelope_gradient(
     ctx: Any, grad_log_permanent: Tensor, *grad_others: Tensor
 ) -> tuple[Tensor, None, None]:
+    require_first_derivative("the Bethe permanent")
     (marginals,) = ctx.saved_tensors
     return grad_log_permanent[..., None, None] * marginals, None, None
 

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from pyro_perm.permanent._derivatives import require_first_derivative
 from pyro_perm.permanent._propagation import propagate
 from pyro_perm.permanent._shapes import check_square
 from pyro_perm.permanent.exact import forward_backward
@@ -71,6 +72,8 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
     result: cycles of a weight below 2e-9, and between parts of a larger block pairs whose swaps
     together weigh less than 0.01. Outside of the blocks the marginals are the identity.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import permanent_by_blocks
     >>> log_matrix = torch.full((4, 4), -50.0)
     >>> log_matrix[:2, :2] = log_matrix[2:, 2:] = 0.0  # two pairs of units that look alike
     >>> permanent_by_blocks(log_matrix).log_ratio.exp()
@@ -107,6 +110,42 @@ def permanent_by_blocks(log_matrix: Tensor) -> BlockPermanent:
         torch.from_numpy(log_ratio.reshape(batch)).to(device),
         None if excess is None else torch.from_numpy(excess).to(device),
     )
+
+
+def log_permanent_by_blocks(log_matrix: Tensor) -> Tensor:
+    """The same ``log perm(exp L) - sum_i L_ii`` with its gradient, as one operator.
+
+    ``torch.jit.trace`` records the operator, and none of the decisions in it that depend on the
+    data. Elsewhere it costs more than :func:`permanent_by_blocks`.
+
+    :param log_matrix: as there.
+    :returns: shape (...), in double precision.
+    :raises RuntimeError: where second derivatives are asked for.
+    """
+    log_ratio: Tensor = _operator(log_matrix)[0]
+    return log_ratio
+
+
+@torch.library.custom_op("pyro_perm::permanent_by_blocks", mutates_args=())
+def _operator(log_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    log_ratio, excess = permanent_by_blocks(log_matrix)
+    if excess is None:
+        excess = torch.zeros_like(log_matrix, dtype=torch.float64)
+    return log_ratio, excess
+
+
+def _save_excess(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+
+
+def _gradient(ctx: Any, grad_log_ratio: Tensor, _: Tensor) -> Tensor:
+    require_first_derivative("the permanent by blocks")
+    (excess,) = ctx.saved_tensors
+    gradient: Tensor = grad_log_ratio[..., None, None] * excess
+    return gradient
+
+
+_operator.register_autograd(_gradient, setup_context=_save_excess)
 
 
 def _blocks(log_weights: _Matrices) -> list[tuple[_Nodes, _Nodes]]:

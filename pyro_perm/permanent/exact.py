@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from pyro_perm.permanent._derivatives import require_reverse_mode
 from pyro_perm.permanent._shapes import check_square
 
 MAX_SIZE = 20
@@ -36,16 +36,20 @@ _Tables = list[tuple[Tensor, Tensor]]
 def log_permanent(log_matrix: Tensor) -> Tensor:
     """Log-permanent of ``exp(log_matrix)``, exact, in nats.
 
-    Computed in float64 and differentiable once, the gradient being
-    :func:`permutation_marginals`.
+    Computed in float64. The gradient is :func:`permutation_marginals`, and differentiable in turn
+    where all entries are finite.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import log_permanent
     >>> log_permanent(torch.zeros(3, 3)).exp()  # 3! permutations of weight one
     tensor(6.)
 
     :param log_matrix: log weights, shape (..., n, n) with n <= 20; ``-inf`` forbids a pair.
     :returns: shape (...); ``-inf``, with a gradient of zero, where no permutation is permitted.
     :raises ValueError: if the matrices are not square, or larger than 20 by 20.
+    :raises NotImplementedError: in forward-mode differentiation.
     """
+    require_reverse_mode(log_matrix)
     result: Tensor = _log_permanent(log_matrix)
     return result
 
@@ -53,6 +57,8 @@ def log_permanent(log_matrix: Tensor) -> Tensor:
 def permutation_marginals(log_matrix: Tensor) -> Tensor:
     """Probability that a permutation drawn proportionally to its weight maps i to j.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import permutation_marginals
     >>> permutation_marginals(torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log1p())
     tensor([[0.8000, 0.2000],
             [0.2000, 0.8000]])
@@ -63,7 +69,11 @@ def permutation_marginals(log_matrix: Tensor) -> Tensor:
     :raises ValueError: if the matrices are not square, or larger than 20 by 20.
     """
     _check_size(log_matrix)
-    return forward_backward(log_matrix.detach().double())[1].to(log_matrix.dtype)
+    return _marginals(log_matrix.detach())
+
+
+def _marginals(log_matrix: Tensor) -> Tensor:
+    return forward_backward(log_matrix.double())[1].to(log_matrix.dtype)
 
 
 # An operator, so that torch.jit.trace records one node and not the sizes of its example.
@@ -78,9 +88,11 @@ def _save_matrix(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-@once_differentiable
 def _gradient(ctx: Any, grad_output: Tensor) -> Tensor:
-    return grad_output[..., None, None] * permutation_marginals(*ctx.saved_tensors)
+    (log_matrix,) = ctx.saved_tensors
+    if torch.is_grad_enabled() and bool((log_matrix == -torch.inf).any()):
+        raise ValueError("the log-permanent has second derivatives only where no entry is -inf")
+    return grad_output[..., None, None] * _marginals(log_matrix)
 
 
 _log_permanent.register_autograd(_gradient, setup_context=_save_matrix)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.permanent._shapes import check_square
+from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.permanent.sinkhorn import sinkhorn
 
 _FIRST_SWEEPS, _SWEEPS = 30, 2
@@ -43,7 +44,7 @@ def sample_rescaled(
     :raises ValueError: if the matrices are not square, or the permutations do not fit them.
     :raises NotImplementedError: under ``torch.jit.trace``, which would freeze the proposal.
     """
-    if torch._C._get_tracing_state():
+    if is_tracing():
         raise NotImplementedError(
             "sampled permutations depend on the parameters in ways that torch.jit.trace does not "
             "record: use a loss without Jit, such as Trace_ELBO, or train with Bethe()"

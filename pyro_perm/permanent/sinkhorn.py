@@ -43,6 +43,8 @@ def sinkhorn(log_matrix: Tensor, *, max_iterations: int = 200, tolerance: float 
 
     The iterations run in float64 and stop when every matrix of the batch has converged.
 
+    >>> import torch
+    >>> from pyro_perm.permanent import sinkhorn
     >>> sinkhorn(torch.tensor([[4.0, 1.0], [1.0, 1.0]]).log()).log_scaled.exp()
     tensor([[0.6667, 0.3333],
             [0.3333, 0.6667]])

@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
+from pyro_perm.program._torch_internals import EagerDispatchMode
 
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
+
+# These compare the types of their arguments before any dispatch mode sees them.
+_CHECK_TYPES_FIRST = (torch.prelu, torch.Tensor.prelu)
 
 
 class DoublePrecision(EagerDispatchMode):
@@ -22,6 +26,16 @@ class DoublePrecision(EagerDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+        self._before_checks = _BeforeChecks(self)
+
+    def __enter__(self) -> DoublePrecision:
+        self._before_checks.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._before_checks.__exit__(*error)
 
     def double(self, value: Any) -> Any:
         """Tensors and types of lower precision, also in lists, made double; the rest as it is."""
@@ -43,3 +57,18 @@ class DoublePrecision(EagerDispatchMode):
             # The original is kept along with its copy so that no other tensor gets its id.
             known = self._copies[id(tensor)] = tensor, tensor.detach().double()
         return known[1]
+
+
+class _BeforeChecks(TorchFunctionMode):
+    """Makes the arguments of functions double that would refuse mixed types."""
+
+    def __init__(self, precision: DoublePrecision) -> None:
+        super().__init__()
+        self._precision = precision
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _CHECK_TYPES_FIRST:
+            args = tuple(map(self._precision.double, args))
+        return func(*args, **(kwargs or {}))

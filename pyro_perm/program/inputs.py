@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Inputs:
     def tensors(self) -> Iterator[tuple[Tensor, str]]:
         """The tensors among the arguments and where they are."""
         for value, name in self.named():
-            for leaf in tree_flatten(value)[0]:
+            for leaf in tree_leaves(value):
                 if isinstance(leaf, Tensor):
                     yield leaf, name
 
@@ -45,7 +46,7 @@ class Inputs:
         """An argument that holds data which is not a tensor, and would look like a constant."""
         for value, name in self.named():
             has_numbers = not isinstance(value, int | float)
-            for leaf in tree_flatten(value)[0]:
+            for leaf in tree_leaves(value):
                 is_array = hasattr(leaf, "__array__") and not isinstance(leaf, Tensor)
                 if is_array or (has_numbers and isinstance(leaf, int | float)):
                     return f"{name}; pass a tensor"

@@ -15,9 +15,11 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten
 
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
-from pyro_perm.program.modules import own_calls
+from pyro_perm.program._pyro_internals import outer_handler, own_calls
+from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of
+from pyro_perm.program.modules import pyro_modules_among
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
@@ -38,7 +40,7 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
         for context in (
             poutine.block(),
             poutine.seed(rng_seed=0),
-            own_calls(model),
+            own_calls(pyro_modules_among(model)),
             _without_new_params(),
             torch.no_grad(),
             pyro.validation_enabled(False),
@@ -55,18 +57,18 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
 
 def without_autoguide_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model without the outer handlers by which an autoguide hides and initializes sites."""
-    while isinstance(model, functools.partial):
-        wrapper = model.func if isinstance(model.func, functools.partial) else model
-        if len(wrapper.args) < 2 or not isinstance(wrapper.args[0], _AUTOGUIDE_HANDLERS):
+    while (found := outer_handler(model)) is not None:
+        handler, inner = found
+        if not isinstance(handler, _AUTOGUIDE_HANDLERS):
             break
-        model = wrapper.args[1]
+        model = inner
     return model
 
 
 def written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose entries an operation writes in place."""
     written: list[Tensor] = []
-    if func._schema.name in _BATCH_NORMS and args[_IS_TRAINING]:
+    if func.name() in _BATCH_NORMS and args[_IS_TRAINING]:
         written += [args[i] for i in _RUNNING_MOMENTS if args[i] is not None]
     for position, name in _written_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -81,31 +83,48 @@ def _written_arguments(func: Any) -> list[tuple[int, str]]:
         return []
     return [
         (position, argument.name)
-        for position, argument in enumerate(func._schema.arguments)
+        for position, argument in enumerate(arguments_of(func))
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
 
 
 class WriteLog(EagerDispatchMode):
-    """Remembers every tensor that is written in place: buffers, counters, caches."""
+    """Remembers every tensor that is written in place: buffers, counters, caches.
+
+    What comes into being meanwhile is not remembered: parameters that a first run initializes keep
+    their initial values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._saved: list[tuple[Tensor, Tensor]] = []
+        self._new: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in written_tensors(func, args, kwargs):
-            self._saved.append((tensor.detach(), tensor.clone()))
-        return func(*args, **kwargs)
+            if _storage(tensor) not in self._new:
+                self._saved.append((tensor.detach(), tensor.clone()))
+        result = func(*args, **kwargs)
+        self._new |= _storages(result) - _storages((args, kwargs))
+        return result
 
     def restore(self) -> None:
         """Undo the writes."""
         while self._saved:
             tensor, value = self._saved.pop()
             tensor.copy_(value)
+
+
+def _storages(tree: Any) -> set[int]:
+    return {_storage(leaf) for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)}
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where the entries lie; what existed before cannot lie where something new came to lie."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 @contextmanager

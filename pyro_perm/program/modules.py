@@ -5,20 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
+from pyro_perm.program._torch_internals import tree_leaves
 from pyro_perm.program.source_lines import is_model_code
 
 
 def modules_among(roots: Any) -> Iterator[nn.Module]:
     """The modules among some objects, and those that the model's functions among them refer to."""
     seen: set[int] = set()
-    queue = list(tree_flatten(roots)[0])
+    queue = list(tree_leaves(roots))
     while queue:
         found = queue.pop()
         if id(found) in seen or not callable(found):
@@ -48,23 +47,6 @@ def tensors_of_modules(roots: Any) -> Iterator[tuple[Tensor, str]]:
             yield buffer, f"buffer '{name}'"
 
 
-@contextmanager
-def own_calls(model: Any) -> Iterator[None]:
-    """Let a model draw its sites anew at each call, also while it is being called.
-
-    A :class:`~pyro.nn.PyroModule` keeps what it drew until the outermost call of its tree returns:
-    a guide that shares the tree with its model would see each site once.
-    """
-    contexts = {
-        id(module._pyro_context): module._pyro_context
-        for module in modules_among(model)
-        if isinstance(module, PyroModule)
-    }.values()
-    before = [dict(vars(context)) for context in contexts]
-    for context in contexts:
-        context.active, context.cache = 0, {}
-    try:
-        yield
-    finally:
-        for context, state in zip(contexts, before, strict=True):
-            vars(context).update(state)
+def pyro_modules_among(roots: Any) -> Iterator[PyroModule]:
+    """Those of the modules among some objects that may hold sample sites."""
+    return (module for module in modules_among(roots) if isinstance(module, PyroModule))

@@ -7,12 +7,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+
+from pyro_perm.program._torch_internals import tree_leaves
 
 
 def tensors_among(tree: Any) -> list[Tensor]:
     """The tensors that a program returns, in order."""
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def output_name(position: int) -> str:

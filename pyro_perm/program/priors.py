@@ -6,7 +6,6 @@ import torch
 from pyro import distributions as dist
 from torch.distributions import constraints
 
-from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.program import Factor, Latent, Program
 from pyro_perm.symmetry.binding import unwrapped
 
@@ -15,7 +14,7 @@ _WRAPPERS = (
     dist.MaskedDistribution,
     dist.ExpandedDistribution,
 )
-_FAR = 1e15
+_FAR = 1e6  # whose square is finite in single precision, summed over all entries
 
 
 def unscalable_sites(program: Program) -> dict[str, str]:
@@ -24,12 +23,10 @@ def unscalable_sites(program: Program) -> dict[str, str]:
     The posterior along an orbit is the prior's, restricted to it: this takes a density of
     independent entries with the whole real line as their support.
     """
-    with DoublePrecision() as precision:
-        priors = program.map_inputs(precision.double).run({}).factors
-        reasons = {
-            name: _why_not(name, latent, priors.get(name))
-            for name, latent in program.latents.items()
-        }
+    priors = program.run({}).factors
+    reasons = {
+        name: _why_not(name, latent, priors.get(name)) for name, latent in program.latents.items()
+    }
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, biject_to, constraints
 
-from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape
+from pyro_perm.symmetry.spec import Spec
 
 # Gets tensors that are not latent, and what they are, to be read after "tied to dim 0 of".
 Announce = Callable[[Tensor, str], None]
@@ -40,6 +41,27 @@ class Latent:
     def shape(self) -> torch.Size:
         """Shape of its value, plates on the left, event on the right."""
         return self.value.shape
+
+    def draw(self, dtype: torch.dtype) -> Tensor:
+        """A random value, standard normal before it meets its constraint.
+
+        Where there is no such constraint to meet, or the prior rules the value out, the prior
+        draws it.
+        """
+        try:
+            transform = biject_to(self.support)
+        except NotImplementedError:
+            return self._draw_from_prior(dtype)
+        shape = transform.inverse_shape(self.shape)
+        value: Tensor = transform(torch.randn(shape, dtype=dtype, device=self.value.device))
+        if self.prior is None or bool(self.prior.log_prob(value).isfinite().all()):
+            return value
+        return self._draw_from_prior(dtype)
+
+    def _draw_from_prior(self, dtype: torch.dtype) -> Tensor:
+        if self.prior is None:
+            raise ValueError(f"there is no way to draw a value of support {self.support}")
+        return self.prior.sample().to(dtype)
 
 
 @dataclass(frozen=True)

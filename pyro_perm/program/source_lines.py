@@ -15,7 +15,7 @@ _RUNNERS = [
     str(Path(_PACKAGE, "program", file))
     for file in ("program.py", "pyro_model.py", "torch_module.py")
 ]
-_ANALYSIS = [str(Path(_PACKAGE, room)) for room in ("program", "discovery", "verification.py")]
+_ANALYSIS = [str(Path(_PACKAGE, room)) for room in ("program", "discovery", "verification")]
 _TORCH, _PYRO = (str(Path(str(module.__file__)).parent) for module in (torch, pyro))
 _NOT_THE_MODEL = (*_ANALYSIS, _TORCH, _PYRO, str(contextlib.__file__), "<")
 _DISTRIBUTIONS = tuple(str(Path(root, "distributions")) for root in (_TORCH, _PYRO))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.group import SymmetryGroup
+from pyro_perm.symmetry.spec import Spec
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
 _WIDTH = 100
+_NAMED_AXES = 6
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -80,40 +83,80 @@ def from_json(
         for group, sites in document["groups"].items()
     }
     shapes = document["shapes"] and {
-        site: SiteShape(**{**fields, "shape": tuple(fields["shape"])})
-        for site, fields in document["shapes"].items()
+        site: _shape_from_json(fields) for site, fields in document["shapes"].items()
     }
     return spec, shapes, document["reasons"]
 
 
-def summary(
-    spec: Spec,
-    sizes: Mapping[str, int],
-    log_orders: Mapping[str, float],
-    reasons: Mapping[str, str],
-) -> str:
-    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters."""
+def _shape_from_json(fields: Mapping[str, Any]) -> SiteShape:
+    as_tuples: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+    }
+    return SiteShape(**as_tuples)
+
+
+def summary(symmetry: SymmetryGroup, spec: Spec, reasons: Mapping[str, str]) -> str:
+    """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters.
+
+    An axis whose entries rescaling a unit by ``c`` multiplies by ``c^k`` is marked ``c^k``.
+    """
+    factors = {factor.name: factor for factor in symmetry.factors}
+    legends = {action.legend: None for factor in symmetry.factors for action in factor.actions}
     rows = [("group", "size", "log n!", "axes")]
+    if legends:
+        rows = [("group", "size", "log order", f"axes ({', '.join(legends)})")]
     for group, sites in spec.items():
+        factor = factors[group]
         names = (
-            f"{'±' if axis.sign else ''}{site}[{replace(axis, sign=False)}]".replace(" ", _NO_BREAK)
+            f"{_marks(factor, axis)}{site}[{axis.plain}]".replace(" ", _NO_BREAK)
             for site, axes in sites.items()
             for axis in axes
         )
-        rows.append((group, str(sizes[group]), f"{log_orders[group]:.1f}", ", ".join(names)))
-    if any(axis.sign for sites in spec.values() for axes in sites.values() for axis in axes):
-        rows[0] = ("group", "size", "log order", "axes (± flips sign)")
+        what = "" if factor.permutes else "units stay in place: "
+        nats = f"{factor.log_compact_order:.1f}"
+        rows.append((group, str(factor.size), nats, what + ", ".join(names)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for group, size, nats, axes in rows:
         start = f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  "
         lines += _wrapped(axes, start, len(start) * " ")
-    lines.append(f"log |G| = {sum(log_orders.values()):.1f} nats")
+    lines.append(_order(symmetry))
     if reasons:
         lines += ["", "not permuted:"]
-        for axis, reason in reasons.items():
-            lines += _wrapped(f"{axis} is fixed: {reason}", "  ", "    ")
+        for explanation in explanations(reasons):
+            lines += _wrapped(explanation, "  ", "    ")
     return "\n".join(lines)
+
+
+def explanations(reasons: Mapping[str, str]) -> list[str]:
+    """Why axes are not permuted, each reason once, with the first of its axes.
+
+    :param reasons: axis -> reason.
+    """
+    axes_of: dict[str, list[str]] = {}
+    for axis, reason in reasons.items():
+        axes_of.setdefault(reason, []).append(axis)
+    found = []
+    for reason, axes in axes_of.items():
+        more = len(axes) - _NAMED_AXES
+        named = ", ".join(axes[:_NAMED_AXES]) + (f" and {more} more" if more > 0 else "")
+        found.append(f"{named} {'is' if len(axes) == 1 else 'are'} fixed: {reason}")
+    return found
+
+
+def _order(symmetry: SymmetryGroup) -> str:
+    """The order of the compact part, and the number of dimensions of what is not compact."""
+    order = f"log |G| = {sum(factor.log_compact_order for factor in symmetry.factors):.1f} nats"
+    numbers: dict[str, int] = {}
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            if not action.is_compact:
+                numbers[action.name] = numbers.get(action.name, 0) + factor.size
+    return ", ".join([order, *(f"{number} {name}s" for name, number in numbers.items())])
+
+
+def _marks(factor: Factor, axis: Axis) -> str:
+    return "".join(action.mark(axis) for action in reversed(factor.actions))
 
 
 def _wrapped(text: str, start: str, indent: str) -> list[str]:

@@ -97,6 +97,23 @@ def groups_of(symmetry: PermutationSymmetry) -> set[frozenset[str]]:
     }
 
 
+def scales_of(symmetry: PermutationSymmetry) -> set[frozenset[str]]:
+    """The axes that groups rescale, ``{"fc1.weight[-2]^1", "fc2.weight[-1]^-1"}`` for each.
+
+    Groups that only rescale have ``"unpermuted"`` among them.
+    """
+    found = set()
+    for sites in symmetry.spec.values():
+        axes = [(site, axis) for site, each in sites.items() for axis in each if axis.scale]
+        names = {
+            f"{site.removeprefix('net.')}[{_notation(axis)}]^{axis.scale}" for site, axis in axes
+        }
+        if names:
+            is_permuted = all(axis.permute for _, axis in axes)
+            found.add(frozenset(names if is_permuted else names | {"unpermuted"}))
+    return found
+
+
 def _notation(axis: Axis) -> str:
     parts = [f"o{axis.outer}"] * (axis.outer > 1) + [f"i{axis.inner}"] * (axis.inner > 1)
     if isinstance(axis.index, range):

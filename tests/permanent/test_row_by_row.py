@@ -13,7 +13,7 @@ from pyro_perm.permanent import log_permanent
 from pyro_perm.permanent.row_by_row import sample_rescaled
 
 INF = math.inf
-properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=40)
 DEGENERATE = {
     "forbidden": torch.full((4, 4), -INF),
     "one column for all": torch.tensor([[0.0, -INF, -INF, -INF]] * 4),

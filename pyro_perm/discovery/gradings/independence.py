@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from pyro_perm.discovery.gradings.dataflow import Sites, unit_coordinates
+from pyro_perm.discovery.gradings.dataflow import Sites
 from pyro_perm.discovery.gradings.linear_equations import Equations, LinearForm
 from pyro_perm.discovery.gradings.rules import SCALES
 from pyro_perm.discovery.permutations.algebra import Reason
@@ -56,7 +56,7 @@ def _degrees_of_entries(
     along = torch.zeros(len(shape), max(shape, default=1), len(acting), dtype=torch.long)
     for k, axes in enumerate(acting):
         for axis in axes:
-            along[axis.dim, unit_coordinates(axis, shape[axis.dim]).flatten(), k] += axis.scale
+            along[axis.dim, axis.unit_coordinates(shape[axis.dim]).flatten(), k] += axis.scale
     each = [along[dim, :length].unique(dim=0) for dim, length in enumerate(shape)]
     for combination in product(*each):
         yield tuple(Fraction(int(x)) for x in torch.stack(combination).sum(0))

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.gradings.dataflow import Sites, Unknown, unit_coordinates
+from pyro_perm.discovery.gradings.dataflow import Sites, Unknown
 from pyro_perm.discovery.gradings.independence import dependent_groups
 from pyro_perm.discovery.gradings.tied_units import units_of_likelihood
 from pyro_perm.discovery.gradings.unit_scaling import UnitScaling
@@ -87,7 +87,7 @@ def _permuted_coordinates(
     for site, axis in (unknown for sites in spec.values() for unknown in _flat(sites)):
         length = joint.latents[site].node.shape[axis.dim]
         along = permuted.setdefault((site, axis.dim), torch.zeros(length, dtype=torch.bool))
-        along[unit_coordinates(axis, length).flatten()] = True
+        along[axis.unit_coordinates(length).flatten()] = True
     return permuted
 
 
@@ -99,7 +99,7 @@ def _are_permuted(
     for site, axis in _flat(sites):
         along = permuted.get((site, axis.dim))
         if along is not None:
-            found |= along[unit_coordinates(axis, len(along))].any(1)
+            found |= along[axis.unit_coordinates(len(along))].any(1)
     return found
 
 

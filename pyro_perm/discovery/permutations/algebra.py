@@ -23,7 +23,7 @@ Sizes strictly decrease from an atom to the atoms of its refinement, so every re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -81,9 +81,15 @@ class Product:
 
 @dataclass(frozen=True)
 class Sum:
-    """Segments laid end to end; the empty sum has no coordinate."""
+    """Segments laid end to end; the empty sum has no coordinate.
+
+    Attributes:
+        segments: the segments.
+        cause: why they had to be told apart, if they were one axis before.
+    """
 
     segments: tuple[AxisExpr, ...]
+    cause: Reason | None = field(default=None, compare=False)
 
 
 AxisExpr = Atom | Product | Sum
@@ -113,12 +119,16 @@ def product_of(factors: Iterable[AxisExpr]) -> AxisExpr:
     return flat[0] if len(flat) == 1 else Product(tuple(flat))
 
 
-def sum_of(segments: Iterable[AxisExpr]) -> AxisExpr:
+def sum_of(segments: Iterable[AxisExpr], cause: Reason | None = None) -> AxisExpr:
     """The sum in normal form: flat, without empty segments."""
     flat: list[AxisExpr] = []
     for segment in segments:
-        flat.extend(segment.segments if isinstance(segment, Sum) else [segment])
-    return flat[0] if len(flat) == 1 else Sum(tuple(flat))
+        if isinstance(segment, Sum):
+            flat.extend(segment.segments)
+            cause = cause or segment.cause
+        else:
+            flat.append(segment)
+    return flat[0] if len(flat) == 1 else Sum(tuple(flat), cause)
 
 
 def size_of(axis: AxisExpr) -> int:
@@ -142,7 +152,7 @@ def resolve(axis: AxisExpr) -> AxisExpr:
         return axis.refinement
     if isinstance(axis, Product):
         return product_of(resolve(factor) for factor in axis.factors)
-    return sum_of(resolve(segment) for segment in axis.segments)
+    return sum_of(map(resolve, axis.segments), axis.cause)
 
 
 def atoms_of(axis: AxisExpr) -> Iterator[Atom]:
@@ -223,6 +233,24 @@ def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, Ax
     return sum_of(left for left, _ in halves), resolve(common)
 
 
+def has_factor(axis: AxisExpr, right: int) -> bool:
+    """Whether :func:`split_product` can write an axis as ``left * right``."""
+    axis = resolve(axis)
+    size = size_of(axis)
+    if right in (1, size):
+        return True
+    if right == 0 or size % right:
+        return False
+    if isinstance(axis, Sum):
+        return all(has_factor(segment, right) for segment in axis.segments)
+    if isinstance(axis, Product):
+        last, rest = axis.factors[-1], product_of(axis.factors[:-1])
+        length = size_of(last)
+        is_whole = right % length == 0
+        return has_factor(rest, right // length) if is_whole else has_factor(last, right)
+    return True
+
+
 def split_sum(axis: AxisExpr, first: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
     """Write an axis as ``first + rest``, with ``first`` coordinates in the first segment."""
     axis = resolve(axis)
@@ -241,10 +269,10 @@ def split_sum(axis: AxisExpr, first: int, why: Reason) -> tuple[AxisExpr, AxisEx
         if first < length:
             left, right = split_sum(segment, first, why)
             after = axis.segments[position + 1 :]
-            return sum_of([*before, left]), sum_of([right, *after])
+            return sum_of([*before, left], axis.cause), sum_of([right, *after], axis.cause)
         before.append(segment)
         first -= length
-    return sum_of(before), EMPTY
+    return sum_of(before, axis.cause), EMPTY
 
 
 def _tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
@@ -255,12 +283,12 @@ def _tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
         raise IncompatibleLayoutError
     for one, other in ((x, y), (y, x)):
         if is_frozen(one):
-            freeze(other, _first_reason(one, why).seen_at(why.source))
+            freeze(other, _first_reason(one, _cause_of(one) or why).seen_at(why.source))
             return
     if isinstance(x, Atom):
-        x.refinement, x.cause = y, why
+        x.refinement, x.cause = y, _cause_of(y) or why
     elif isinstance(y, Atom):
-        y.refinement, y.cause = x, why
+        y.refinement, y.cause = x, _cause_of(x) or why
     elif isinstance(x, Sum):
         _tie_segments(x, y, why)
     elif isinstance(y, Sum):
@@ -318,8 +346,12 @@ def _refine_into_product(
 
 def _refine_into_sum(atom: Atom, first: int, rest: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
     segments = axis_of_size(first, atom.frozen), axis_of_size(rest, atom.frozen)
-    atom.refinement, atom.cause = Sum(segments), why
+    atom.refinement, atom.cause = Sum(segments, why), why
     return segments
+
+
+def _cause_of(axis: AxisExpr) -> Reason | None:
+    return axis.cause if isinstance(axis, Sum) else None
 
 
 def _first_reason(axis: AxisExpr, default: Reason) -> Reason:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_perm.discovery.permutations.algebra import (
     AxisExpr,
@@ -21,6 +20,7 @@ from pyro_perm.discovery.permutations.algebra import (
 from pyro_perm.discovery.permutations.rules import AxisRules, rule_for
 from pyro_perm.discovery.permutations.rules.table import AxisTensor
 from pyro_perm.discovery.recording.graph import Call, Graph, Node
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Interpreter:
             lambda leaf: self._tensor(leaf) if isinstance(leaf, Node) else leaf, call.arguments
         )
         results = None if call.blame else _apply_rule(call, rules, arguments)
-        for tensor in tree_flatten(arguments)[0]:
+        for tensor in tree_leaves(arguments):
             if isinstance(tensor, AxisTensor) and tensor not in rules.names:
                 self._add_constant(tensor, call.source)
         if results is None:

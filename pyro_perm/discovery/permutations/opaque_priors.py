@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, atoms_of, denotation, resolve
 from pyro_perm.discovery.permutations.classes import classes_by_swapping
@@ -50,17 +49,15 @@ class OpaquePrior:
             return None
         if atom.size > _MAX_UNITS:
             return torch.arange(atom.size)
-        transform, device = biject_to(self.latent.support), self.latent.value.device
+        points = [self.latent.draw(torch.float64) for _ in range(_NUM_POINTS)]
         with DoublePrecision() as precision:
-            shape = transform.inverse_shape(torch.Size((_NUM_POINTS, *self.latent.shape)))
-            points = torch.randn(shape, dtype=torch.float64, device=device)
-            values = precision.double(transform(points))
+            values = precision.double(torch.stack(points))
             before = self._log_prob(values)
 
             def is_invariant(swap: Tensor) -> bool:
                 moved = values
                 for dim, axis in enumerate(self.axes):
-                    index = denotation(axis, {atom: swap}).to(device)
+                    index = denotation(axis, {atom: swap}).to(values.device)
                     moved = moved.index_select(dim - len(self.axes), index)
                 change = (self._log_prob(moved) - before).abs()
                 return bool((change <= _TOLERANCE * (1 + before.abs())).all())

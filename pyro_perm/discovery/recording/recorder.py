@@ -9,32 +9,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
-from pyro_perm.discovery.recording.graph import Call, Graph, Node
-from pyro_perm.program.dispatch_mode import EagerDispatchMode
+from pyro_perm.discovery.recording.graph import OVERLAY, Call, Graph, Node
+from pyro_perm.discovery.recording.memory import (
+    in_storage,
+    overlap,
+    places_of,
+    storages_of,
+    whole_storage,
+)
+from pyro_perm.program._torch_internals import (
+    EagerDispatchMode,
+    arguments_of,
+    is_composite,
+    tree_leaves,
+    tree_map,
+    writes,
+)
 from pyro_perm.program.isolation import written_tensors
 from pyro_perm.program.source_lines import is_validation, source_line
-
-aten = torch.ops.aten
-
-# Composite operations whose parts have rules.
-_DECOMPOSITIONS = get_decompositions([aten.glu, aten.native_dropout])
 
 # The result does not depend on the values of the argument.
 _SHAPE_ONLY = {
     f"aten::{name}"
     for name in (
-        *("zeros_like", "ones_like", "full_like", "empty_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+        *("zeros_like", "ones_like", "full_like"),
+        *("new_zeros", "new_ones", "new_full"),
     )
 }
 
+# What memory held before is no content of the model: its entries count as equal.
+_EMPTY = {
+    f"aten::{name}"
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+}
+
+# These read values only to raise errors, which cannot change the log joint.
+_CHECKS = ("aten::_linalg_check_errors", "aten::_validate_sparse_coo_tensor_args")
+
+_DROPOUTS = ("aten::bernoulli_", "aten::native_dropout")
+
 _READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_STALE = "pyro_perm::stale_read"
 
 
 class ReadWatch(TorchFunctionMode):
@@ -54,17 +70,10 @@ class ReadWatch(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Write:
-    """What was written in place, and a view of where."""
+    """What was written in place, and where."""
 
     node: Node
     view: Tensor
-
-    def overlaps(self, tensor: Tensor) -> bool:
-        """Whether a tensor that shares the storage has an entry where this was written."""
-        length = self.view.untyped_storage().nbytes() // self.view.element_size()
-        mask = torch.zeros(length, dtype=torch.bool)
-        mask.as_strided(*_geometry(self.view)).fill_(True)
-        return bool(mask.as_strided(*_geometry(tensor)).any())
 
 
 class Recorder(EagerDispatchMode):
@@ -73,9 +82,8 @@ class Recorder(EagerDispatchMode):
     Tensors that it was not told about are constants of the model: operations among them are only
     carried out, and their content is kept where they meet a recorded tensor.
 
-    Writes into part of a tensor would have to be followed through every view of its storage.
-    Instead, whoever reads a tensor whose storage was written through another view reads a frozen
-    tensor, and all that was ever written there is frozen.
+    Whoever reads a tensor whose memory was written through another one reads what was there before,
+    overwritten in the places that the other has in it.
 
     Attributes:
         graph: what was recorded.
@@ -90,6 +98,8 @@ class Recorder(EagerDispatchMode):
         self._kept: list[Tensor] = []
         self._fixed_storages: dict[int, str] = {}
         self._writes: defaultdict[int, list[_Write]] = defaultdict(list)
+        self._owners: dict[int, Tensor] = {}  # storage -> the first tensor seen there
+        self._constants: dict[int, Tensor] = {}  # before the first write into them
 
     def add_latent(self, tensor: Tensor, site: str) -> Node:
         """Announce a latent site's value."""
@@ -102,27 +112,56 @@ class Recorder(EagerDispatchMode):
         """
         if id(tensor) not in self._nodes:
             self._add(tensor, _node_of(tensor, fixed=what))
-            self._fixed_storages[_storage(tensor)] = what
+            self._fixed_storages.update(dict.fromkeys(storages_of(tensor), what))
 
     def node(self, tensor: Tensor) -> Node:
         """The node of a tensor as it is now."""
-        known = self._nodes.get(id(tensor))
-        node, version = known or (None, 0)
-        written = [
-            write.node
-            for write in self._writes.get(_storage(tensor), [])[version:]
-            if write.overlaps(tensor)
-        ]
-        if written:
-            return self._stale(tensor, written if node is None else [node, *written])
-        if node is not None:
-            return node
-        what = self._fixed_storages.get(_storage(tensor))
+        known = self._nodes.get(id(tensor)) or self._alias(tensor)
+        node, version = known or (self._unseen_node(tensor), 0)
+        new = self._writes_into(tensor)[version:]
+        for write in new:
+            node = self._overwritten(tensor, node, write)
+        return self._add(tensor, node) if known or new or node.fixed else node
+
+    def _alias(self, tensor: Tensor) -> tuple[Node, int] | None:
+        """The node of a tensor that was made from another one by no operation, as ``x.data`` is."""
+        for storage in storages_of(tensor):
+            owner = self._owners.get(storage)
+            is_computed = storage not in self._fixed_storages and storage not in self._constants
+            if owner is not None and is_computed:
+                node, version = self._nodes[id(owner)]
+                return self._overlay(tensor, None, node, owner), version
+        return None
+
+    def _unseen_node(self, tensor: Tensor) -> Node:
+        """What an unknown tensor was before anything was written into it."""
+        what = self._what_is_fixed(tensor)
         if what is None and tensor.requires_grad:
             what = "a parameter"
+        if what is None and tensor.layout != torch.strided:
+            what = "a sparse constant"
         if what is not None:
-            return self._add(tensor, _node_of(tensor, fixed=what))
-        return _node_of(tensor, content=_snapshot(tensor))
+            return _node_of(tensor, fixed=what)
+        if not self._writes_into(tensor):
+            return _node_of(tensor, content=_snapshot(tensor))
+        (storage,) = storages_of(tensor)
+        return _node_of(tensor, content=_snapshot(in_storage(self._constants[storage], tensor)))
+
+    def _overwritten(self, tensor: Tensor, node: Node, write: _Write) -> Node:
+        """What a tensor is after a write through a view of its memory."""
+        if not overlap(write.view, tensor):
+            return node
+        return self._overlay(tensor, node, write.node, write.view)
+
+    def _overlay(self, tensor: Tensor, before: Node | None, node: Node, where: Tensor) -> Node:
+        """What a tensor is where another one lies over it."""
+        covering, inside = places_of(tensor, where), places_of(where, tensor)
+        result = _node_of(tensor)
+        inputs = [node] if before is None or covering is not None else [before, node]
+        arguments = before, node, covering, inside
+        source = source_line() or self.context
+        self.graph.calls.append(Call(OVERLAY, "", arguments, inputs, [result], source=source))
+        return result
 
     def add_read(self, tensor: Tensor, method: str) -> None:
         """Note that values leave the tensors, where operations on them cannot be followed."""
@@ -136,89 +175,87 @@ class Recorder(EagerDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DECOMPOSITIONS:
-            with self:
-                return _DECOMPOSITIONS[func](*args, **kwargs)
-        if func._schema.name in _SHAPE_ONLY:
+        name, _, overload = func.name().partition(".")
+        if name in _EMPTY:
+            return func(*args, **kwargs).zero_()
+        if name in _SHAPE_ONLY:
             return func(*args, **kwargs)
         is_random = torch.Tag.nondeterministic_seeded in func.tags
         if not is_random and not any(map(self._is_recorded, _tensors((args, kwargs)))):
             return func(*args, **kwargs)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+        if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        arguments = self._to_nodes(_bind(func._schema, args, kwargs))
-        inputs = [leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Node)]
+        arguments = self._to_nodes(_bind(func, args, kwargs))
         written = written_tensors(func, args, kwargs)
+        self._keep_constants(written)
         result = func(*args, **kwargs)
-        self._record(func, arguments, inputs, written, result, is_random)
+        call = Call(
+            name=name.rstrip("_") if writes(func) else name,
+            overload=overload,
+            arguments=arguments,
+            inputs=[leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Node)],
+            outputs=[],
+            source=source_line() or self.context,
+            blame=f"argument of the random {name}" if is_random else None,
+        )
+        drawn = None
+        if name in _DROPOUTS:
+            drawn = "the random mask of dropout"
+            self.graph.dropouts[str(call.source)] = None
+        elif is_random:
+            drawn = f"random numbers drawn by {name}"
+        self._record(call, written, result, drawn)
         return result
 
-    def _record(
-        self,
-        func: Any,
-        arguments: tuple[Any, ...],
-        inputs: list[Node],
-        written: list[Tensor],
-        result: Any,
-        is_random: bool,
-    ) -> None:
+    def _keep_constants(self, written: Iterable[Tensor]) -> None:
+        """Copy the memory of constants that are about to be written."""
+        for tensor in written:
+            if tensor.layout == torch.strided and not self._is_recorded(tensor):
+                for storage in storages_of(tensor):
+                    self._constants[storage] = whole_storage(tensor)
+
+    def _record(self, call: Call, written: list[Tensor], result: Any, fixed: str | None) -> None:
         outputs = _tensors(result)
         outputs += [t for t in written if not any(t is output for output in outputs)]
-        name = func._schema.name
-        fixed = f"random numbers drawn by {name}" if is_random else None
-        nodes = [_node_of(tensor, fixed=fixed) for tensor in outputs]
-        for tensor, node in zip(outputs, nodes, strict=True):
+        call.outputs = [_node_of(tensor, fixed=fixed) for tensor in outputs]
+        for tensor, node in zip(outputs, call.outputs, strict=True):
             if any(tensor is target for target in written):
-                self._writes[_storage(tensor)].append(_Write(node, tensor.detach()))
-        for tensor, node in zip(outputs, nodes, strict=True):
+                for storage in storages_of(tensor):
+                    self._writes[storage].append(_Write(node, tensor.detach()))
+        for tensor, node in zip(outputs, call.outputs, strict=True):
             self._add(tensor, node)
-        source = source_line() or self.context
-        self.graph.updated_buffers.update(
-            dict.fromkeys(
-                self._fixed_storages[_storage(tensor)]
-                for tensor in written
-                if tensor.dim() and _storage(tensor) in self._fixed_storages
-            )
-        )
-        is_read = not outputs
-        if is_read and is_validation():
+        for tensor in written:
+            what = self._what_is_fixed(tensor)
+            if what is not None and tensor.dim():
+                self.graph.updated_buffers[what] = None
+        call.is_read = not outputs
+        if call.is_read and (call.name in _CHECKS or is_validation()):
             return
-        if is_read and source is not None:
-            self.graph.reads[source] = None
-        call = Call(
-            name=name.rstrip("_") if func._schema.is_mutable else name,
-            overload=func._overloadname,
-            arguments=arguments,
-            inputs=inputs,
-            outputs=nodes,
-            source=source,
-            blame=f"argument of the random {name}" if is_random else None,
-            is_read=is_read,
-        )
+        if call.is_read and call.source is not None:
+            self.graph.reads[call.source] = None
         self.graph.calls.append(call)
 
     def _add(self, tensor: Tensor, node: Node) -> Node:
         self._kept.append(tensor)  # so that its id is not given to another tensor
-        self._nodes[id(tensor)] = node, len(self._writes.get(_storage(tensor), ()))
+        for storage in storages_of(tensor):
+            self._owners.setdefault(storage, tensor)
+        self._nodes[id(tensor)] = node, len(self._writes_into(tensor))
         return node
 
     def _is_recorded(self, tensor: Tensor) -> bool:
         return (
             id(tensor) in self._nodes
             or tensor.requires_grad
-            or _storage(tensor) in self._fixed_storages
-            or _storage(tensor) in self._writes
+            or any(storage in self._owners for storage in storages_of(tensor))
         )
 
-    def _stale(self, tensor: Tensor, written: Iterable[Node]) -> Node:
-        source, inputs = source_line() or self.context, list(written)
-        node = _node_of(tensor, fixed="a tensor written in place through a view")
-        blame = "written in place through a view; use torch.stack or torch.cat"
-        self.graph.calls.append(
-            Call(_STALE, "", (inputs,), inputs, [node], source=source, blame=blame)
-        )
-        return self._add(tensor, node)
+    def _writes_into(self, tensor: Tensor) -> list[_Write]:
+        return [w for storage in storages_of(tensor) for w in self._writes.get(storage, ())]
+
+    def _what_is_fixed(self, tensor: Tensor) -> str | None:
+        found = (self._fixed_storages.get(storage) for storage in storages_of(tensor))
+        return next(filter(None, found), None)
 
     def _to_nodes(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         nodes: tuple[Any, ...] = tree_map(
@@ -232,20 +269,12 @@ def _node_of(tensor: Tensor, **options: Any) -> Node:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _geometry(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
-    return tensor.shape, tensor.stride(), int(tensor.storage_offset())
-
-
-def _bind(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The values of a schema's arguments, defaults included, in order."""
-    rest = schema.arguments[len(args) :]
+def _bind(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The values of an operation's arguments, defaults included, in order."""
+    rest = arguments_of(operation)[len(args) :]
     return (*args, *(kwargs.get(a.name, a.default_value) for a in rest))
 
 
@@ -254,4 +283,4 @@ def _snapshot(tensor: Tensor) -> Tensor:
     for dim, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.shape[dim] > 1:
             tensor = tensor.narrow(dim, 0, 1)
-    return tensor.detach().clone()
+    return tensor.detach().cpu().clone()

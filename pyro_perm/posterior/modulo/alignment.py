@@ -12,6 +12,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.canonical_order import canonical_order
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.elements import AnyElement, transform
 
 Values = Mapping[str, Tensor]
 
@@ -23,14 +24,15 @@ class Alignment:
     Attributes:
         samples: site -> aligned samples, shape ``(*draws, *site shape)``; sites that no group
             permutes are as they were.
-        permutations: group -> permutation, shape ``(*draws, n)``: the aligned samples are
+        permutations: group -> permutation, shape ``(*draws, n)``, or an element where the group
+            does more than permute units and flip them: the aligned samples are
             ``symmetry.apply(permutations, samples)``.
         reference: site of the symmetry -> what the draws were brought close to: the reference
             given, or the mean of the aligned draws.
     """
 
     samples: dict[str, Tensor]
-    permutations: dict[str, Tensor]
+    permutations: dict[str, AnyElement]
     reference: dict[str, Tensor]
 
 
@@ -46,10 +48,16 @@ def align(
 
     The squared distance to the reference is minimized over the group: exactly where groups share no
     sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
-    The result does not depend on how the units of any draw were permuted. Usage::
+    The result does not depend on how the units of any draw were permuted. Usage:
 
-        draws = align(mcmc.get_samples(group_by_chain=True), symmetry).samples
-        locs = align(guide.median(), symmetry, other_guide.median()).samples
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> reference = {"w": torch.tensor([1.0, 2.0, 3.0])}
+    >>> draws = {"w": torch.tensor([[2.1, 3.1, 0.9], [0.8, 1.7, 3.2]])}
+    >>> pp.align(draws, symmetry, reference).samples["w"]
+    tensor([[0.9000, 2.1000, 3.1000],
+            [0.8000, 1.7000, 3.2000]])
 
     Without a reference, draws are aligned to their own mean, found together with the permutations
     from the first draw on (generalized Procrustes analysis, Gower 1975); the mean's units are in
@@ -88,14 +96,17 @@ def align(
     permutations = group.compose(target, group.compose(matched, order))
     return Alignment(
         samples={**samples, **_unflat(group.apply(permutations, values), draws)},
-        permutations=_unflat(permutations, draws),
+        permutations={
+            name: transform(lambda part: part.reshape(*draws, -1), element)
+            for name, element in permutations.items()
+        },
         reference={site: value[0] for site, value in group.apply(target, mean).items()},
     )
 
 
 def _align_to_mean(
     values: Values, symmetry: SymmetryGroup, num_restarts: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, AnyElement]]:
     """The mean of aligned draws, as one draw, and the permutations that align them."""
     mean = {site: value[:1] for site, value in values.items()}
     permutations = match(_matching(values, mean, symmetry), num_restarts)

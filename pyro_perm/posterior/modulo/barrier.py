@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.posterior.latents import summed_out
+from pyro_perm.posterior.likelihood import likelihood_terms
 from pyro_perm.posterior.modulo.alignment import align
-from pyro_perm.program.full_data import Site, log_joint, run
+from pyro_perm.program.call import Call
+from pyro_perm.program.full_data import FullData, Term, survey
+from pyro_perm.program.restoration import restored
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -60,11 +66,19 @@ def interpolation_barrier(
     """The linear interpolation barrier between two solutions, before and after alignment.
 
     Rossi et al. (2023) find that posteriors of Bayesian networks are linearly connected once
-    aligned. Usage::
+    aligned. Usage:
 
-        loss = negative_log_joint(model, x, y)
-        barrier = interpolation_barrier(loss, guide.median(), other.median(), symmetry)
-        barrier.original.barrier, barrier.aligned.barrier
+    >>> import pyro, torch
+    >>> import pyro_perm as pp
+    >>> def model(y):
+    ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([2]).to_event(1))
+    ...     pyro.sample("y", pyro.distributions.Normal(w.square().sum(), 0.1), obs=y)
+    >>> y = torch.tensor(5.0)
+    >>> loss, symmetry = pp.negative_log_joint(model, y), pp.find_symmetry(model, y)
+    >>> first, second = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([2.0, 1.0])}
+    >>> barrier = pp.interpolation_barrier(loss, first, second, symmetry)
+    >>> barrier.original.barrier > 10, barrier.aligned.barrier
+    (True, 0.0)
 
     :param loss: of values of the latent sites: :func:`negative_log_joint`,
         :func:`negative_log_likelihood`, or one's own.
@@ -87,31 +101,46 @@ def interpolation_barrier(
 
 
 def negative_log_joint(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Loss:
-    """``-log p(D, w)`` as a function of the latent values, in nats and on all of the data."""
+    """``-log p(D, w)`` as a function of the latent values, in nats and on all of the data.
+
+    Latent sites that have no value are summed out, where the model marks them for enumeration.
+    """
+    evaluate = _evaluator(Call(model, args, kwargs))
 
     def loss(values: Values) -> Tensor:
-        return -log_joint(_sites(model, values, args, kwargs))
+        program, terms = evaluate(values)
+        return -program.log_joint(terms)
 
     return loss
 
 
 def negative_log_likelihood(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Loss:
-    """``-log p(D | w)`` as a function of the latent values, in nats and on all of the data."""
+    """``-log p(D | w)`` as a function of the latent values, likewise."""
+    evaluate = _evaluator(Call(model, args, kwargs))
 
     def loss(values: Values) -> Tensor:
-        sites = _sites(model, values, args, kwargs)
-        return -log_joint({name: site for name, site in sites.items() if name not in values})
+        program, terms = evaluate(values)
+        return -program.log_joint(likelihood_terms(program, terms))
 
     return loss
 
 
-@torch.no_grad()
-def _sites(model: Callable[..., Any], values: Values, args: Any, kwargs: Any) -> dict[str, Site]:
-    sites = run(model, args, kwargs, values)
-    missing = [name for name, site in sites.items() if site.is_latent and name not in values]
-    if missing:
-        raise ValueError(f"no value for the latent sites {missing} of the model")
-    return sites
+def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]]:
+    """The terms of a model's log joint as a function of the latent values."""
+
+    @functools.cache
+    def surveyed() -> FullData:
+        with poutine.seed(rng_seed=0):
+            return survey(call)
+
+    @torch.no_grad()
+    def evaluate(values: Values) -> tuple[FullData, Sequence[Term]]:
+        with restored(call.program, call.args, call.kwargs) as writes, writes:
+            model = surveyed()
+            left_out = summed_out(model, values, "the solution has")
+            return model, model.evaluate(values, left_out).terms
+
+    return evaluate
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:

@@ -63,12 +63,20 @@ def convergence_diagnostics(
 ) -> SymmetryAwareDiagnostics:
     """R-hat and effective sample size before and after alignment, and in function space.
 
-    Usage::
+    ``mcmc.get_samples(group_by_chain=True)`` has the samples of an MCMC run. Here two chains sit in
+    equivalent modes:
 
-        samples = mcmc.get_samples(group_by_chain=True)
-        prediction = predict(model, mcmc, x_test)
-        f = prediction.means.unflatten(0, samples["fc1.weight"].shape[:2])
-        convergence_diagnostics(samples, symmetry, {"f": f}).aligned.largest_rhat
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> modes = torch.tensor([[-1.0, 0.0, 1.0], [1.0, -1.0, 0.0]])
+    >>> samples = {"w": modes.unsqueeze(1) + 0.1 * torch.randn(2, 200, 3)}
+    >>> functions = {"sum": samples["w"].sum(-1)}
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> diagnostics = pp.convergence_diagnostics(samples, symmetry, functions)
+    >>> diagnostics.original.largest_rhat > 1.5
+    True
+    >>> diagnostics.aligned.largest_rhat < 1.1, diagnostics.functions.largest_rhat < 1.1
+    (True, True)
 
     :param samples: site -> shape ``(chain, draw, *site shape)``.
     :param symmetry: as in :func:`align`, which moves the draws.

@@ -265,6 +265,18 @@ def test_refusals_name_the_cause(build: Callable[[], tuple[Any, ...]], reason: s
     assert f"sign of P0 is fixed: {why}" in " ".join(symmetry.summary().split())
 
 
+def test_zeros_that_may_be_data_are_numbers() -> None:
+    """Half a weight in place of the zero would break the symmetry."""
+
+    def model(x: Tensor, weights: list[float]) -> None:
+        weight = torch.tensor(weights).unsqueeze(-1)
+        h = torch.tanh(x @ normal("w1", 3, 5)) * weight + (1 - weight)
+        observe(h @ normal("w2", 5), Y)
+
+    symmetry = find_symmetry(model, X, [0.0, 1.0, 1.0, 1.0], signs=True)
+    assert symmetry.reasons["sign of P0"].startswith("aten.add mixes what flips")
+
+
 def signed_variants(symmetry: PermutationSymmetry, group: str) -> list[PermutationSymmetry]:
     """All ways to put signs on the axes of a group."""
     axes = [(site, axis) for site, each in symmetry.spec[group].items() for axis in each]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.degrees import INVARIANT
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -57,6 +58,23 @@ def layer_norm(
     rules.refuse(x, _ENDS)
     result = _shifted(rules, torch.full(shape, INVARIANT), weight, bias)
     return result.expand(x.shape), rules.invariant(1), rules.invariant(2)
+
+
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SIGNS])
+def weight_norm_of_signs(
+    rules: GradingRules, direction: Tensor, length: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    return rules.product(direction, length), rules.invariant(1)
+
+
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SCALES])
+def weight_norm(
+    rules: GradingRules, direction: Tensor, length: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Vectors along all dimensions but one, given by directions and lengths; and their norms."""
+    norms = rules.common(direction, [other for other in range(direction.dim()) if other != dim])
+    return length.expand(direction.shape), norms
 
 
 def _shifted(

@@ -4,11 +4,18 @@ from pyro_perm.discovery.permutations.rules import (  # noqa: F401  (importing f
     contraction,
     indexing,
     layout,
+    linear_algebra,
+    losses,
     normalization,
     ordering,
+    overlay,
     pointwise,
+    rearranging,
     reduction,
+    scattering,
+    sparse,
     spatial,
+    spectral,
 )
 from pyro_perm.discovery.permutations.rules.table import AxisRules, register_axis_rule, rule_for
 

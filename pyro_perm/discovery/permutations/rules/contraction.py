@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 
+from pyro_perm.discovery.permutations.algebra import UNIT
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
+from pyro_perm.discovery.permutations.rules.reduction import reduced
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -63,9 +66,30 @@ def add_outer_product(
     return broadcast(rules, [bias, AxisTensor((x[0], y[0]))])
 
 
-@register_axis_rule(aten._cdist_forward, aten._euclidean_dist)
+@register_axis_rule(*operators("_cdist_forward", "_euclidean_dist"))
 def distances(rules: AxisRules, x: AxisTensor, y: AxisTensor, *rest: Any) -> Axes:
     """Distances between the rows of two matrices."""
     rules.tie(x[-1], y[-1])
     batch = broadcast(rules, [AxisTensor(x.axes[:-2]), AxisTensor(y.axes[:-2])])
     return [*batch, x[-2], y[-2]]
+
+
+@register_axis_rule(*operators("_pdist_forward"))
+def distances_of_pairs(rules: AxisRules, x: AxisTensor, *rest: Any) -> Axes:
+    """Distances between each row of a matrix and the following ones."""
+    rules.freeze(x[0])
+    return [rules.fixed(length) for length in rules.result_shapes[0]]
+
+
+@register_axis_rule(*operators("_trilinear"))
+def trilinear(rules: AxisRules, x: AxisTensor, y: AxisTensor, z: AxisTensor, *dims: Any) -> Axes:
+    """Products of three tensors with new dimensions, summed along some."""
+    spread = [_with_units(*pair) for pair in zip((x, y, z), dims, strict=False)]
+    return reduced(AxisTensor(tuple(broadcast(rules, spread))), dims[3], False)
+
+
+def _with_units(x: AxisTensor, dims: list[int]) -> AxisTensor:
+    axes = list(x)
+    for dim in sorted(dims):
+        axes.insert(dim, UNIT)
+    return AxisTensor(tuple(axes))

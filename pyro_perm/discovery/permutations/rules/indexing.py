@@ -15,11 +15,12 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 
-@register_axis_rule(aten.index.Tensor)
+@register_axis_rule(aten.index.Tensor, *operators("_unsafe_index.Tensor"))
 def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]) -> Axes:
     """``tensor[i, :, j]``, where the index tensors broadcast against each other."""
     places = [d for d, i in enumerate(indices) if i is not None]
@@ -52,6 +53,24 @@ def embedding(rules: AxisRules, tensor: AxisTensor, i: AxisTensor, *rest: Any) -
     return [*i, *tensor.axes[1:]]
 
 
+@register_axis_rule(*operators("_embedding_bag", "_embedding_bag_forward_only"))
+def embedding_bag(
+    rules: AxisRules, tensor: AxisTensor, i: AxisTensor, offsets: AxisTensor, *rest: Any
+) -> tuple[Axes, ...]:
+    """Sums, means or maxima of the rows of a matrix that an index names, bag by bag."""
+    weights = [argument for argument in rest if isinstance(argument, AxisTensor)]
+    for numbers in (i, offsets, *weights):
+        rules.freeze(numbers, "in the order of the bags")
+    rules.freeze(tensor[0], f"indexed by {rules.operation}")
+    bags, *others = rules.result_shapes
+    if rules.is_used[3]:
+        rules.freeze(tensor[1])
+    return (
+        [rules.fixed(bags[0]), tensor[1]],
+        *([rules.fixed(length) for length in shape] for shape in others),
+    )
+
+
 @register_axis_rule(aten.gather)
 def gather(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor, *rest: Any) -> Axes:
     """The entries along a dimension that an index names, for each place by itself."""
@@ -73,13 +92,21 @@ def look_up(rules: AxisRules, axis: AxisExpr, i: AxisTensor) -> None:
     That is so where the index counts ``0, 1, 2, ...`` along one of its own dimensions, as the
     values of an enumerated variable do; all other indices are numbers, which nobody permutes.
     """
+    dim = naming_dim(axis, i)
+    if dim is None:
+        rules.freeze(axis, f"indexed by {rules.operation}")
+    else:
+        rules.tie(axis, i[dim])
+        rules.names.append(i)
+
+
+def naming_dim(axis: AxisExpr, i: AxisTensor) -> int | None:
+    """The dimension along which an index counts the entries of an axis, from the right."""
     if i.content is not None:
         for d, length in enumerate(i.content.shape):
             if length == size_of(axis) and _counts_along(i.content, d):
-                rules.tie(axis, i[d])
-                rules.names.append(i)
-                return
-    rules.freeze(axis, f"indexed by {rules.operation}")
+                return d - len(i)
+    return None
 
 
 def _counts_along(content: Tensor, dim: int) -> bool:

@@ -13,12 +13,13 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 
 @register_axis_rule(
-    *(aten.view.default, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.view_copy)
+    *(aten.view.default, aten.reshape, aten.view_copy), *operators("_unsafe_view", "_reshape_alias")
 )
 def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> Axes:
     """Row-major reshape: runs of dimensions with equal products are flattened, then unflattened."""
@@ -154,6 +155,14 @@ def split_with_sizes(
         [*tensor.axes[:dim], segment, *tensor.axes[dim + 1 :]]
         for segment in rules.segments(tensor[dim], sizes)
     )
+
+
+@register_axis_rule(aten.glu)
+def gated_half(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
+    """The first half of a dimension, times a function of the second."""
+    axes, half = list(tensor), tensor.shape[dim] // 2
+    axes[dim] = rules.tie(*rules.segments(axes[dim], [half, half]))
+    return axes
 
 
 @register_axis_rule(aten.unbind)

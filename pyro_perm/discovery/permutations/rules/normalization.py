@@ -14,6 +14,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -45,9 +46,17 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Axes, ...]:
-    """Normalizes the channels of each group, and all places, together."""
-    group, member = rules.factors(x[1], [groups, channels // groups])
-    axis = product_of([group, member])
+    """Normalizes the channels of each group, and all places, together.
+
+    Where the groups cut across the parts of a concatenation, each group has members of its own.
+    """
+    size = channels // groups
+    if rules.has_factor(x[1], size):
+        group, member = rules.factors(x[1], [groups, size])
+        axis = product_of([group, member])
+    else:
+        rules.segments(x[1], [size] * groups, f"alone in a group of {rules.operation}")
+        group, axis = rules.fixed(groups, f"groups of {rules.operation}"), x[1]
     _tie_affine(rules, axis, weight, bias)
     return [x[0], axis, *x.axes[2:]], [x[0], group], [x[0], group]
 
@@ -71,7 +80,7 @@ def batch_norm(
     return results[: len(rules.result_shapes)]
 
 
-@register_axis_rule(aten._weight_norm_interface)
+@register_axis_rule(*operators("_weight_norm_interface"))
 def weight_norm(
     rules: AxisRules, direction: AxisTensor, length: AxisTensor, *rest: Any
 ) -> tuple[Axes, Axes]:

@@ -50,20 +50,3 @@ def triangle(rules: AxisRules, tensor: AxisTensor, diagonal: int) -> Axes:
     """One triangle of a matrix."""
     rules.freeze(tensor.axes[-2:])
     return list(tensor)
-
-
-@register_axis_rule(aten.linalg_cholesky_ex, aten.linalg_inv_ex, aten.linalg_solve_triangular)
-def linear_algebra(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
-    """Factorizations and solvers freeze their matrices and keep batch dimensions."""
-    matrices = [a for a in arguments if isinstance(a, AxisTensor)]
-    for matrix in matrices:
-        rules.freeze(matrix.axes[-2:])
-    batch = list(matrices[0])[:-2]
-    for matrix in matrices[1:]:
-        for x, y in zip(batch, matrix.axes[:-2], strict=True):
-            rules.tie(x, y)
-    results = tuple(
-        [*batch, *(rules.fixed(length) for length in shape[len(batch) :])]
-        for shape in rules.result_shapes
-    )
-    return results[0] if len(results) == 1 else results

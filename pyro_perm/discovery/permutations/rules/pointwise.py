@@ -14,6 +14,7 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -30,9 +31,10 @@ def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
 
 
 @register_axis_rule(
-    *(aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy, aten._to_copy),
-    *(aten._conj, aten.log_sigmoid_forward, aten._prelu_kernel, aten.special_erfcx),
-    *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone),
+    *(aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy),
+    *(aten.log_sigmoid_forward, aten.special_erfcx),
+    *operators("_to_copy", "_conj", "_prelu_kernel"),
+    *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone, aten.hardswish),
 )
 def pointwise(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
     """Every entry of the result is a function of the arguments' entries at the same place."""
@@ -55,7 +57,7 @@ def copy(rules: AxisRules, tensor: AxisTensor, value: AxisTensor, *rest: Any) ->
     return [rules.free(n) if axis == UNIT else axis for n, axis in zip(shape, padded, strict=True)]
 
 
-@register_axis_rule(aten._local_scalar_dense, aten.is_same_size)
+@register_axis_rule(aten.is_same_size, *operators("_local_scalar_dense"))
 def read(rules: AxisRules, *arguments: Any) -> tuple[Axes, ...]:
     """Reading a scalar, which the group leaves alone because scalars have no axis."""
     return ()

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from pyro_perm.discovery.permutations.algebra import UNIT
-from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -33,11 +33,12 @@ def reduced(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> 
     *(aten.sum.dim_IntList, aten.nansum, aten.mean.dim, aten.prod.dim_int, aten.max.default),
     *(
         aten.min.default,
+        aten.median.default,
+        aten.nanmedian.default,
         aten.all,
         aten.any,
         aten.count_nonzero,
-        aten._is_all_true,
-        aten._is_any_true,
+        *operators("_is_all_true", "_is_any_true"),
     ),
 )
 def reduction(
@@ -72,11 +73,20 @@ def norm(
     return reduced(tensor, dims, keepdim)
 
 
-@register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.mode)
+@register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode)
 def extremum(rules: AxisRules, tensor: AxisTensor, dim: int, keepdim: bool) -> tuple[Axes, Axes]:
     """An extreme value and where it is; whoever uses the place depends on the order."""
     if rules.is_used[1] and len(tensor):
         rules.freeze(tensor[dim])
+    axes = reduced(tensor, dim, keepdim)
+    return axes, axes
+
+
+@register_axis_rule(aten.aminmax)
+def extremes(
+    rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool
+) -> tuple[Axes, Axes]:
+    """Minimum and maximum."""
     axes = reduced(tensor, dim, keepdim)
     return axes, axes
 
@@ -88,14 +98,7 @@ def place(rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool) 
     return reduced(tensor, dim, keepdim)
 
 
-@register_axis_rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
+@register_axis_rule(*operators("_softmax", "_log_softmax", "_safe_softmax"))
 def softmax(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
     """Normalizes along a dimension and keeps it."""
     return list(tensor)
-
-
-@register_axis_rule(aten.mse_loss, aten.smooth_l1_loss, aten.huber_loss)
-def loss(rules: AxisRules, tensor: AxisTensor, target: AxisTensor, *rest: Any) -> Axes:
-    """A pointwise loss, reduced unless ``reduction`` is 0."""
-    axes = broadcast(rules, [tensor, target])
-    return axes if rest and rest[0] == 0 else []

@@ -14,13 +14,14 @@ from pyro_perm.discovery.permutations.rules.table import (
     AxisTensor,
     register_axis_rule,
 )
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 _RANK = re.compile(r"(\d)d")
 
 
-@register_axis_rule(aten.convolution, aten._convolution)
+@register_axis_rule(aten.convolution, *operators("_convolution"))
 def convolution(
     rules: AxisRules,
     x: AxisTensor,
@@ -63,6 +64,17 @@ def convolution(
     return [x[0], channels, *places]
 
 
+@register_axis_rule(aten.conv_tbc)
+def convolution_in_time(
+    rules: AxisRules, x: AxisTensor, weight: AxisTensor, bias: AxisTensor, pad: int
+) -> Axes:
+    """``x`` is ``(time, batch, c)``, ``weight`` is ``(time, c, out)``."""
+    rules.tie(x[2], weight[1])
+    rules.tie(weight[2], bias[0])
+    rules.freeze(weight[0], f"places of the kernel of {rules.operation}")
+    return [_resampled(rules, x[0], rules.result_shapes[0][0]), x[1], weight[2]]
+
+
 def _length(
     length: int,
     kernel: int,
@@ -84,6 +96,21 @@ def _resampled(rules: AxisRules, place: AxisExpr, length: int) -> AxisExpr:
     return rules.fixed(length)
 
 
+@register_axis_rule(aten.max_unpool2d, aten.max_unpool3d)
+def unpool(rules: AxisRules, x: AxisTensor, i: AxisTensor, size: list[int], *rest: Any) -> Axes:
+    """Entries in the places that an index names, in every channel by itself."""
+    rules.freeze([*x.axes[-len(size) :], *i.axes[-len(size) :]], "places named by an index")
+    channels = [rules.tie(*pair) for pair in zip(list(x)[: -len(size)], i, strict=False)]
+    return [*channels, *map(rules.fixed, size)]
+
+
+@register_axis_rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
+def grid_sample(rules: AxisRules, x: AxisTensor, grid: AxisTensor, *rest: Any) -> Axes:
+    """Values of every channel at the coordinates in the last dimension of a grid."""
+    rules.freeze([*x.axes[2:], grid[-1]], f"coordinates of {rules.operation}")
+    return [rules.tie(x[0], grid[0]), x[1], *grid.axes[1:-1]]
+
+
 def _register_resampling() -> None:
     """Operations on ``(*channels, *places)``, with the number of place dimensions in their name."""
     for name in (
@@ -96,7 +123,7 @@ def _register_resampling() -> None:
         *("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
         *("replication_pad1d", "replication_pad2d", "replication_pad3d"),
     ):
-        register_axis_rule(getattr(aten, name))(_resampling(int(_RANK.findall(name)[0])))
+        register_axis_rule(*operators(name))(_resampling(int(_RANK.findall(name)[0])))
 
 
 def _resampling(num_places: int) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from pyro_perm.discovery.permutations import algebra
 from pyro_perm.discovery.permutations.algebra import AxisExpr, Reason
-from pyro_perm.discovery.recording.graph import Call
+from pyro_perm.discovery.recording.graph import OVERLAY, Call
+from pyro_perm.program._torch_internals import is_operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +84,16 @@ class AxisRules:
         """A new axis along which nothing is permuted."""
         return algebra.axis_of_size(size, self._why(cause or f"order-dependent {self.operation}"))
 
-    def segments(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
-        """Cut an axis into consecutive segments."""
-        cut = []
+    def segments(
+        self, axis: AxisExpr, sizes: Sequence[int], cause: str | None = None
+    ) -> list[AxisExpr]:
+        """Cut an axis into consecutive segments.
+
+        :param cause: why a unit that is cut off is fixed, to be read after "is fixed:".
+        """
+        cut, why = [], self._why(cause or f"cut by {self.operation}")
         for size in sizes:
-            first, axis = algebra.split_sum(axis, size, self._why(f"cut by {self.operation}"))
+            first, axis = algebra.split_sum(axis, size, why)
             cut.append(first)
         return cut
 
@@ -105,6 +110,10 @@ class AxisRules:
                 return [algebra.axis_of_size(size, why) for size in sizes]
             factors.insert(0, right)
         return factors
+
+    def has_factor(self, axis: AxisExpr, right: int) -> bool:
+        """Whether an axis can be unflattened to rows of some length without freezing it."""
+        return algebra.has_factor(axis, right)
 
     def _why(self, text: str) -> Reason:
         return Reason(text, self.source)
@@ -134,12 +143,17 @@ Rule = TypeVar("Rule", bound=AxisRule)
 def register_axis_rule(*operations: Any) -> Callable[[Rule], Rule]:
     """Tell :func:`find_symmetry` how an operation treats the axes of its arguments.
 
-    Usage::
+    Usage:
 
-        @register_axis_rule(torch.ops.mylib.scale_rows)  # (Tensor x, Tensor scale) -> Tensor
-        def scale_rows(rules, x, scale):
-            rules.tie(x[0], scale[0])
-            return list(x)
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> @torch.library.custom_op("mylib::scale_rows", mutates_args=())
+    ... def scale_rows(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    ...     return x * scale.unsqueeze(-1)
+    >>> @pp.register_axis_rule(torch.ops.mylib.scale_rows)
+    ... def rule(rules, x, scale):
+    ...     rules.tie(x[0], scale[0])
+    ...     return list(x)
 
     The rule must tie or freeze enough axes that permuting the arguments along them permutes the
     result along the axes that it returns. A rule serves the operation's in-place variant too.
@@ -159,14 +173,13 @@ def register_axis_rule(*operations: Any) -> Callable[[Rule], Rule]:
 
 def rule_for(call: Call) -> AxisRule | None:
     """The rule that describes a call, if there is one."""
-    return _TABLE.get(f"{call.name}.{call.overload or 'default'}") or _TABLE.get(call.name)
+    name = call.name.replace("::", ".")
+    return _TABLE.get(f"{name}.{call.overload or 'default'}") or _TABLE.get(name)
 
 
 def _name_of(operation: Any) -> str:
-    if isinstance(operation, torch._ops.OpOverloadPacket):
-        return str(operation._qualified_op_name)
-    if isinstance(operation, torch._ops.OpOverload):
-        return f"{operation._schema.name}.{operation._overloadname}"
+    if operation == OVERLAY or is_operator(operation):
+        return str(operation).replace("::", ".")
     raise TypeError(
         f"register_axis_rule takes operators such as torch.ops.aten.mm, but got {operation!r}"
     )

@@ -1,0 +1,10 @@
+"""The kinds of base guides: how the density of each is read off its traced sites, or why not.
+
+Each kind is one short file. One that can be symmetrized has a ``Reader``, which tells how it drew a
+site, and is listed in ``READERS``; one that cannot has a ``Refusal``, in ``REFUSALS``.
+"""
+
+from pyro_perm.density.base_guides.reading import base_node, read_density
+from pyro_perm.density.base_guides.registry import READERS, REFUSALS, require_symmetrizable
+
+__all__ = ["READERS", "REFUSALS", "base_node", "read_density", "require_symmetrizable"]

@@ -1,0 +1,91 @@
+"""Guides that draw several sites as one Gaussian vector, of which the sites are parts.
+
+A site is a part of the vector if it is a view into the vector's memory. What was computed from the
+vector, by a constraint's transform or by the guide, is not, and has another density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro.distributions import Delta
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+)
+from pyro.ops.provenance import detach_provenance
+from torch import Tensor
+
+from pyro_perm.density.base_guides.reader import Drawn, JointDraw, Reader, Sites
+from pyro_perm.density.gaussians import JointGaussian, as_normal, marginals
+from pyro_perm.density.moved_delta import as_drawn
+
+
+class OneVector(Reader):
+    """Reads sites that are parts of a Gaussian vector."""
+
+    kinds = (AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal)
+
+    def node_of(self, site: str, sites: Sites) -> str | None:
+        """The auxiliary node of the vector."""
+        vectors = (name for name, node in sites.items() if _gaussian(node) is not None)
+        return next((name for name in vectors if _part(sites[name], sites[site])), None)
+
+    def read(self, site: str, node: str, sites: Sites, rank: int) -> Drawn:
+        """The site's part of the vector, and of the marginals' locs and scales."""
+        vector, gaussian = sites[node]["value"], _gaussian(sites[node])
+        parts = {other: _part(sites[node], sites[other]) for other in sites if other != node}
+        slices = {other: part for other, part in parts.items() if part is not None}
+        value = as_drawn(sites[site]["fn"])
+        loc, scale = (
+            tensor[..., slices[site]].reshape(
+                value.shape if tensor.dim() > 1 else value.shape[-rank:]
+            )
+            for tensor in marginals(gaussian)
+        )
+        is_joint = isinstance(gaussian, JointGaussian)
+        joint = JointDraw(gaussian, vector, slices) if is_joint else None
+        return Drawn(value, loc, scale, joint)
+
+
+def part_of(vector: Tensor, value: Tensor) -> slice | None:
+    """Where a value lies in the last dimension of a vector, if it is a view into its memory.
+
+    :param vector: shape ``(*batch, size)``.
+    :param value: shape ``(*batch, *shape)``.
+    """
+    vector, value = detach_provenance(vector), detach_provenance(value)
+    num, rest = value.numel(), vector.shape[:-1].numel()
+    if not num or not rest or num % rest:
+        return None
+    if vector.untyped_storage().data_ptr() != value.untyped_storage().data_ptr():
+        return None
+    start = (value.storage_offset() - vector.storage_offset()) // max(vector.stride(-1), 1)
+    part = slice(start, start + num // rest)
+    try:
+        view = vector[..., part].view(value.shape)
+    except RuntimeError:
+        return None
+    same = view.storage_offset() == value.storage_offset() and view.stride() == value.stride()
+    return part if same else None
+
+
+def is_auxiliary_vector(node: Mapping[str, Any]) -> bool:
+    """Whether a traced node is a vector that the model does not have."""
+    auxiliary = (node.get("infer") or {}).get("is_auxiliary")
+    return bool(auxiliary) and len(node["fn"].event_shape) == 1
+
+
+def _part(node: Mapping[str, Any], other: Mapping[str, Any]) -> slice | None:
+    point = other.get("fn")
+    return part_of(node["value"], as_drawn(point)) if isinstance(point, Delta) else None
+
+
+def _gaussian(node: Mapping[str, Any]) -> Any:
+    """The Gaussian that an auxiliary vector was drawn from, or None."""
+    if not is_auxiliary_vector(node):
+        return None
+    gaussian = node["fn"]
+    return gaussian if isinstance(gaussian, JointGaussian) else as_normal(gaussian)

@@ -1,0 +1,86 @@
+"""What a reader of base guides says about a site, and what a refusal says about a guide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_perm.density.gaussians import JointGaussian
+
+Sites = Mapping[str, Mapping[str, Any]]
+
+
+class JointDraw(NamedTuple):
+    """A vector that was drawn as one, and of which several sites are parts.
+
+    Attributes:
+        distribution: of the vector, in unconstrained space.
+        vector: what was drawn, shape ``(*batch, size)``.
+        slices: site -> where its value lies in the vector, flattened.
+    """
+
+    distribution: JointGaussian
+    vector: Tensor
+    slices: Mapping[str, slice]
+
+
+class Drawn(NamedTuple):
+    """How a site was drawn: from independent Normals, or as part of something drawn jointly.
+
+    Attributes:
+        value: what was drawn, shape ``(*batch, *shape)`` for a site of this shape in unconstrained
+            space.
+        loc: of the Normals, or of the marginals; the same shape, or without the batch.
+        scale: as ``loc``.
+        joint: what the site is part of, if its entries are not independent of other sites.
+    """
+
+    value: Tensor
+    loc: Tensor
+    scale: Tensor
+    joint: JointDraw | None = None
+
+
+class Reader(ABC):
+    """Reads off its trace how one kind of guide draws a site.
+
+    Attributes:
+        kinds: the guides that draw this way.
+    """
+
+    kinds: ClassVar[tuple[type[AutoGuide], ...]]
+
+    @abstractmethod
+    def node_of(self, site: str, sites: Sites) -> str | None:
+        """Name of the traced node that holds the density of a model site.
+
+        :param sites: trace nodes of the base guide.
+        :returns: None if the site was drawn in another way.
+        """
+
+    @abstractmethod
+    def read(self, site: str, node: str, sites: Sites, rank: int) -> Drawn:
+        """How a site was drawn.
+
+        :param node: the name that :meth:`node_of` returned.
+        :param sites: trace nodes of the base guide.
+        :param rank: number of dimensions of the site in unconstrained space, plates included.
+        """
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why some guides cannot be symmetrized.
+
+    Attributes:
+        kinds: the guides.
+        reason: the rest of a sentence that names the guide, with the fix.
+    """
+
+    kinds: tuple[type, ...]
+    reason: str

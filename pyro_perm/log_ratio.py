@@ -1,0 +1,114 @@
+"""``log q^G(w) - log q(w)``, as the density of an auxiliary site of the guide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Unit
+from pyro.infer.util import is_validation_enabled
+from pyro.ops.provenance import track_provenance
+from torch import Tensor
+
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import Estimator
+from pyro_perm.permanent._tracing import is_tracing
+
+
+class LogRatio(Unit):
+    """The density ``q^G(w) / q(w)`` of a site whose value is empty.
+
+    The value requires grad where the draws ``w`` do. So a trace that detaches its values, as those
+    of wake-sleep losses are, has the log-ratio at draws held fixed.
+
+    :param density: the base guide's density, with its draw.
+    :param estimator: how the log-ratio is estimated.
+    :param dtype: that of the draw.
+    :param without_rsample: sites that were drawn without a reparametrized sample.
+    :param provenance: what the draw depends on, where Pyro keeps track of that.
+    :param log_factor: the log-ratio in nats, shape ``(*batch, *plates of size one)``, where it is
+        known.
+    :raises FloatingPointError: if the estimate is not finite.
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        density: FactorizedDensity,
+        estimator: Estimator,
+        *,
+        dtype: torch.dtype,
+        without_rsample: Sequence[str] = (),
+        provenance: frozenset[str] = frozenset(),
+        log_factor: Tensor | None = None,
+    ) -> None:
+        self.density, self.estimator, self.without_rsample = density, estimator, without_rsample
+        self._dtype, self._provenance = dtype, provenance
+        super().__init__(
+            self._log_ratio_of(density) if log_factor is None else log_factor, validate_args=False
+        )
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> LogRatio:
+        """The same with another batch shape."""
+        return LogRatio(
+            self.density,
+            self.estimator,
+            dtype=self._dtype,
+            without_rsample=self.without_rsample,
+            provenance=self._provenance,
+            log_factor=self.log_factor.expand(torch.Size(batch_shape)),
+        )
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """An empty value."""
+        value: Tensor = super().rsample(torch.Size(sample_shape))
+        return value.requires_grad_() if self.density.draws_require_grad else value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-ratio, shape ``(*batch)``; of detached draws if the value is detached."""
+        log_prob: Tensor = super().log_prob(value)
+        if value.requires_grad or not self.density.draws_require_grad:
+            return log_prob
+        return self._log_ratio_of(self.density.with_fixed_draws()).expand(log_prob.shape)
+
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What Pyro's losses build a gradient from.
+
+        :raises TypeError: if a site was drawn without a reparametrized sample.
+        """
+        if self.without_rsample:
+            raise TypeError(
+                f"the base guide draws site '{self.without_rsample[0]}' without a reparametrized "
+                "sample, and the score-function term of Pyro's losses leaves out what is no site "
+                "of the model, here log q^G - log q: the gradient would be wrong. Use "
+                "loss=TraceSymmetrized_ELBO(), which counts it, or a base guide with rsample"
+            )
+        return super().score_parts(x, *args, **kwargs)
+
+    def _log_ratio_of(self, density: FactorizedDensity) -> Tensor:
+        symmetry = density.symmetry
+        log_ratio = log_ratio_of(density, self.estimator).to(self._dtype)
+        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
+        # Particles have their plates to the left of the model's.
+        log_ratio = log_ratio[(..., *[None] * plates)] if log_ratio.dim() else log_ratio
+        tracked: Tensor = track_provenance(log_ratio, self._provenance)
+        return tracked
+
+
+def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
+    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
+
+    :raises FloatingPointError: if the estimate is not finite.
+    """
+    log_ratio = estimator.log_ratio(density)
+    # This waits for the device, as Pyro's validation of distributions does: one switch for both.
+    validate = is_validation_enabled() and not is_tracing()
+    if validate and not math.isfinite(log_ratio.sum().item()):
+        raise FloatingPointError(
+            f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "
+            "parameters have diverged, or its scales underflowed; try a lower learning rate"
+        )
+    return log_ratio

@@ -1,0 +1,60 @@
+"""What the package uses of Pyro beyond its public interface, in one place.
+
+``tests/program/test_pyro_internals.py`` says of each what it relies on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+
+
+def outer_handler(model: Callable[..., Any]) -> tuple[Messenger, Callable[..., Any]] | None:
+    """The outermost handler of a model, and the model without it.
+
+    Pyro hides a handled function in a partial application, one inside of another or not.
+    """
+    if not isinstance(model, functools.partial):
+        return None
+    wrapper = model.func if isinstance(model.func, functools.partial) else model
+    if len(wrapper.args) < 2 or not isinstance(wrapper.args[0], Messenger):
+        return None
+    return wrapper.args[0], wrapper.args[1]
+
+
+@contextmanager
+def own_calls(modules: Iterator[PyroModule]) -> Iterator[None]:
+    """Let modules draw their sites anew at each call, also while they are being called.
+
+    A :class:`~pyro.nn.PyroModule` keeps what it drew until the outermost call of its tree returns:
+    a guide that shares the tree with its model would see each site once.
+    """
+    contexts = {id(module._pyro_context): module._pyro_context for module in modules}.values()
+    before = [dict(vars(context)) for context in contexts]
+    for context in contexts:
+        context.active, context.cache = 0, {}
+    try:
+        yield
+    finally:
+        for context, state in zip(contexts, before, strict=True):
+            vars(context).update(state)
+
+
+def packed_dims(tensor: Any) -> set[str]:
+    """The symbols of a packed tensor's dimensions, as :mod:`pyro.ops.packed` has it."""
+    return set(tensor._pyro_dims)
+
+
+def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
+    """A packed tensor in another precision: Pyro's contraction does not promote."""
+    if tensor.dtype == dtype:
+        return tensor
+    converted: Any = tensor.to(dtype)
+    converted._pyro_dims = tensor._pyro_dims
+    return converted

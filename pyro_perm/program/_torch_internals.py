@@ -1,0 +1,85 @@
+"""What the package uses of torch beyond its public interface, in one place.
+
+``tests/program/test_torch_internals.py`` says of each what it relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = [
+    "EagerDispatchMode",
+    "arguments_of",
+    "is_composite",
+    "is_operator",
+    "operators",
+    "sparse_parts",
+    "tree_leaves",
+    "tree_map",
+    "writes",
+]
+
+
+class EagerDispatchMode(TorchDispatchMode):
+    """A dispatch mode for eager programs: sees each of their tensor operations.
+
+    PyTorch guards dispatch modes against ``torch.compile``, and for that imports its compiler at
+    the first operation, which takes seconds.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def operators(*names: str) -> Iterator[Any]:
+    """The operators of ``torch.ops.aten`` with some names, such as ``"_softmax"`` or ``"add.out"``.
+
+    Names that this version of torch does not have are skipped: private ones come and go.
+    """
+    for name in names:
+        packet, _, overload = name.partition(".")
+        found = getattr(torch.ops.aten, packet, None)
+        if found is not None and overload:
+            found = getattr(found, overload, None)
+        if found is not None:
+            yield found
+
+
+def is_operator(operation: Any) -> bool:
+    """Whether something is an operator of ``torch.ops``, or one of its overloads."""
+    return isinstance(operation, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+
+
+def arguments_of(operation: Any) -> list[Any]:
+    """The arguments in the schema of an operator's overload."""
+    arguments: list[Any] = operation._schema.arguments
+    return arguments
+
+
+def writes(operation: Any) -> bool:
+    """Whether an overload writes into one of its arguments."""
+    return bool(operation._schema.is_mutable)
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether an overload is implemented by others, as which ``decompose`` carries it out."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), key))
+
+
+def sparse_parts(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors of which a sparse one is made: where its entries are, and their values."""
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []

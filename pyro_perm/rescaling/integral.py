@@ -1,0 +1,181 @@
+r"""The integral over a unit's rescalings, of a factorized Gaussian.
+
+A unit with incoming entries ``u`` and outgoing entries ``v`` is rescaled to ``(e^t u, e^{-t} v)``.
+Under a factorized Gaussian with means ``m, n`` and scales ``s, r`` its density along this orbit,
+times the Jacobian ``e^{a t}`` with ``a = dim u - dim v``, is
+
+.. math:: f(e^t u, e^{-t} v)\, e^{a t} = f_0 \exp h(t), \qquad
+   h(t) = -\tfrac12 (A e^{2t} - 2 B e^t + C e^{-2t} - 2 D e^{-t}) + a t,
+
+.. math:: A = \sum u^2 / s^2, \quad B = \sum u m / s^2, \quad
+          C = \sum v^2 / r^2, \quad D = \sum v n / r^2,
+
+where ``f_0`` is the density of zero. Everything is computed relative to the mode of the integrand
+without ``B`` and ``D``, so that no unit overflows however far it lies from its balanced
+representative. The derivatives of ``log int e^h`` are means under the density proportional to
+``e^h``: those of ``-e^{2t} / 2``, ``e^t``, ``-e^{-2t} / 2``, ``e^{-t}`` and ``t``.
+
+With ``B = D = 0`` the integral is ``(C / A)^{a / 4} K_{a / 2}(sqrt(A C))``, and ``e^{2t}`` follows
+the generalized inverse Gaussian distribution with parameters ``a / 2``, ``A`` and ``C``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_perm.rescaling._exponent import Exponent
+from pyro_perm.rescaling._nodes import sum_nodes
+from pyro_perm.rescaling._once import refuse_second_derivatives
+from pyro_perm.rescaling._windows import find_windows
+
+# Enough for training, where w itself is sampled; mostly met by 16 nodes.
+TRAINING_TOLERANCE = 1e-5
+# Pairs that are integrated at once: their temporaries should stay in a processor's cache.
+_PAIRS_AT_ONCE = 4096
+# By how much less than asked for is left out, for what is left out adds up.
+_MARGIN = math.log(4)
+
+
+class OrbitIntegral(NamedTuple):
+    """Integrals along orbits, without gradient.
+
+    Attributes:
+        log_integral: ``log int exp h(t) dt`` in nats, shape ``(...)``.
+        means: means of ``e^{2t}``, ``e^t``, ``e^{-2t}`` and ``e^{-t}``, shape ``(4, ...)``.
+    """
+
+    log_integral: Tensor
+    means: Tensor
+
+    def derivatives(self) -> Tensor:
+        """Derivatives of the log-integral in ``A``, ``B``, ``C`` and ``D``, shape ``(4, ...)``."""
+        factors = self.means.new_tensor([-0.5, 1.0, -0.5, 1.0])
+        return self.means * factors.view(4, *(1,) * self.log_integral.dim())
+
+
+@torch.no_grad()
+def orbit_integral(
+    A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float, *, tolerance: float = TRAINING_TOLERANCE
+) -> OrbitIntegral:
+    r"""``log int exp(-(A e^{2t} - 2 B e^t + C e^{-2t} - 2 D e^{-t}) / 2 + a t) dt``, and its means.
+
+    By the trapezoidal rule around one mode or two, in double precision, with as many nodes as each
+    integrand needs.
+
+    >>> one, zero = torch.ones(()), torch.zeros(())
+    >>> orbit_integral(one, zero, one, zero, 0.0, tolerance=1e-12).log_integral.exp()  # K_0(1)
+    tensor(0.4210, dtype=torch.float64)
+
+    :param A: not negative; zero only with ``B = 0`` and ``a < 0``. Shapes broadcast.
+    :param B: any real number, as ``D``.
+    :param C: not negative; zero only with ``D = 0`` and ``a > 0``.
+    :param a: number of incoming minus number of outgoing entries.
+    :param tolerance: accepted error of the log-integral in nats. Rounding adds about ``1e-16``
+        times the largest of the terms of ``h`` at the mode.
+    :raises ValueError: where an integral diverges or a coefficient is not a number, or if the
+        tolerance is not between 0 and 0.1.
+    """
+    if not 0 < tolerance < 0.1:
+        raise ValueError(f"tolerance must lie between 0 and 0.1, got {tolerance}")
+    shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
+    exponent = Exponent.of(A, B, C, D, a)
+    depth = _MARGIN - math.log(tolerance)
+    if not shape.numel():
+        return OrbitIntegral(exponent.A.view(shape), exponent.A.new_empty(4, *shape))
+    chunks = [_integrate(some, depth) for some in exponent.chunks(_PAIRS_AT_ONCE)]
+    log_integral, means = (
+        chunks[0]
+        if len(chunks) == 1
+        else (torch.cat([value for value, _ in chunks]), torch.cat([mean for _, mean in chunks], 1))
+    )
+    exponent.require_integrals(log_integral)
+    return OrbitIntegral(log_integral.view(shape), means.view(4, *shape))
+
+
+def log_integral(
+    A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float, *, tolerance: float = TRAINING_TOLERANCE
+) -> Tensor:
+    """As :func:`orbit_integral`, with the gradient in ``A``, ``B``, ``C`` and ``D``.
+
+    The gradient is that of the exact integral, from the means over the nodes: there is no graph
+    through them.
+
+    :returns: shape of the coefficients, in nats and double precision.
+    :raises ValueError: as :func:`orbit_integral`.
+    :raises RuntimeError: when second derivatives are asked for.
+    """
+    result: Tensor = _LogIntegral.apply(*torch.broadcast_tensors(A, B, C, D), a, tolerance)
+    return result
+
+
+@torch.no_grad()
+def log_integral_bound(A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> Tensor:
+    r"""An upper bound of the log-integral that costs a few operations.
+
+    Relative to the origin with ``A - C = a``, the parts of incoming and outgoing entries have their
+    maxima ``P`` at ``asinh(B / 2A)`` and ``R`` at ``-asinh(D / 2C)``, and
+    ``h(t) <= P + R - A (e^x - 1 - x)`` for the distance ``x`` from the first, likewise from the
+    second. The integral of the right-hand side is ``Gamma(A) (e / A)^A <= 1 / A + sqrt(2 pi / A)``.
+
+    :param A: positive or zero, as the other coefficients of :func:`orbit_integral`.
+    :returns: shape of the coefficients, in nats and double precision.
+    """
+    shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
+    balanced, origin = Exponent.of(A, B, C, D, a).balanced()
+    incoming, outgoing = balanced.bracket()
+    bound = (balanced.B * incoming.exp()).add_(balanced.D * outgoing.neg().exp_())
+    bound.sub_(balanced.A).sub_(balanced.C).mul_(0.5)
+    bound.addcmul_(balanced.A, incoming).addcmul_(balanced.C, outgoing, value=-1)
+    width = torch.maximum(balanced.A, balanced.C).reciprocal_()
+    bound.add_((width + (2 * math.pi * width).sqrt_()).log_()).add_(origin, alpha=balanced.a)
+    return bound.view(shape)
+
+
+class _LogIntegral(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float, tolerance: float
+    ) -> Tensor:
+        integral = orbit_integral(A, B, C, D, a, tolerance=tolerance)
+        ctx.save_for_backward(integral.derivatives(), A, B, C, D)
+        return integral.log_integral
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        derivatives, *inputs = ctx.saved_tensors
+        with torch.no_grad():
+            grads = (derivatives * grad_output).unbind()
+        return *refuse_second_derivatives(grads, (grad_output, *inputs)), None, None
+
+
+def _integrate(exponent: Exponent, depth: float) -> tuple[Tensor, Tensor]:
+    """Log-integrals, shape ``(n,)``, and means, shape ``(4, n)``."""
+    balanced, origin = exponent.balanced()
+    windows = find_windows(balanced, depth)
+    sums = sum_nodes(windows)
+    value = sums.log_integral.add_(windows.exponent.value())
+    value.add_(windows.anchor, alpha=exponent.a)
+    x = windows.anchor.exp()
+    means = sums.means.mul_(_powers(x))
+    if windows.pair is not None:
+        value, means = _sum_of_windows(value, means, windows.pair, len(origin))
+    return value.add_(origin, alpha=exponent.a), means.mul_(_powers(origin.exp()))
+
+
+def _powers(x: Tensor) -> Tensor:
+    y = x.reciprocal()
+    return torch.stack([x * x, x, y * y, y])
+
+
+def _sum_of_windows(
+    value: Tensor, means: Tensor, pair: Tensor, num_pairs: int
+) -> tuple[Tensor, Tensor]:
+    largest = value.new_full((num_pairs,), -math.inf).scatter_reduce_(0, pair, value, "amax")
+    weights = (value - largest[pair]).exp_()
+    total = weights.new_zeros(num_pairs).index_add_(0, pair, weights)
+    mean = means.new_zeros(4, num_pairs).index_add_(1, pair, means * weights).div_(total)
+    return total.log().add_(largest), mean

@@ -1,0 +1,167 @@
+"""Numerical check of groups: what must not change in a model's log joint when they act."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pyro_perm.program.opening import open_program
+from pyro_perm.program.priors import unscalable_sites
+from pyro_perm.program.program import Program
+from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup
+from pyro_perm.verification.errors import SymmetryVerificationError
+from pyro_perm.verification.explanations import doubt, explanation
+from pyro_perm.verification.group_check import GroupCheck
+from pyro_perm.verification.log_density import LogDensity, Point
+from pyro_perm.verification.moves import RESCALE, Move, generators, random_element, rescalings
+from pyro_perm.verification.repairs import repair_of_scales
+
+_NUM_POINTS, _NUM_ELEMENTS = 2, 4
+
+_Result = TypeVar("_Result")
+
+
+def verify(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Check what each group must leave alone before and after its generators act.
+
+    Binds the symmetry to the model. See :func:`check_groups` for what is compared. Warns where
+    nothing changes for the mis-tied control either.
+
+    :param symmetry: the symmetry to check.
+    :param model: a Pyro model, called with ``*args`` and ``**kwargs``.
+    :raises ValueError: if the spec does not fit the model's sites.
+    :raises SymmetryVerificationError: if a group changes what it must not; names the group, its
+        axes and the sites whose log-probability changes.
+    """
+    checks = check_groups(symmetry, model, *args, **kwargs)
+    for check in checks:
+        if not check.passed:
+            raise SymmetryVerificationError(explanation(symmetry, check))
+    for check in checks:
+        if check.control is not None and not check.is_effective:
+            warnings.warn(doubt(symmetry, check), stacklevel=3)
+
+
+def check_groups(
+    symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any
+) -> list[GroupCheck]:
+    """Compare terms of the log joint before and after a transposition, a cycle, a flip and scales.
+
+    Permutations and flips must leave the log joint alone. Scales must leave the likelihood alone,
+    and the priors of the sites that stay; the priors of those that are rescaled must be densities
+    of independent entries on the whole real line, and depend on no other site that is.
+
+    All is computed at random points of the latent space, in double precision where the model
+    allows, with enumerated variables summed out and the model's own randomness and subsampling held
+    fixed. For comparison, each group is also moved with one of its axes left behind.
+
+    :returns: one result for each group that permutes, one for the signs of each group that flips
+        them, and one for the scales of each group that has some.
+    :raises SymmetryVerificationError: if a site that is rescaled has another kind of prior.
+    """
+    return _evaluate(_check_groups, symmetry, model, args, kwargs)
+
+
+def confirm(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """A quicker :func:`verify` for a symmetry that was derived from the model.
+
+    A few random elements move all groups at once; each notices a wrong group with a probability of
+    at least one half. Binds the symmetry to the model.
+
+    :raises SymmetryVerificationError: if something changes that must not.
+    """
+    if not _evaluate(_are_invariant, symmetry, model, args, kwargs):
+        verify(symmetry, model, *args, **kwargs)
+
+
+def _evaluate(
+    check: Callable[[SymmetryGroup, LogDensity], _Result],
+    symmetry: GroupSpec,
+    model: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+) -> _Result:
+    """Run a check on the model's log joint, in the best precision that the model allows."""
+    with open_program(model, args, kwargs) as program:
+        group = symmetry.bind_shapes(program.site_shapes(symmetry.spec))
+        _require_scalable(group, program)
+        return check(group, LogDensity.in_best_precision(program))
+
+
+def _check_groups(group: SymmetryGroup, density: LogDensity) -> list[GroupCheck]:
+    """All generators at one point; at another, one element that moves all groups at once."""
+    if not group:
+        return []
+    checks = _check_generators(group, density, density.draw_point())
+    point = density.draw_point()
+    if _is_invariant(group, density, point):
+        return checks
+    return checks + _check_generators(group, density, point)
+
+
+def _are_invariant(group: SymmetryGroup, density: LogDensity) -> bool:
+    points = (density.draw_point() for _ in range(_NUM_POINTS if group else 0))
+    return all(
+        _is_invariant(group, density, point) for point in points for _ in range(_NUM_ELEMENTS)
+    )
+
+
+def _is_invariant(group: SymmetryGroup, density: LogDensity, point: Point) -> bool:
+    """Whether a random element of the whole group leaves alone what it must."""
+    return all(
+        _largest(density.changes(point, moves)) <= point.rounding
+        for moves in (list(random_element(group)), list(rescalings(group)))
+        if moves
+    )
+
+
+def _check_generators(group: SymmetryGroup, density: LogDensity, point: Point) -> list[GroupCheck]:
+    """One result for each action of each group: the largest change that any generator made."""
+    worst: dict[tuple[str, str], GroupCheck] = {}
+    for move in generators(group):
+        check = _check(group, density, point, move)
+        known = worst.setdefault((move.group, move.action), check)
+        controls = [c.control for c in (known, check) if c.control is not None]
+        found = max(known, check, key=lambda c: c.change)
+        worst[move.group, move.action] = replace(found, control=max(controls, default=None))
+    return list(worst.values())
+
+
+def _check(group: SymmetryGroup, density: LogDensity, point: Point, move: Move) -> GroupCheck:
+    by_site = density.changes(point, [move])
+    if move.action == RESCALE:
+        by_site |= _changes_of_priors(density, point, move)
+    change, control, repair = _largest(by_site), None, None
+    if len(move.axes) > 1:
+        control = _largest(density.changes(point, [move.without_last_axis()]))
+    if move.action == RESCALE and change > point.rounding:
+        repair = repair_of_scales(group, density, point, move)
+    return GroupCheck(move.group, move.action, change, control, point.rounding, by_site, repair)
+
+
+def _changes_of_priors(density: LogDensity, point: Point, move: Move) -> dict[str, float]:
+    """How the prior of each site that moves changes when another one moves by itself."""
+    found: dict[str, float] = {}
+    moved = move.apply(point.values)
+    for site in move.exempt:
+        after = density.changes_at(point, {site: moved[site]})
+        for other in (move.exempt - {site}) & after.keys():
+            found[other] = max(found.get(other, 0.0), after[other])
+    return found
+
+
+def _largest(by_site: Mapping[str, float]) -> float:
+    return max(by_site.values(), default=0.0)
+
+
+def _require_scalable(group: SymmetryGroup, program: Program) -> None:
+    scaled = [(f.name, site) for f in group.factors for site, axis in f.axes if axis.scale]
+    reasons = unscalable_sites(program) if scaled else {}
+    for name, site in scaled:
+        if site in reasons:
+            raise SymmetryVerificationError(
+                f"group '{name}' rescales site '{site}', but {reasons[site]}: leave scale out of "
+                "the group's axes"
+            )

@@ -1,0 +1,55 @@
+"""What a wrong spec of scales may have meant, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch.distributions import constraints
+
+from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.binding import unwrapped
+from pyro_perm.symmetry.factor import Factor
+from pyro_perm.symmetry.group import SymmetryGroup
+from pyro_perm.verification.log_density import LogDensity, Point
+from pyro_perm.verification.moves import Move, SiteAxes
+
+_DEGREES = (-1, 1, 0, -2, 2)
+
+
+def repair_of_scales(
+    group: SymmetryGroup, density: LogDensity, point: Point, move: Move
+) -> str | None:
+    """The one degree that is wrong or missing, if another one would leave everything alone."""
+    (factor,) = (factor for factor in group.factors if factor.name == move.group)
+    for site, axis, axes in _variants(factor, density):
+        variant = replace(move, axes=axes, exempt=frozenset(site for site, _ in axes))
+        if max(density.changes(point, [variant]).values(), default=0.0) <= point.rounding:
+            return f"scale={axis.scale} along axis {axis.dim} of site '{site}' would leave it alone"
+    return None
+
+
+def _variants(factor: Factor, density: LogDensity) -> Iterator[tuple[str, Axis, SiteAxes]]:
+    """A site, one of its axes with another degree, and all axes that are then rescaled."""
+    for k in reversed(range(len(factor.axes))):
+        site, axis = factor.axes[k]
+        for degree in _DEGREES:
+            other = replace(axis, scale=degree)
+            axes = (*factor.axes[:k], (site, other), *factor.axes[k + 1 :])
+            if degree != axis.scale and any(axis.scale for _, axis in axes):
+                yield site, other, tuple((s, axis) for s, axis in axes if axis.scale)
+    scaled = tuple((site, axis) for site, axis in factor.axes if axis.scale)
+    for site, axis in _axes_left_out(factor, density):
+        for degree in (1, -1):
+            other = replace(axis, scale=degree)
+            yield site, other, (*scaled, (site, other))
+
+
+def _axes_left_out(factor: Factor, density: LogDensity) -> Iterator[tuple[str, Axis]]:
+    """The axes of real sites along which as many units may lie, but none are said to."""
+    for site, latent in density.latents.items():
+        if isinstance(unwrapped(latent.support), type(constraints.real)):
+            taken = {axis.dim for name, axis in factor.axes if name == site}
+            for dim in range(-len(latent.shape), 0):
+                if latent.shape[dim] == factor.size and dim not in taken:
+                    yield site, Axis(dim)

@@ -1,0 +1,76 @@
+"""What the package relies on in Pyro beyond its public interface."""
+
+from __future__ import annotations
+
+import functools
+
+import pyro.distributions as dist
+import torch
+from examples.bayesian import normal
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal, init_to_median
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.nn import PyroModule, PyroSample, pyro_method
+from pyro.ops import packed
+
+from pyro_perm.program._pyro_internals import (
+    outer_handler,
+    own_calls,
+    packed_as,
+    packed_dims,
+)
+
+
+def model() -> None:
+    normal("w")
+
+
+def test_handlers_come_off_a_handled_function_one_by_one() -> None:
+    handled = poutine.scale(poutine.block(model, hide=["w"]), scale=2.0)
+    scale, blocked = outer_handler(handled)
+    assert type(scale).__name__ == "ScaleMessenger"
+    block, inner = outer_handler(blocked)
+    assert type(block).__name__ == "BlockMessenger"
+    assert inner is model and outer_handler(model) is None
+
+
+def test_a_guide_hands_its_model_on_under_an_initialization() -> None:
+    for handled in (AutoNormal(model, init_loc_fn=init_to_median).model, InitMessenger(len)(model)):
+        handler, inner = outer_handler(handled)
+        assert isinstance(handler, InitMessenger) and inner is model
+
+
+def test_partial_applications_are_no_handlers() -> None:
+    assert outer_handler(functools.partial(model)) is None
+    assert outer_handler(functools.partial(print, 1, 2)) is None
+
+
+class Cached(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = PyroSample(dist.Normal(0.0, 1.0))
+
+    def forward(self) -> torch.Tensor:
+        return self.w
+
+    @pyro_method
+    def around(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        first = self()
+        with own_calls(iter([self])):
+            own = self()
+        return first, own, self()
+
+
+def test_a_module_that_is_being_called_draws_anew_in_calls_of_its_own() -> None:
+    first, own, after = Cached().around()
+    assert first is after and own is not first
+
+
+def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
+    tensor = packed.pack(torch.ones(2, 1, 3), {-3: "a", -2: "b", -1: "c"})
+    assert tensor.shape == (2, 3) and packed_dims(tensor) == {"a", "c"}
+    narrow = packed_as(tensor, torch.float16)
+    assert narrow.dtype == torch.float16 and packed_dims(narrow) == {"a", "c"}
+    assert packed_as(tensor, tensor.dtype) is tensor
+    restored = packed.unpack(narrow, {"a": -3, "b": -2, "c": -1})
+    assert restored.shape == (2, 1, 3)

@@ -1,0 +1,104 @@
+"""What the package relies on in torch beyond its public interface."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import namedtuple
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_perm.program import _torch_internals as internals
+
+aten = torch.ops.aten
+
+
+class Names(internals.EagerDispatchMode):
+    """Notes the operations that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_operations_by_name_and_overload() -> None:
+    with torch.no_grad(), Names() as names:
+        torch.zeros(2).add_(1.0).t()
+    assert names.seen == ["aten::zeros", "aten::add_.Tensor", "aten::t"]
+
+
+def test_a_dispatch_mode_does_not_import_the_compiler() -> None:
+    program = (
+        "import sys, torch\n"
+        "from pyro_perm.program._torch_internals import EagerDispatchMode\n"
+        "class Mode(EagerDispatchMode):\n"
+        "    def __torch_dispatch__(self, func, types, args=(), kwargs=None):\n"
+        "        return func(*args, **(kwargs or {}))\n"
+        "before = {name for name in sys.modules if name.startswith('torch._dynamo')}\n"
+        "with Mode(): torch.ones(2) + 1\n"
+        "after = {name for name in sys.modules if name.startswith('torch._dynamo')}\n"
+        "sys.exit(len(after - before))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_operators_are_found_by_name_and_missing_ones_skipped() -> None:
+    names = "mm", "add.Tensor", "_softmax", "no_such_operator", "add.no_such_overload"
+    assert list(internals.operators(*names)) == [aten.mm, aten.add.Tensor, aten._softmax]
+
+
+def test_operators_are_told_from_functions_and_print_their_names() -> None:
+    assert internals.is_operator(aten.mm) and internals.is_operator(aten.mm.default)
+    assert not internals.is_operator(torch.mm)
+    assert [str(aten.mm), str(aten.add.Tensor)] == ["aten.mm", "aten.add.Tensor"]
+
+
+def test_schemas_tell_arguments_defaults_and_what_is_written() -> None:
+    arguments = internals.arguments_of(aten.add_.Tensor)
+    assert [argument.name for argument in arguments] == ["self", "other", "alpha"]
+    assert arguments[2].default_value == 1 and arguments[2].kwarg_only
+    assert arguments[0].alias_info.is_write and arguments[1].alias_info is None
+    assert internals.writes(aten.add_.Tensor) and not internals.writes(aten.add.Tensor)
+
+
+def test_composite_operations_decompose() -> None:
+    assert internals.is_composite(aten.matmul.default)
+    assert not internals.is_composite(aten.mm.default)
+    with torch.no_grad(), Names() as names:
+        aten.matmul.default.decompose(torch.ones(2, 3), torch.ones(3, 2))
+    assert "aten::mm" in names.seen
+
+
+def test_trees_keep_tensors_and_none_and_go_into_containers() -> None:
+    pair = namedtuple("pair", "x y")
+    tree = {"a": [1, (2, None)], "b": pair(3, torch.ones(1))}
+    leaves = internals.tree_leaves(tree)
+    assert leaves[:4] == [1, 2, None, 3] and isinstance(leaves[4], torch.Tensor)
+    assert internals.tree_map(type, tree)["b"] == pair(int, torch.Tensor)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse BS:UserWarning")
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        torch.Tensor.to_sparse_csc,
+        lambda x: x.to_sparse_bsr((1, 1)),
+        lambda x: x.to_sparse_bsc((1, 1)),
+    ],
+)
+def test_sparse_tensors_are_made_of_dense_ones(convert: Any) -> None:
+    parts = internals.sparse_parts(convert(torch.diag(torch.tensor([1.0, 2.0, 3.0]))))
+    assert all(part.layout == torch.strided for part in parts)
+    assert any(part.flatten().tolist() == [1.0, 2.0, 3.0] for part in parts)
+    assert internals.sparse_parts(torch.ones(2)) == []
