@@ -14,6 +14,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.formats import explanations
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
@@ -56,9 +57,7 @@ def verified_symmetry(
     else:
         symmetry.verify(model, *args, **kwargs)
     if not symmetry.groups:
-        reasons = "".join(
-            f"\n  {axis} is fixed: {reason}" for axis, reason in symmetry.reasons.items()
-        )
+        reasons = "".join(f"\n  {why}" for why in explanations(symmetry.reasons))
         raise ValueError(
             "found no permutation symmetry in the model: give it as "
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
@@ -84,6 +85,9 @@ class AutoSymmetrized(AutoGuide):
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
             result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:
+            probe = GuideProbe(self.base, symmetry, args, kwargs)
+            probe.require_independent_sites()
+            probe.require_reparametrized_parents()
             warn_if_coinciding(drawn.sites, symmetry)
         add_log_ratio(drawn, symmetry, self.estimator)
         return result

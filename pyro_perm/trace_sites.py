@@ -22,6 +22,7 @@ from pyro.poutine.runtime import InferDict, am_i_wrapped
 from torch import Tensor
 
 from pyro_perm.density.base_guides import base_node, read_density
+from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import LogRatio
@@ -73,7 +74,7 @@ class SymmetrizeMessenger(Messenger):
         if isinstance(fn, dist.Delta):
             drawn = fn.v
         else:  # The base samples the model site itself: its density moves to an auxiliary site.
-            drawn = pyro.sample(f"{name}_unconstrained", fn, infer=AUXILIARY)
+            drawn = pyro.sample(unconstrained_node(name), fn, infer=AUXILIARY)
         move = partial(permute_site, self.symmetry, self.permutations, name)
         msg["fn"] = MovedDelta(drawn, fn, move)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -108,9 +109,11 @@ class PyroModel:
         return self.inputs.hidden_data
 
     def fixed_tensors(self) -> Iterator[tuple[Tensor, str]]:
-        """Arguments, and the parameters and buffers of the modules that the model uses."""
+        """Arguments, and parameters and buffers: those of modules, and those of Pyro's store."""
         yield from self.inputs.tensors()
         yield from tensors_of_modules((self.model, self.inputs.args, self.inputs.kwargs))
+        for name, unconstrained in pyro.get_param_store().named_parameters():
+            yield unconstrained, f"parameter '{name}'"
 
     def map_inputs(self, convert: Callable[[Any], Any]) -> PyroModel:
         """The same model with other arguments."""

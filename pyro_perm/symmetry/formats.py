@@ -16,6 +16,7 @@ from pyro_perm.symmetry.spec import Spec
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
 _WIDTH = 100
+_NAMED_AXES = 6
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -116,9 +117,25 @@ def summary(symmetry: SymmetryGroup, spec: Spec, reasons: Mapping[str, str]) -> 
     lines.append(_order(symmetry))
     if reasons:
         lines += ["", "not permuted:"]
-        for axis, reason in reasons.items():
-            lines += _wrapped(f"{axis} is fixed: {reason}", "  ", "    ")
+        for explanation in explanations(reasons):
+            lines += _wrapped(explanation, "  ", "    ")
     return "\n".join(lines)
+
+
+def explanations(reasons: Mapping[str, str]) -> list[str]:
+    """Why axes are not permuted, each reason once, with the first of its axes.
+
+    :param reasons: axis -> reason.
+    """
+    axes_of: dict[str, list[str]] = {}
+    for axis, reason in reasons.items():
+        axes_of.setdefault(reason, []).append(axis)
+    found = []
+    for reason, axes in axes_of.items():
+        more = len(axes) - _NAMED_AXES
+        named = ", ".join(axes[:_NAMED_AXES]) + (f" and {more} more" if more > 0 else "")
+        found.append(f"{named} {'is' if len(axes) == 1 else 'are'} fixed: {reason}")
+    return found
 
 
 def _order(symmetry: SymmetryGroup) -> str:

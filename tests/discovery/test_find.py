@@ -108,6 +108,11 @@ def with_parameter(x: Tensor) -> None:
     observe(torch.tanh(x @ normal("w1", 3, 4) * gain) @ normal("w2", 4))
 
 
+def with_constrained_parameter(x: Tensor) -> None:
+    gain = pyro.param("gain", torch.ones(4), constraint=dist.constraints.positive)
+    observe(torch.tanh(x @ normal("w1", 3, 4) * gain) @ normal("w2", 4))
+
+
 def with_closed_over_layer(x: Tensor) -> None:
     observe(torch.tanh(LAYER(x)) @ normal("w2", 4))
 
@@ -145,6 +150,7 @@ def own_factor(x: Tensor) -> None:
     [
         (mlp, "w1[-2]", "tied to dim 1 of argument 0, which is not a latent site (test_find"),
         (with_parameter, "w2[-1]", "tied to dim 0 of parameter 'gain', which is not a latent"),
+        (with_constrained_parameter, "w2[-1]", "tied to dim 0 of parameter 'gain', which is not"),
         (with_closed_over_layer, "w2[-1]", "tied to dim 0 of parameter 'bias', which is not a"),
         (non_exchangeable_prior, "w1[-1]", "the 4 units fall into classes of size 1, 1, 1, 1"),
         (non_exchangeable_prior, "w2[-1]", "(log_prob of site 'w2')"),
@@ -194,6 +200,20 @@ def test_data_that_is_not_a_tensor_is_not_taken_for_a_constant() -> None:
         symmetry = find_symmetry(model, data)
         assert not symmetry
         assert "may come from argument 0; pass a tensor" in symmetry.reasons["w[-1]"]
+
+
+def test_dropout_is_named_once_with_its_mend() -> None:
+    net = nn.Sequential(
+        *(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 1))
+    ).double()
+    model, x, y = regression(net, torch.randn(5, 3))
+    with pytest.warns(UserWarning, match="dropout at .* draws a random mask") as caught:
+        symmetry = find_symmetry(model, x, y)
+    assert len(caught) == 1 and "call model.eval()" in str(caught[0].message)
+    assert not symmetry
+    assert "the random mask of dropout" in symmetry.reasons["net.0.bias[-1]"]
+    assert symmetry.summary().count("random mask") == 1
+    assert len(find_symmetry(model.eval(), x, y).groups) == 2
 
 
 def test_a_branch_on_a_value_is_reported() -> None:

@@ -1,7 +1,7 @@
 """Soundness on random programs: whatever is found must leave the log joint invariant.
 
 ``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred. ``python
-tests/symmetry/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
+tests/discovery/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pyro import poutine
 from pyro_perm.discovery import find_symmetry, register_axis_rule
 from pyro_perm.discovery.permutations.rules import table
 from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_groups
+
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
 
 NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
 BATCH = 30

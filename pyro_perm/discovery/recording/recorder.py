@@ -48,6 +48,8 @@ _EMPTY = {
 # These read values only to raise errors, which cannot change the log joint.
 _CHECKS = ("aten::_linalg_check_errors", "aten::_validate_sparse_coo_tensor_args")
 
+_DROPOUTS = ("aten::bernoulli_", "aten::native_dropout")
+
 _READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
@@ -194,11 +196,16 @@ class Recorder(EagerDispatchMode):
             arguments=arguments,
             inputs=[leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Node)],
             outputs=[],
+            source=source_line() or self.context,
             blame=f"argument of the random {name}" if is_random else None,
         )
-        self._record(
-            call, written, result, f"random numbers drawn by {name}" if is_random else None
-        )
+        drawn = None
+        if name in _DROPOUTS:
+            drawn = "the random mask of dropout"
+            self.graph.dropouts[str(call.source)] = None
+        elif is_random:
+            drawn = f"random numbers drawn by {name}"
+        self._record(call, written, result, drawn)
         return result
 
     def _keep_constants(self, written: Iterable[Tensor]) -> None:
@@ -218,7 +225,6 @@ class Recorder(EagerDispatchMode):
                     self._writes[storage].append(_Write(node, tensor.detach()))
         for tensor, node in zip(outputs, call.outputs, strict=True):
             self._add(tensor, node)
-        call.source = source_line() or self.context
         for tensor in written:
             what = self._what_is_fixed(tensor)
             if what is not None and tensor.dim():
