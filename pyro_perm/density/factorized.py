@@ -28,7 +28,7 @@ from torch.distributions import biject_to, constraints
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import Units
 from pyro_perm.symmetry.actions.permute import center
-from pyro_perm.symmetry.binding import unwrapped
+from pyro_perm.symmetry.binding import dims_of_events, unwrapped
 from pyro_perm.symmetry.elements import Elements, as_element
 from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
@@ -210,8 +210,9 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
                     raise TypeError(
                         f"group '{group}', site '{name}': its support is {support}, and {refusal}"
                     )
-        if not symmetry.is_simplex(name) and biject_to(support).codomain.event_dim:
-            group = acting[0][0]
+        within = [group for group, axis in acting if axis.dim >= -dims_of_events(support)]
+        if within and not symmetry.is_simplex(name):
+            group = within[0]
             raise TypeError(
                 f"group '{group}', site '{name}': its support {support} is neither a product of "
                 "intervals nor a simplex, so a permutation of its entries does not permute the "

@@ -55,7 +55,8 @@ class Estimator(ABC):
         """None if it serves this symmetry and this kind of base guide, else why not, and the fix.
 
         The values of ``w`` have no say. To be read after the estimator's name, as in "Exact() would
-        enumerate ...". What overrides this begins :meth:`log_ratio` with :func:`require_served`.
+        enumerate ...". What overrides this begins :meth:`log_ratio` with
+        :func:`~pyro_perm.estimators.estimator.require_served`.
         """
         return None
 
@@ -92,7 +93,7 @@ _registered: list[type[Estimator]] = []
 
 
 def register_estimator(kind: _Kind) -> _Kind:
-    """Class decorator: the estimator's :meth:`~Estimator.candidates` compete in certificates."""
+    """Class decorator: its :meth:`~pyro_perm.Estimator.candidates` compete in certificates."""
     _registered.append(kind)
     return kind
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.distributions import constraints
+import torch
+from torch.distributions import biject_to, constraints
 
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.spec import Spec
@@ -21,13 +22,25 @@ class SiteShape:
     Attributes:
         shape: the whole shape, plates on the left, event on the right.
         event_dim: how many of its dimensions are the event's.
-        is_simplex: whether its events are probability vectors, which have fewer coordinates in
-            unconstrained space than entries to permute.
+        is_simplex: whether its events are probability vectors whose entries are permuted, and which
+            have fewer coordinates in unconstrained space.
+        unconstrained: its shape in unconstrained space, where that is another.
     """
 
     shape: tuple[int, ...]
     event_dim: int
     is_simplex: bool = False
+    unconstrained: tuple[int, ...] | None = None
+
+    @property
+    def coordinates(self) -> tuple[int, ...]:
+        """Shape in unconstrained space, in as many dimensions as the value has.
+
+        The additional ones are on the right, so that a group that permutes whole events along a
+        plate permutes the same dimension of both.
+        """
+        shape = self.shape if self.unconstrained is None else self.unconstrained
+        return shape + (1,) * (len(self.shape) - len(shape))
 
 
 def resolve_axes(
@@ -79,9 +92,13 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
                     "permute only sites that every call draws in full; remove the site from "
                     "the symmetry, or the subsampling from the plate"
                 )
-        shape, fn = tuple(node["value"].shape), node["fn"]
-        is_simplex = unwrapped(fn.support) is constraints.simplex
-        shapes[site] = SiteShape(shape, fn.event_dim, is_simplex)
+        shape = SiteShape(tuple(node["value"].shape), node["fn"].event_dim)
+        dims = [
+            _resolve(group, site, axis, shape)[0].dim
+            for group, sites in spec.items()
+            for axis in sites.get(site, ())
+        ]
+        shapes[site] = _with_coordinates(shape, node["fn"].support, dims)
     return shapes
 
 
@@ -90,6 +107,34 @@ def unwrapped(support: constraints.Constraint) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def dims_of_events(support: constraints.Constraint) -> int:
+    """How many dimensions on the right the transform to unconstrained space mixes."""
+    try:
+        return int(biject_to(unwrapped(support)).codomain.event_dim)
+    except NotImplementedError:  # discrete values
+        return 0
+
+
+def _with_coordinates(
+    shape: SiteShape, support: constraints.Constraint, permuted: Sequence[int]
+) -> SiteShape:
+    """The shape with what its support says.
+
+    :param permuted: the dimensions that groups permute, counted from the right.
+    """
+    mixed = dims_of_events(support)
+    if not mixed:
+        return shape
+    event = biject_to(unwrapped(support)).inverse_shape(torch.Size(shape.shape[-mixed:]))
+    unconstrained = (*shape.shape[:-mixed], *event)
+    within = any(dim >= -mixed for dim in permuted)
+    return replace(
+        shape,
+        is_simplex=within and unwrapped(support) is constraints.simplex,
+        unconstrained=None if unconstrained == shape.shape else unconstrained,
+    )
 
 
 def _resolve(group: str, site: str, axis: Axis, shape: SiteShape) -> tuple[Axis, int]:

@@ -83,10 +83,16 @@ def from_json(
         for group, sites in document["groups"].items()
     }
     shapes = document["shapes"] and {
-        site: SiteShape(**{**fields, "shape": tuple(fields["shape"])})
-        for site, fields in document["shapes"].items()
+        site: _shape_from_json(fields) for site, fields in document["shapes"].items()
     }
     return spec, shapes, document["reasons"]
+
+
+def _shape_from_json(fields: Mapping[str, Any]) -> SiteShape:
+    as_tuples: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+    }
+    return SiteShape(**as_tuples)
 
 
 def summary(symmetry: SymmetryGroup, spec: Spec, reasons: Mapping[str, str]) -> str:

@@ -123,8 +123,17 @@ class SymmetryGroup:
         shape = self._shapes[site]
         return len(shape.shape) - shape.event_dim
 
+    def coordinates(self, site: str) -> tuple[int, ...]:
+        """Shape of a site in unconstrained space, in as many dimensions as its value has."""
+        return self._shapes[site].coordinates
+
+    def unconstrained_rank(self, site: str) -> int:
+        """Number of dimensions of a site in unconstrained space, plates included."""
+        shape = self._shapes[site]
+        return len(shape.shape if shape.unconstrained is None else shape.unconstrained)
+
     def is_simplex(self, site: str) -> bool:
-        """Whether a site holds probability vectors, as a Dirichlet does."""
+        """Whether the entries of a site's probability vectors are permuted, as a Dirichlet's."""
         return self._shapes[site].is_simplex
 
     def actions_on(self, site: str) -> Acting:

@@ -36,7 +36,7 @@ class UnitLayout:
     def of(cls, symmetry: SymmetryGroup, group: str, sites: tuple[str, ...]) -> UnitLayout:
         """The layout of a group's units in some of its sites."""
         parts = tuple(
-            _part(position, axis, symmetry.site_shape(site))
+            _part(position, axis, symmetry.coordinates(site))
             for position, site in enumerate(sites)
             for acting, axis in symmetry.actions_on(site)
             if acting == group

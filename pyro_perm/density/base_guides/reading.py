@@ -56,10 +56,15 @@ def base_node(site: str, sites: Sites) -> str:
 def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Drawn:
     """How a site was drawn, without the singleton dimensions where others have plates."""
     reader, node = _reader_of(site, sites)
-    rank, padding = symmetry.site_rank(site), plates - symmetry.site_plates(site)
-    drawn = reader.read(site, node, sites, rank)
-    tensors = (drawn.value, drawn.loc, drawn.scale)
-    value, loc, scale = (_without_plates(tensor, rank, padding) for tensor in tensors)
+    rank, unconstrained = symmetry.site_rank(site), symmetry.unconstrained_rank(site)
+    padding = plates - symmetry.site_plates(site)
+    drawn = reader.read(site, node, sites, unconstrained)
+    # Units along a plate lie along the same dimension of both.
+    more = (..., *[None] * (rank - unconstrained))
+    value, loc, scale = (
+        _without_plates(tensor[more] if rank > unconstrained else tensor, rank, padding)
+        for tensor in (drawn.value, drawn.loc, drawn.scale)
+    )
     return Drawn(value, loc, scale, drawn.joint)
 
 
