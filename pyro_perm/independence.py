@@ -30,6 +30,7 @@ from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.program.isolation import isolation
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.elements import AnyElement, Elements
 from pyro_perm.trace_sites import permute_site
 
 Program = Callable[..., Any]
@@ -163,18 +164,16 @@ class GuideProbe:
             if name not in points and not site_is_subsample(node):
                 yield name
 
-    def _generators(self) -> Iterator[dict[str, Tensor]]:
+    def _generators(self) -> Iterator[dict[str, AnyElement]]:
         """Elements that generate the group, those of its factors side by side."""
-        generators: dict[str, list[Tensor]] = {}
+        generators: dict[str, list[AnyElement]] = {}
         for group, permutation in self._symmetry.generators():
             generators.setdefault(group, []).append(permutation)
         for several in zip_longest(*generators.values()):
             each = zip(generators, several, strict=True)
             yield {group: permutation for group, permutation in each if permutation is not None}
 
-    def _require_equivariant(
-        self, permutations: Mapping[str, Tensor], values: Values, nodes: Nodes
-    ) -> None:
+    def _require_equivariant(self, permutations: Elements, values: Values, nodes: Nodes) -> None:
         """Refuse a site whose units come from what was drawn for them by different functions.
 
         :param values: what was drawn, base node -> value.
@@ -182,7 +181,11 @@ class GuideProbe:
         """
         move = partial(permute_site, self._symmetry, permutations)
         own = {s: node for s, node in self._node_of.items() if node == unconstrained_node(s)}
-        permuted = {node: move(site, values[node]) for site, node in own.items()}
+        permuted = {
+            node: move(site, self._with_rank_of(site, values[node])).reshape(values[node].shape)
+            for site, node in own.items()
+            if not self._symmetry.is_simplex(site)
+        }
         again = self._run({**values, **permuted})
         for site, node in own.items():
             if self._symmetry.is_simplex(site):
@@ -195,6 +198,10 @@ class GuideProbe:
                     "unit in its own way, so that the density at permuted values is not known: "
                     "let it transform all units alike, or draw the site itself"
                 )
+
+    def _with_rank_of(self, site: str, unconstrained: Tensor) -> Tensor:
+        missing = self._symmetry.site_rank(site) - self._symmetry.unconstrained_rank(site)
+        return unconstrained[(..., *[None] * missing)]
 
 
 class _GiveValues(Messenger):

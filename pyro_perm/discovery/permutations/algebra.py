@@ -233,6 +233,24 @@ def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, Ax
     return sum_of(left for left, _ in halves), resolve(common)
 
 
+def has_factor(axis: AxisExpr, right: int) -> bool:
+    """Whether :func:`split_product` can write an axis as ``left * right``."""
+    axis = resolve(axis)
+    size = size_of(axis)
+    if right in (1, size):
+        return True
+    if right == 0 or size % right:
+        return False
+    if isinstance(axis, Sum):
+        return all(has_factor(segment, right) for segment in axis.segments)
+    if isinstance(axis, Product):
+        last, rest = axis.factors[-1], product_of(axis.factors[:-1])
+        length = size_of(last)
+        is_whole = right % length == 0
+        return has_factor(rest, right // length) if is_whole else has_factor(last, right)
+    return True
+
+
 def split_sum(axis: AxisExpr, first: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
     """Write an axis as ``first + rest``, with ``first`` coordinates in the first segment."""
     axis = resolve(axis)

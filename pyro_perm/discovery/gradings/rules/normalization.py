@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.degrees import INVARIANT
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ def layer_norm(
     return result.expand(x.shape), rules.invariant(1), rules.invariant(2)
 
 
-@grading_rule(aten._weight_norm_interface, gradings=[SIGNS])
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SIGNS])
 def weight_norm_of_signs(
     rules: GradingRules, direction: Tensor, length: Tensor, dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def weight_norm_of_signs(
     return rules.product(direction, length), rules.invariant(1)
 
 
-@grading_rule(aten._weight_norm_interface, gradings=[SCALES])
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SCALES])
 def weight_norm(
     rules: GradingRules, direction: Tensor, length: Tensor, dim: int
 ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -51,7 +52,7 @@ def unscaled(rules: GradingRules, x: Tensor) -> Tensor:
     return rules.invariant()
 
 
-@grading_rule(aten._prelu_kernel, gradings=[SCALES])
+@grading_rule(*operators("_prelu_kernel"), gradings=[SCALES])
 def learned_slope(rules: GradingRules, x: Tensor, slope: Tensor) -> Tensor:
     """``x`` where it is positive, ``slope * x`` elsewhere."""
     return rules.together(x, rules.product(x, slope))
