@@ -16,7 +16,7 @@ import pyro_perm
 
 EXTENSION_POINTS = {
     # Estimators: what they return, and what they are given.
-    "pyro_perm.estimators.estimator": ["Bounds"],
+    "pyro_perm.estimators.estimator": ["Bounds", "register_estimator", "require_served"],
     "pyro_perm.density.factorized": ["FactorizedDensity"],
     "pyro_perm.density.correlated": ["CorrelatedDensity"],
     # Axis rules.

@@ -64,7 +64,7 @@ class SymmetrizedELBO:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both bounds as they are printed: see :attr:`MutualInformation.interval`."""
+        """The bounds as printed, like those of ``MutualInformation.interval``."""
         lower, upper = self.mutual_information.interval
         return self.base + self.weight * lower, self.base + self.weight * upper
 
