@@ -92,7 +92,8 @@ class AutoSymmetrized(AutoGuide):
             self._setup_prototype(*args, **kwargs)
         assert self.symmetry is not None
         symmetry = self.symmetry.group
-        permutations = sample_permutations(symmetry) if self.permute else {}
+        device = next((parameter.device for parameter in self.base.parameters()), None)
+        permutations = sample_permutations(symmetry, device) if self.permute else {}
         with SymmetrizeMessenger(symmetry, permutations) as drawn:
             result: dict[str, Tensor] = self.base(*args, **kwargs)
         if first_call:

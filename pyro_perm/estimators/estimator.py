@@ -125,13 +125,14 @@ def joint_draws(density: FactorizedDensity) -> str | None:
     )
 
 
-def flipped_signs(density: FactorizedDensity) -> str | None:
-    """Why proposals over permutations do not serve groups that flip signs."""
-    for group in density.symmetry.signed_groups:
-        return (
-            f"draws permutations without signs, but group '{group}' flips its units: evaluate with "
-            "SampledChainRule(num_permutations=64), or leave out estimator="
-        )
+def unit_actions(density: FactorizedDensity) -> str | None:
+    """Why proposals over permutations do not serve groups that act on each unit by itself."""
+    for factor in density.symmetry.factors:
+        for action in factor.actions:
+            return (
+                f"draws permutations alone, but group '{factor.name}' {action.deed} its units: "
+                "evaluate with SampledChainRule(num_permutations=64), or leave out estimator="
+            )
     return None
 
 

@@ -17,6 +17,14 @@ from pyro_perm.rescaling.any_density import (
     log_orbit_mass_under,
     sample_along_orbits_under,
 )
+from pyro_perm.rescaling.coupled import (
+    CoupledExponent,
+    Coupling,
+    Layer,
+    coupled_log_mass,
+    find_coupled_mode,
+    sampled_coupled_log_mass,
+)
 from pyro_perm.rescaling.degrees import Degrees
 from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
@@ -37,11 +45,16 @@ from pyro_perm.rescaling.units import (
 
 __all__ = [
     "TRAINING_TOLERANCE",
+    "CoupledExponent",
+    "Coupling",
     "Degrees",
+    "Layer",
     "LogDensity",
     "OrbitIntegral",
     "OrbitPairs",
     "UnitEntries",
+    "coupled_log_mass",
+    "find_coupled_mode",
     "log_integral",
     "log_integral_bound",
     "log_orbit_mass",
@@ -52,5 +65,6 @@ __all__ = [
     "sample_along_orbits",
     "sample_along_orbits_under",
     "sample_log_scales",
+    "sampled_coupled_log_mass",
     "smallest_divergences",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor
@@ -63,7 +61,7 @@ def _distance_after_alignment(
 
 
 def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
-    """The same group on locs and scales, which are permuted together, but keep their sign."""
+    """The same group on locs and scales, of which flips change the former only."""
     spec: dict[str, dict[str, list[Axis]]] = {group: {} for group in symmetry.spec}
     shapes = {}
     for site in symmetry.sites:
@@ -75,7 +73,7 @@ def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
         shapes[site] = shapes[site + _SCALE] = symmetry.coordinates(site)
         for group, axis in symmetry.actions_on(site):
             spec[group].setdefault(site, []).append(axis)
-            spec[group].setdefault(site + _SCALE, []).append(replace(axis, sign=False))
+            spec[group].setdefault(site + _SCALE, []).append(axis.of_scales)
     return PermutationSymmetry(spec, shapes=shapes)
 
 

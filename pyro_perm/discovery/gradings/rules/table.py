@@ -105,8 +105,10 @@ class GradingRules:
         for dim in [dims] if isinstance(dims, int) else dims:
             if not degrees.dim():
                 break
-            known = (degrees != ANY).to(torch.int8)
-            first = degrees.gather(dim, known.argmax(dim, keepdim=True))
+            first = degrees.narrow(dim, 0, min(1, degrees.shape[dim]))
+            if bool((first == ANY).any()):
+                known = (degrees != ANY).to(torch.int8)
+                first = degrees.gather(dim, known.argmax(dim, keepdim=True))
             self._require_equal(degrees, first.expand(degrees.shape), self.grading.unlike)
             degrees = first
         return degrees
