@@ -122,15 +122,16 @@ class GuideProbe:
         if not leaves:
             return
         given = {alone[site]: leaf for site, leaf in leaves.items()}
-        nodes = self._run(given, torch.enable_grad())
-        for name in self._judged():
-            each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
-            grads = each and torch.autograd.grad(
-                each, list(leaves.values()), allow_unused=True, retain_graph=True
-            )
-            parents = [s for s, grad in zip(leaves, grads, strict=bool(each)) if grad is not None]
-            if parents:
-                yield name, parents
+        with torch.enable_grad():
+            nodes = self._run(given, torch.enable_grad())
+            for name in self._judged():
+                each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
+                grads = each and torch.autograd.grad(
+                    each, list(leaves.values()), allow_unused=True, retain_graph=True
+                )
+                parents = [s for s, g in zip(leaves, grads, strict=bool(each)) if g is not None]
+                if parents:
+                    yield name, parents
 
     def _other_values(self, sites: Iterable[str]) -> dict[str, Tensor]:
         """Values unlike those of the first run where some symmetric sites were drawn."""
