@@ -125,9 +125,10 @@ class AutoSymmetrized(AutoGuide):
         self._is_checked = True
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        # The base guide first: what Pyro says about supports comes before what is found here.
         if self.base.prototype_trace is None:
             self.base._setup_prototype(*args, **kwargs)
+        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = self.base._prototype_frames
