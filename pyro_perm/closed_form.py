@@ -20,6 +20,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.trace_sites import log_ratio_nodes
@@ -79,10 +80,12 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
     no_score: Any = 0.0
     for name in latent:
         prior: Any = model_trace.nodes[name]
-        guide: Any = guide_trace.nodes.get(f"{name}_unconstrained", guide_trace.nodes[name])
+        guide: Any = guide_trace.nodes.get(unconstrained_node(name), guide_trace.nodes[name])
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
         if p is None or q is None or not guide["fn"].has_rsample:
             continue
+        if len(p.batch_shape) > prior["value"].dim():
+            continue  # The prior depends on a variable that the model enumerates.
         loc, scale = q.loc, q.scale
         met = guide_trace.nodes[name]["fn"]
         if isinstance(met, MovedDelta) and (prior["mask"] is not None or not _is_constant(p)):

@@ -10,7 +10,14 @@ from pyro import poutine
 from pyro_perm.closed_form import ClosedFormTrace_ELBO
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.first_call import (
+    as_estimator,
+    as_symmetry,
+    verified_symmetry,
+    warn_if_coinciding,
+    watch_for_shared_parameters,
+)
+from pyro_perm.independence import GuideProbe
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry import SymmetryGroup
@@ -77,6 +84,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         self._estimator_in_use = as_estimator(estimator)
         self._verified_on: Program | None = None
         self._verified: SymmetryGroup | None = None
+        self._probed: Program | None = None
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -88,23 +96,30 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         """The guide, with the correction in its trace unless it has one already."""
 
         def corrected(*args: Any, **kwargs: Any) -> Any:
-            with SymmetrizeMessenger() as base:
+            with SymmetrizeMessenger() as base, watch_for_shared_parameters(poutine.unwrap(guide)):
                 result = guide(*args, **kwargs)
             symmetrized = log_ratio_nodes(base.sites)
             if symmetrized:
                 self._require_consistent([node["fn"] for node in symmetrized.values()])
             elif base.counts and poutine.get_mask() is not False:
-                symmetry = self._symmetry_of(model, base.sites, args, kwargs)
+                symmetry = self._symmetry_of(model, guide, base.sites, args, kwargs)
                 add_log_ratio(base, symmetry, self._estimator_in_use)
             return result
 
         return corrected
 
-    def _symmetry_of(self, model: Program, sites: Any, args: Any, kwargs: Any) -> SymmetryGroup:
+    def _symmetry_of(
+        self, model: Program, guide: Program, sites: Any, args: Any, kwargs: Any
+    ) -> SymmetryGroup:
         if self._verified is None or self._verified_on != model:
             self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
-            self._verified_on = model
+            self._verified_on, self._probed = model, None
+        # Handlers around the guide change no distribution that it draws from.
+        program = poutine.unwrap(guide)
+        if self._probed != program:
+            GuideProbe(guide, self._verified, args, kwargs).require_independent_sites()
             warn_if_coinciding(sites, self._verified)
+            self._probed = program
         return self._verified
 
     def _require_consistent(self, log_ratios: Sequence[LogRatio]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,27 @@ from torch import Tensor
 
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.first_call import (
+    as_estimator,
+    as_symmetry,
+    verified_symmetry,
+    warn_if_coinciding,
+    watch_for_shared_parameters,
+)
+from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.sampling import (
+    PosteriorDraws,
+    draw_density,
+    draw_guide,
+    draw_symmetrized,
+    looking_on,
+    set_up,
+)
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
@@ -67,25 +87,62 @@ class AutoSymmetrized(AutoGuide):
         self.symmetry = as_symmetry(symmetry)
         self.estimator = as_estimator(estimator)
         self.permute = permute
+        self._is_checked = False
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw from ``q^G`` and account for its density.
 
         :returns: site name -> sampled value.
         :raises ValueError: at the first call, if the symmetry does not fit the model.
+        :raises TypeError: at the first call, if the density of the base guide is not known.
         """
-        first_call = self.prototype_trace is None
-        if first_call:
-            self._setup_prototype(*args, **kwargs)
-        assert self.symmetry is not None
-        symmetry = self.symmetry.group
-        permutations = sample_permutations(symmetry) if self.permute else {}
-        with SymmetrizeMessenger(symmetry, permutations) as drawn:
-            result: dict[str, Tensor] = self.base(*args, **kwargs)
-        if first_call:
-            warn_if_coinciding(drawn.sites, symmetry)
-        add_log_ratio(drawn, symmetry, self.estimator)
+        if self._is_checked:
+            drawn, result = self._draw(args, kwargs)
+        else:
+            with watch_for_shared_parameters(self.base):
+                self._setup_prototype(*args, **kwargs)
+                drawn, result = self._draw(args, kwargs)
+            self._check(drawn, args, kwargs)
+        add_log_ratio(drawn, self._group, self.estimator)
         return result
+
+    @refuse_shared_keywords
+    def sample_posterior(
+        self,
+        num_samples: int,
+        *args: Any,
+        at_once: int = 64,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> PosteriorDraws:
+        """Independent draws, and ``log q^G`` of each, over all data where plates subsample.
+
+        :param num_samples: number of draws.
+        :param args: arguments of the model; ``kwargs`` likewise.
+        :param at_once: how many draws to vectorize over at once; 1 needs the least memory.
+        :param progress: whether to show progress bars.
+        :raises ValueError: at the first call, if the symmetry does not fit the model.
+        """
+        call = Call(self, args, kwargs)
+        set_up(call)
+        with looking_on():
+            full = survey(call)
+        latent = full.names(SiteKind.LATENT)
+        with torch.no_grad():
+            return self.draw_over(full, latent, num_samples, DrawMapper(at_once, progress))
+
+    def draw_over(
+        self, full: FullData, sites: Collection[str], num_draws: int, map_draws: DrawMapper
+    ) -> PosteriorDraws:
+        """The same, of some sites, over the data that a survey of this guide has shown."""
+        assert self.symmetry is not None
+        base = replace(full, call=replace(full.call, program=self.base))
+        density = draw_density(base.call, self.symmetry.group)
+        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+            return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
+        return draw_symmetrized(
+            base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute
+        )
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Median of the base guide: of one of the equivalent modes, for ``q^G`` has them all."""
@@ -99,10 +156,30 @@ class AutoSymmetrized(AutoGuide):
         values: dict[str, Tensor] = self.base.quantiles(quantiles, *args, **kwargs)
         return values
 
+    @property
+    def _group(self) -> SymmetryGroup:
+        assert self.symmetry is not None
+        return self.symmetry.group
+
+    def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
+        device = next((parameter.device for parameter in self.base.parameters()), None)
+        permutations = sample_permutations(self._group, device) if self.permute else {}
+        with SymmetrizeMessenger(self._group, permutations) as drawn:
+            return drawn, self.base(*args, **kwargs)
+
+    def _check(self, drawn: SymmetrizeMessenger, args: Any, kwargs: Any) -> None:
+        """Refuse what has no density that is read here; again at the next call if refused."""
+        probe = GuideProbe(self.base, self._group, args, kwargs)
+        probe.require_independent_sites()
+        probe.require_reparametrized_parents()
+        warn_if_coinciding(drawn.sites, self._group)
+        self._is_checked = True
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        # The base guide first: what Pyro says about supports comes before what is found here.
         if self.base.prototype_trace is None:
             self.base._setup_prototype(*args, **kwargs)
+        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = self.base._prototype_frames

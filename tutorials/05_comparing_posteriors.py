@@ -122,8 +122,9 @@ posteriors = {
 # `az.compare` ranks by leave-one-out cross-validation, which needs no fresh data, but re-weighs the
 # draws of each posterior. That fails where few draws carry all of the weight: the column `warning`
 # (`diag_elpd` in ArviZ 1) marks it, by a high Pareto k. It does for both guides, whose estimates
-# are 30 nats and more below their held-out figures, and count more parameters (`p_loo`) than the net
-# has. So it prefers one of two guides that predict alike: believe the last column, which we add.
+# are 30 nats and more below their held-out figures, and count more parameters (`p_loo`) than the
+# net has. So it prefers one of two guides that predict alike: believe the last column, which we
+# add.
 
 # %%
 comparison = az.compare(posteriors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyro.distributions import Delta
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.distributions import (
@@ -34,6 +35,18 @@ def marginals(gaussian: JointGaussian | Normal) -> tuple[Tensor, Tensor]:
         factor, diagonal = unexpanded(gaussian.cov_factor, 2), unexpanded(gaussian.cov_diag, 1)
         variance = factor.square().sum(-1) + diagonal
     return unexpanded(gaussian.loc, 1), variance.sqrt()
+
+
+def parameters_of(distribution: Any) -> tuple[Tensor, ...]:
+    """The parameters of a Gaussian, or of a point mass; none of other distributions."""
+    normal = as_normal(distribution)
+    if normal is not None:
+        return normal.loc, normal.scale
+    if isinstance(distribution, MultivariateNormal):
+        return distribution.loc, distribution.scale_tril
+    if isinstance(distribution, LowRankMultivariateNormal):
+        return distribution.loc, distribution.cov_factor, distribution.cov_diag
+    return (distribution.v,) if isinstance(distribution, Delta) else ()
 
 
 def in_double_precision(gaussian: JointGaussian) -> Distribution:

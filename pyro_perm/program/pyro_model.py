@@ -28,7 +28,8 @@ from pyro_perm.program.trace import (
     prior_trace,
     with_enumeration,
 )
-from pyro_perm.symmetry.binding import SiteShape, Spec, site_shapes
+from pyro_perm.symmetry.binding import SiteShape, site_shapes
+from pyro_perm.symmetry.spec import Spec
 
 
 @dataclass(frozen=True)

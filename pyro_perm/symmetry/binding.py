@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.distributions import constraints
+import torch
+from torch.distributions import biject_to, constraints
 
 from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.spec import Spec
 
-Spec = Mapping[str, Mapping[str, tuple[Axis, ...]]]
 SiteAxes = tuple[tuple[str, Axis], ...]
 
 
@@ -22,13 +22,25 @@ class SiteShape:
     Attributes:
         shape: the whole shape, plates on the left, event on the right.
         event_dim: how many of its dimensions are the event's.
-        is_simplex: whether its events are probability vectors, which have fewer coordinates in
-            unconstrained space than entries to permute.
+        is_simplex: whether its events are probability vectors whose entries are permuted, and which
+            have fewer coordinates in unconstrained space.
+        unconstrained: its shape in unconstrained space, where that is another.
     """
 
     shape: tuple[int, ...]
     event_dim: int
     is_simplex: bool = False
+    unconstrained: tuple[int, ...] | None = None
+
+    @property
+    def coordinates(self) -> tuple[int, ...]:
+        """Shape in unconstrained space, in as many dimensions as the value has.
+
+        The additional ones are on the right, so that a group that permutes whole events along a
+        plate permutes the same dimension of both.
+        """
+        shape = self.shape if self.unconstrained is None else self.unconstrained
+        return shape + (1,) * (len(self.shape) - len(shape))
 
 
 def resolve_axes(
@@ -40,12 +52,11 @@ def resolve_axes(
     :param shapes: shape of every site in the spec.
     :returns: group -> number of units, and group -> pairs of a site and an axis, whose dimension
         counts from the right.
-    :raises ValueError: if an axis does not exist, if the axes of a group have different numbers of
-        units, or if two axes of a site do not commute.
+    :raises ValueError: if an axis does not exist, or if the axes of a group have different numbers
+        of units.
     """
     sizes: dict[str, int] = {}
     axes: dict[str, SiteAxes] = {}
-    acting: dict[str, list[tuple[str, Axis]]] = {}
     for group, sites in spec.items():
         for site, each in sites.items():
             for axis in each:
@@ -58,9 +69,6 @@ def resolve_axes(
                         f"{axis} of site '{site}': all axes of a group need the same number"
                     )
                 axes[group] = (*axes.get(group, ()), (site, resolved))
-                acting.setdefault(site, []).append((group, resolved))
-    for site, each_acting in acting.items():
-        _require_commuting(site, each_acting, shapes[site])
     return sizes, axes
 
 
@@ -84,19 +92,14 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
                     "permute only sites that every call draws in full; remove the site from "
                     "the symmetry, or the subsampling from the plate"
                 )
-        shape, fn = tuple(node["value"].shape), node["fn"]
-        is_simplex = unwrapped(fn.support) is constraints.simplex
-        shapes[site] = SiteShape(shape, fn.event_dim, is_simplex)
+        shape = SiteShape(tuple(node["value"].shape), node["fn"].event_dim)
+        dims = [
+            _resolve(group, site, axis, shape)[0].dim
+            for group, sites in spec.items()
+            for axis in sites.get(site, ())
+        ]
+        shapes[site] = _with_coordinates(shape, node["fn"].support, dims)
     return shapes
-
-
-def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
-    """One group's sites and axes, as its spec would be written."""
-    each = (
-        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
-        for site, axes in sites.items()
-    )
-    return "{" + ", ".join(each) + "}"
 
 
 def unwrapped(support: constraints.Constraint) -> constraints.Constraint:
@@ -104,6 +107,34 @@ def unwrapped(support: constraints.Constraint) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def dims_of_events(support: constraints.Constraint) -> int:
+    """How many dimensions on the right the transform to unconstrained space mixes."""
+    try:
+        return int(biject_to(unwrapped(support)).codomain.event_dim)
+    except NotImplementedError:  # discrete values
+        return 0
+
+
+def _with_coordinates(
+    shape: SiteShape, support: constraints.Constraint, permuted: Sequence[int]
+) -> SiteShape:
+    """The shape with what its support says.
+
+    :param permuted: the dimensions that groups permute, counted from the right.
+    """
+    mixed = dims_of_events(support)
+    if not mixed:
+        return shape
+    event = biject_to(unwrapped(support)).inverse_shape(torch.Size(shape.shape[-mixed:]))
+    unconstrained = (*shape.shape[:-mixed], *event)
+    within = any(dim >= -mixed for dim in permuted)
+    return replace(
+        shape,
+        is_simplex=within and unwrapped(support) is constraints.simplex,
+        unconstrained=None if unconstrained == shape.shape else unconstrained,
+    )
 
 
 def _resolve(group: str, site: str, axis: Axis, shape: SiteShape) -> tuple[Axis, int]:
@@ -120,12 +151,3 @@ def _not_latent(group: str, site: str, trace: Any, latent: list[str]) -> str:
         f"group '{group}' names site '{site}', which {what} the model; "
         f"the model's latent sites are {latent}"
     )
-
-
-def _require_commuting(site: str, acting: list[tuple[str, Axis]], shape: SiteShape) -> None:
-    for (group, axis), (other_group, other) in combinations(acting, 2):
-        if not axis.commutes_with(other, shape.shape[axis.dim]):
-            raise ValueError(
-                f"site '{site}': group '{group}' along axis {axis} and group '{other_group}' along "
-                f"axis {other} permute the same entries and do not commute; give each its own axis"
-            )

@@ -5,22 +5,11 @@ import itertools
 import pytest
 import torch
 from densities import draw, mean_and_error, synthetic, two_layers
-from problems import PROBLEMS, one_hidden_layer, recurrent, two_hidden_layers
+from problems import one_hidden_layer, recurrent, two_hidden_layers
 
 import pyro_perm as pp
 from pyro_perm.estimators._proposal import fit_proposals
 from pyro_perm.estimators.annealed import _Path, _swap_pairs, _tournament
-
-
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_bounds_lie_on_their_side_of_exact_and_close_to_it(problem):
-    _, _, density = draw(problem, num_particles=150)
-    exact = -pp.Exact().log_ratio(density)
-    bounds = pp.AnnealedImportanceSampled(num_steps=10, num_chains=4).bounds(density)
-    below, error_below = mean_and_error(bounds.lower - exact)
-    above, error_above = mean_and_error(bounds.upper - exact)
-    assert -0.2 <= below <= 4 * error_below + 1e-9
-    assert -4 * error_above - 1e-9 <= above <= 0.2
 
 
 @pytest.mark.slow
@@ -120,13 +109,6 @@ def test_where_chains_miss_the_truth_nothing_above_log_order_is_reported():
     order = density.symmetry.log_order
     assert (bounds.upper == order).any()
     assert bounds.upper.mean() <= order + 1
-
-
-def test_one_unit_has_nothing_to_tell():
-    _, _, density = draw(one_hidden_layer(1), num_particles=3)
-    for estimator in (pp.AnnealedImportanceSampled(3, 2), pp.ImportanceSampled(2)):
-        for bound in estimator.bounds(density):
-            torch.testing.assert_close(bound, torch.zeros(3))
 
 
 @pytest.mark.parametrize("name", ["num_steps", "num_chains"])

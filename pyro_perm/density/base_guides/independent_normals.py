@@ -20,7 +20,7 @@ class IndependentNormals(Reader):
 
     def node_of(self, site: str, sites: Sites) -> str | None:
         """The site's auxiliary node, or its own."""
-        node = f"{site}_unconstrained"
+        node = unconstrained_node(site)
         node = node if node in sites else site
         return node if as_normal(sites[node]["fn"]) is not None else None
 
@@ -32,3 +32,8 @@ class IndependentNormals(Reader):
         if loc.dim() != scale.dim():  # Particles share one of them.
             loc, scale = torch.broadcast_tensors(loc, scale)
         return Drawn(sites[node]["value"], loc, scale)
+
+
+def unconstrained_node(site: str) -> str:
+    """Name of the auxiliary node that guides such as ``AutoNormal`` have for a site."""
+    return f"{site}_unconstrained"

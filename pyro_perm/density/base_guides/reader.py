@@ -33,7 +33,8 @@ class Drawn(NamedTuple):
     """How a site was drawn: from independent Normals, or as part of something drawn jointly.
 
     Attributes:
-        value: what was drawn, in unconstrained space, shape ``(*batch, *site shape)``.
+        value: what was drawn, shape ``(*batch, *shape)`` for a site of this shape in unconstrained
+            space.
         loc: of the Normals, or of the marginals; the same shape, or without the batch.
         scale: as ``loc``.
         joint: what the site is part of, if its entries are not independent of other sites.
@@ -68,7 +69,7 @@ class Reader(ABC):
 
         :param node: the name that :meth:`node_of` returned.
         :param sites: trace nodes of the base guide.
-        :param rank: number of dimensions of the site, plates included.
+        :param rank: number of dimensions of the site in unconstrained space, plates included.
         """
 
 

@@ -21,7 +21,7 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
 
     :param sites: trace nodes of the base guide.
     :raises TypeError: if a site is no part of a Gaussian, or a joint Gaussian has other parts than
-        all sites of a symmetry without signs.
+        all sites of a symmetry that only permutes.
     """
     plates = max(symmetry.site_plates(site) for site in symmetry.sites)
     drawn = {site: _read(site, sites, symmetry, plates) for site in symmetry.sites}
@@ -56,10 +56,15 @@ def base_node(site: str, sites: Sites) -> str:
 def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Drawn:
     """How a site was drawn, without the singleton dimensions where others have plates."""
     reader, node = _reader_of(site, sites)
-    rank, padding = symmetry.site_rank(site), plates - symmetry.site_plates(site)
-    drawn = reader.read(site, node, sites, rank)
-    tensors = (drawn.value, drawn.loc, drawn.scale)
-    value, loc, scale = (_without_plates(tensor, rank, padding) for tensor in tensors)
+    rank, unconstrained = symmetry.site_rank(site), symmetry.unconstrained_rank(site)
+    padding = plates - symmetry.site_plates(site)
+    drawn = reader.read(site, node, sites, unconstrained)
+    # Units along a plate lie along the same dimension of both.
+    more = (..., *[None] * (rank - unconstrained))
+    value, loc, scale = (
+        _without_plates(tensor[more] if rank > unconstrained else tensor, rank, padding)
+        for tensor in (drawn.value, drawn.loc, drawn.scale)
+    )
     return Drawn(value, loc, scale, drawn.joint)
 
 
@@ -91,18 +96,19 @@ def _how_drawn(site: str, sites: Sites) -> str:
 
 
 def _require_whole(joint: JointDraw, symmetry: SymmetryGroup) -> None:
-    """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
+    """Refuse a vector drawn jointly that lacks sites of a symmetry that only permutes."""
     for site in symmetry.sites:
         if site not in joint.slices:
             raise TypeError(
                 f"the base guide draws {', '.join(map(repr, joint.slices))} jointly, but not with "
                 f"site '{site}' of the same symmetry: draw all of its sites by one guide"
             )
-    for group in symmetry.signed_groups:
-        raise TypeError(
-            f"group '{group}' flips the signs of its units, which takes a base guide with "
-            "independent sites: wrap an AutoNormal, or find the symmetry without signs"
-        )
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            raise TypeError(
+                f"group '{factor.name}' {action.deed} its units, which takes a base guide with "
+                "independent sites: wrap an AutoNormal, or find a symmetry that only permutes"
+            )
 
 
 def _without_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:
