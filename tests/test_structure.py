@@ -22,10 +22,8 @@ FLOORS = list(import_graph.floors())
 RUNS_UP = {("pyro_perm.symmetry.permutation_symmetry", "pyro_perm.verification")}
 # fmt: off
 STRAY = {
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_get_loc_and_scale", "_get_trace",
-    "_get_traces", "_model", "_ops", "_overloadname", "_prelu_kernel", "_prototype_frames",
-    "_pyro_custom_init", "_pytree", "_samples", "_schema", "_setup_prototype", "_to_copy",
-    "_unsafe_view", "_weight_norm_interface",
+    "_get_loc_and_scale", "_get_trace", "_get_traces", "_model", "_prototype_frames",
+    "_pyro_custom_init", "_samples", "_setup_prototype",
 }
 # fmt: on
 LONG = {
