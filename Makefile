@@ -12,14 +12,23 @@ ARVIZ_1_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do PYENV_VERSION=$$v \
 	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 ARVIZ_1_VENV := .venv-arviz-1
 
+# The lowest versions of pyproject.toml want one of the Pythons that they were built for.
+LOWEST_PYTHON ?= $(shell for v in 3.10 3.11; do PYENV_VERSION=$$v \
+	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+LOWEST_VENV := .venv-lowest
+# What touches torch, Pyro, NumPy, SciPy and ArviZ, but not the documentation and the demo.
+LOWEST_TESTS := $(addprefix tests/,permanent symmetry density estimators program discovery posterior \
+	test_guide.py test_elbo.py test_initialization.py test_serialization.py test_verification.py)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-arviz-1 lint types docs notebooks
+.PHONY: help demo test test-arviz-1 test-lowest lint types docs notebooks
 
 help:
 	@echo 'make demo          compare two guides on real data; options in ARGS="--data wine"'
 	@echo 'make test          run the tests; options in ARGS="-k guide"'
 	@echo 'make test-arviz-1  run those that need no torch with ArviZ 1.x'
+	@echo 'make test-lowest   run the quick ones with the lowest versions that are promised'
 	@echo 'make lint          check style and formatting'
 	@echo 'make types         check types'
 	@echo 'make docs          build the site in docs/_build/html'
@@ -39,6 +48,15 @@ test-arviz-1:
 	else \
 		$(MAKE) --no-print-directory $(ARVIZ_1_VENV)/.ready && \
 		$(ARVIZ_1_VENV)/bin/python -m pytest --noconftest tests/posterior/export/test_assembly.py; \
+	fi
+
+# A second environment: downloads torch anew, where PyPI has it with CUDA: gigabytes on Linux.
+test-lowest:
+	@if [ -z '$(LOWEST_PYTHON)' ]; then \
+		echo 'Skipped the lowest versions: no Python 3.10 or 3.11 was found.'; \
+	else \
+		$(MAKE) --no-print-directory $(LOWEST_VENV)/.ready && \
+		OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -n 2 -m 'not slow' $(LOWEST_TESTS) $(ARGS); \
 	fi
 
 lint: $(VENV)/.dev
@@ -75,6 +93,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(PIP_INSTALL) -e '.[dev]'
 	@$(PIP_INSTALL) --no-deps tyxe  # it asks for torchvision, which it does not import
 	@touch $(VENV)/.demo $@
+
+$(LOWEST_VENV)/.ready: constraints-lowest.txt pyproject.toml
+	@echo 'Installing the lowest versions into $(LOWEST_VENV); the first time takes a while ...'
+	@$(LOWEST_PYTHON) -m venv $(LOWEST_VENV)
+	@$(LOWEST_VENV)/bin/python -m pip --disable-pip-version-check install -qq \
+		-c constraints-lowest.txt -e . matplotlib scikit-learn pytest pytest-xdist hypothesis thewalrus
+	@touch $@
 
 $(ARVIZ_1_VENV)/.ready: constraints.txt
 	@echo 'Installing ArviZ 1.x into $(ARVIZ_1_VENV) ...'

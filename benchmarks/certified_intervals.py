@@ -187,7 +187,7 @@ def trained(num_steps=3000, num_samples=32):
             f"{name}: I in {interval(result, time.perf_counter() - start)} of "
             f"{result.log_order:.0f}, target {target:.1f} "
             f"{verdict(result.upper - result.lower < target)}  ({result.lower_method}; "
-            f"{result.upper_method})\n    ELBO(q) {elbo.mean_field:.2f}, ELBO(q^G) in "
+            f"{result.upper_method})\n    ELBO(q) {elbo.base:.2f}, ELBO(q^G) in "
             f"[{elbo.lower:.2f}, {elbo.upper:.2f}]",
             flush=True,
         )

@@ -172,7 +172,7 @@ def compare(net: Net, options: argparse.Namespace) -> None:
             progress=False,
         )
         print(
-            f"  {name:15s} ELBO(q) {elbo.mean_field:.2f} +- {elbo.mean_field_standard_error:.2f}, "
+            f"  {name:15s} ELBO(q) {elbo.base:.2f} +- {elbo.base_standard_error:.2f}, "
             f"ELBO(q^G) in [{elbo.lower:.2f}, {elbo.upper:.2f}] +- {elbo.upper_standard_error:.2f}"
         )
         samples = posterior_draws(net, guide, options.samples)
@@ -199,9 +199,9 @@ def verdict(
 ) -> None:
     """PASS if ELBO(q^G) lies between ELBO(q) and the evidence, by two standard errors."""
     gap = evidence.log_evidence - symmetrized.upper
-    gain = symmetrized.lower - plain.mean_field
+    gain = symmetrized.lower - plain.base
     passed = gap > 2 * math.hypot(evidence.standard_error, symmetrized.upper_standard_error) and (
-        gain > 2 * math.hypot(symmetrized.lower_standard_error, plain.mean_field_standard_error)
+        gain > 2 * math.hypot(symmetrized.lower_standard_error, plain.base_standard_error)
     )
     print(
         f"  {'PASS' if passed else 'MISS'}: ELBO(q^G) of AutoSymmetrized is {gap:.2f} nats below "

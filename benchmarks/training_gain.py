@@ -73,7 +73,7 @@ def train(
         model, base, *args, num_samples=options.samples, symmetry=symmetry, progress=False
     )
     log_likelihood, error = test_scores(model, base, data, options.samples)
-    return Result(elbo.lower, elbo.mean_field, log_likelihood, error)
+    return Result(elbo.lower, elbo.base, log_likelihood, error)
 
 
 def test_scores(

@@ -86,9 +86,7 @@ def run(width: int, num: int, name: str, seed: int, options: argparse.Namespace)
     )
     low, middle, high = base.quantiles([0.1587, 0.5, 0.8413])["w2"]
     active = (middle.abs() > (high - low) / 2).sum().item()
-    return Result(
-        elbo.mean_field, elbo.lower, elbo.mutual_information.lower, active, held_out(base)
-    )
+    return Result(elbo.base, elbo.lower, elbo.mutual_information.lower, active, held_out(base))
 
 
 @torch.no_grad()

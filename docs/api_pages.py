@@ -1,7 +1,7 @@
-"""Write the API reference: a page for every module, in the tree of the package.
+"""Write the API reference: what `pyro_perm` exports, and what those who extend it build on.
 
-A name that ``pyro_perm`` exports is documented as ``pyro_perm.NAME``, on the page of the module
-that defines it.
+A page for every module that defines such a name, in the tree of the package. A name that
+``pyro_perm`` exports is documented as ``pyro_perm.NAME``, others by their full names.
 """
 
 import inspect
@@ -14,13 +14,29 @@ from typing import Any
 
 import pyro_perm
 
+EXTENSION_POINTS = {
+    # Estimators: what they return, and what they are given.
+    "pyro_perm.estimators.estimator": ["Bounds", "register_estimator", "require_served"],
+    "pyro_perm.density.factorized": ["FactorizedDensity"],
+    "pyro_perm.density.correlated": ["CorrelatedDensity"],
+    # Axis rules.
+    "pyro_perm.discovery.permutations.rules.table": ["AxisRule", "AxisRules", "AxisTensor"],
+    # Unit actions.
+    "pyro_perm.symmetry.actions.unit_action": ["UnitAction"],
+    "pyro_perm.symmetry.actions.finite": ["FiniteAction"],
+    # Readers of base guides.
+    "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
+    # The group that a symmetry becomes once it has met a model.
+    "pyro_perm.symmetry.group": ["SymmetryGroup"],
+}
 
-def page(module: ModuleType, submodules: list[str]) -> str:
+
+def page(module: ModuleType, names: dict[str, Any], submodules: list[str]) -> str:
     """The reStructuredText page of a module: exported names, then its others."""
     path = module.__name__
     title = f"``{path.rpartition('.')[2]}``"
     lines = [title, "=" * len(title), "", f".. automodule:: {path}"]
-    for name, member in sorted(members(module), key=lambda item: not is_exported(item[1])):
+    for name, member in sorted(names.items(), key=lambda item: not is_exported(item[1])):
         kind = "class" if isinstance(member, type) else "function"
         lines += ["", f".. auto{kind}:: {'pyro_perm' if is_exported(member) else path}.{name}"]
         if isinstance(member, type):
@@ -32,15 +48,21 @@ def page(module: ModuleType, submodules: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def members(module: ModuleType) -> list[tuple[str, Any]]:
-    """Names and values of the public classes and functions that a module defines."""
-    return [
-        (name, member)
+def published(module: ModuleType) -> dict[str, Any]:
+    """The exported names and extension points that a module defines.
+
+    A module that is exported as a whole publishes all that is public.
+    """
+    whole = any(getattr(pyro_perm, name) is module for name in pyro_perm.__all__)
+    extended = EXTENSION_POINTS.get(module.__name__, [])
+    return {
+        name: member
         for name, member in vars(module).items()
         if getattr(member, "__module__", None) == module.__name__
         and (inspect.isclass(member) or inspect.isfunction(inspect.unwrap(member)))
         and not name.startswith("_")
-    ]
+        and (whole or name in extended or is_exported(member))
+    }
 
 
 def is_exported(member: Any) -> bool:
@@ -48,20 +70,20 @@ def is_exported(member: Any) -> bool:
 
 
 def write_pages(package: ModuleType, folder: Path) -> list[str]:
-    """Write the pages of a package's modules; private ones are left out.
+    """Write the pages of a package's modules; those that publish nothing are left out.
 
     :returns: the pages' names, relative to the folder.
     """
     folder.mkdir()
     names = []
     for info in pkgutil.iter_modules(package.__path__):
-        if info.name.startswith("_"):
-            continue
         module = import_module(f"{package.__name__}.{info.name}")
         submodules = write_pages(module, folder / info.name) if info.ispkg else []
         submodules = [f"{info.name}/{submodule}" for submodule in submodules]
-        (folder / f"{info.name}.rst").write_text(page(module, submodules))
-        names.append(info.name)
+        members = published(module)
+        if members or submodules:
+            (folder / f"{info.name}.rst").write_text(page(module, members, submodules))
+            names.append(info.name)
     return names
 
 

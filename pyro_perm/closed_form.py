@@ -84,6 +84,8 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])
         if p is None or q is None or not guide["fn"].has_rsample:
             continue
+        if len(p.batch_shape) > prior["value"].dim():
+            continue  # The prior depends on a variable that the model enumerates.
         loc, scale = q.loc, q.scale
         met = guide_trace.nodes[name]["fn"]
         if isinstance(met, MovedDelta) and (prior["mask"] is not None or not _is_constant(p)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,17 @@ from pyro_perm.first_call import (
 )
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.sampling import (
+    PosteriorDraws,
+    draw_density,
+    draw_guide,
+    draw_symmetrized,
+    looking_on,
+    set_up,
+)
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
@@ -94,6 +106,44 @@ class AutoSymmetrized(AutoGuide):
         add_log_ratio(drawn, self._group, self.estimator)
         return result
 
+    @refuse_shared_keywords
+    def sample_posterior(
+        self,
+        num_samples: int,
+        *args: Any,
+        at_once: int = 64,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> PosteriorDraws:
+        """Independent draws, and ``log q^G`` of each, over all data where plates subsample.
+
+        :param num_samples: number of draws.
+        :param args: arguments of the model; ``kwargs`` likewise.
+        :param at_once: how many draws to vectorize over at once; 1 needs the least memory.
+        :param progress: whether to show progress bars.
+        :raises ValueError: at the first call, if the symmetry does not fit the model.
+        """
+        call = Call(self, args, kwargs)
+        set_up(call)
+        with looking_on():
+            full = survey(call)
+        latent = full.names(SiteKind.LATENT)
+        with torch.no_grad():
+            return self.draw_over(full, latent, num_samples, DrawMapper(at_once, progress))
+
+    def draw_over(
+        self, full: FullData, sites: Collection[str], num_draws: int, map_draws: DrawMapper
+    ) -> PosteriorDraws:
+        """The same, of some sites, over the data that a survey of this guide has shown."""
+        assert self.symmetry is not None
+        base = replace(full, call=replace(full.call, program=self.base))
+        density = draw_density(base.call, self.symmetry.group)
+        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+            return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
+        return draw_symmetrized(
+            base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute
+        )
+
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Median of the base guide: of one of the equivalent modes, for ``q^G`` has them all."""
         medians: dict[str, Tensor] = self.base.median(*args, **kwargs)
@@ -112,7 +162,8 @@ class AutoSymmetrized(AutoGuide):
         return self.symmetry.group
 
     def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
-        permutations = sample_permutations(self._group) if self.permute else {}
+        device = next((parameter.device for parameter in self.base.parameters()), None)
+        permutations = sample_permutations(self._group, device) if self.permute else {}
         with SymmetrizeMessenger(self._group, permutations) as drawn:
             return drawn, self.base(*args, **kwargs)
 

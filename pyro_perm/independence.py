@@ -30,6 +30,7 @@ from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.program.isolation import isolation
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.elements import AnyElement, Elements
 from pyro_perm.trace_sites import permute_site
 
 Program = Callable[..., Any]
@@ -122,16 +123,16 @@ class GuideProbe:
         if not leaves:
             return
         given = {alone[site]: leaf for site, leaf in leaves.items()}
-        with torch.enable_grad():
-            nodes = self._run(given, torch.enable_grad())
-            for name in self._judged():
+        nodes = self._run(given, torch.enable_grad())
+        for name in self._judged():
+            with torch.enable_grad():
                 each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
-                grads = each and torch.autograd.grad(
-                    each, list(leaves.values()), allow_unused=True, retain_graph=True
-                )
-                parents = [s for s, g in zip(leaves, grads, strict=bool(each)) if g is not None]
-                if parents:
-                    yield name, parents
+            grads = each and torch.autograd.grad(
+                each, list(leaves.values()), allow_unused=True, retain_graph=True
+            )
+            parents = [s for s, grad in zip(leaves, grads, strict=bool(each)) if grad is not None]
+            if parents:
+                yield name, parents
 
     def _other_values(self, sites: Iterable[str]) -> dict[str, Tensor]:
         """Values unlike those of the first run where some symmetric sites were drawn."""
@@ -163,18 +164,16 @@ class GuideProbe:
             if name not in points and not site_is_subsample(node):
                 yield name
 
-    def _generators(self) -> Iterator[dict[str, Tensor]]:
+    def _generators(self) -> Iterator[dict[str, AnyElement]]:
         """Elements that generate the group, those of its factors side by side."""
-        generators: dict[str, list[Tensor]] = {}
+        generators: dict[str, list[AnyElement]] = {}
         for group, permutation in self._symmetry.generators():
             generators.setdefault(group, []).append(permutation)
         for several in zip_longest(*generators.values()):
             each = zip(generators, several, strict=True)
             yield {group: permutation for group, permutation in each if permutation is not None}
 
-    def _require_equivariant(
-        self, permutations: Mapping[str, Tensor], values: Values, nodes: Nodes
-    ) -> None:
+    def _require_equivariant(self, permutations: Elements, values: Values, nodes: Nodes) -> None:
         """Refuse a site whose units come from what was drawn for them by different functions.
 
         :param values: what was drawn, base node -> value.

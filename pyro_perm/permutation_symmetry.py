@@ -11,15 +11,16 @@ from torch import Tensor
 
 from pyro_perm.symmetry import formats
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import SiteShape, described, site_shapes
-from pyro_perm.symmetry.group import Permutations, SymmetryGroup, act
+from pyro_perm.symmetry.binding import SiteShape, site_shapes
+from pyro_perm.symmetry.elements import AnyElement, Elements
+from pyro_perm.symmetry.factor import Factor, require_element
+from pyro_perm.symmetry.group import SymmetryGroup, move, require_sizes
+from pyro_perm.symmetry.spec import AxisLike, describe, read_spec
 from pyro_perm.verification import verify
-
-AxisLike = int | Axis | Sequence["int | Axis"]
 
 
 class PermutationSymmetry:
-    """A product of symmetric groups, each permuting the units along some axes of some sites.
+    r"""A product of symmetric groups, each permuting the units along some axes of some sites.
 
     The group is ``G = S_n1 x S_n2 x ...`` (Gelberg et al. 2024, Section 3). An element ``g`` is a
     dictionary with one permutation a group; it acts on latent values by indexing, so that unit
@@ -40,7 +41,9 @@ class PermutationSymmetry:
     A group with an axis ``Axis(dim, sign=True)`` is hyperoctahedral: it permutes its units and
     flips their signs, as those of odd activations such as ``tanh`` may. In its permutations the
     entry ``~j`` stands for minus unit ``j``; scales do not flip, so take the absolute value of what
-    :meth:`apply` returns for them.
+    :meth:`apply` returns for them. Along ``Axis(dim, scale=1)`` and ``Axis(dim, scale=-1)`` a group
+    rescales its units, as those of rectifiers may, and its elements are :class:`Element`\ s, with
+    the logarithms of the scales beside the permutation. ``permute=False`` leaves units in place.
 
     Group sizes are read off the model, at the first call of a guide, a loss or :meth:`verify`
     that uses the symmetry. One symmetry serves models of several widths: it tells the sizes of the
@@ -64,14 +67,7 @@ class PermutationSymmetry:
         shapes: Mapping[str, Sequence[int]] | None = None,
         reasons: Mapping[str, str] | None = None,
     ) -> None:
-        self.spec: dict[str, dict[str, tuple[Axis, ...]]] = {
-            group: {site: _as_axes(group, site, axes) for site, axes in sites.items()}
-            for group, sites in spec.items()
-        }
-        for group, sites in self.spec.items():
-            if not sites:
-                raise ValueError(f"group '{group}' permutes no site: give it a {{site: axis}}")
-            _require_one_kind(group, sites)
+        self.spec = read_spec(spec)
         self.reasons: dict[str, str] = dict(reasons or {})
         self._group: SymmetryGroup | None = None
         self._is_settled = False
@@ -146,14 +142,16 @@ class PermutationSymmetry:
     def summary(self) -> str:
         """A table of the groups: sizes, ``log n!`` in nats and axes, and the reasons.
 
-        The order of a group that flips signs is ``log n! 2^n``; a sign marks the axes that flip.
+        The order of a group that flips signs is ``log n! 2^n``, that of one that rescales is
+        infinite; marks show along which axes, and at which power. Where units stay in their places,
+        the table says so.
 
         :raises ValueError: before the symmetry has met a model.
         """
-        return formats.summary(self.spec, self.groups, self.log_orders, self.reasons)
+        return formats.summary(self.group, self.spec, self.reasons)
 
     def __repr__(self) -> str:
-        lines = [f"    {group!r}: {described(sites)}," for group, sites in self.spec.items()]
+        lines = [f"    {group!r}: {describe(sites)}," for group, sites in self.spec.items()]
         return "\n".join(["PermutationSymmetry({", *lines, "})"])
 
     def __eq__(self, other: object) -> bool:
@@ -214,6 +212,8 @@ class PermutationSymmetry:
     @property
     def log_orders(self) -> dict[str, float]:
         """``log n!`` of each group, or ``log n! 2^n`` if it flips signs, in nats.
+
+        Infinite for one that rescales its units.
 
         :raises ValueError: before the symmetry has met a model.
         """
@@ -293,52 +293,61 @@ class PermutationSymmetry:
         *,
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Draw uniformly from the group.
+    ) -> dict[str, AnyElement]:
+        """Draw uniformly from the group; scales are between 1/4 and 4.
 
         :param sample_shape: shape of the batch of independent elements.
-        :returns: group -> permutation, shape ``(*sample_shape, n)``.
+        :returns: group -> permutation, shape ``(*sample_shape, n)``, or an :class:`Element` where a
+            group does more than permute units and flip their signs.
         :raises ValueError: before the symmetry has met a model.
         """
         return self.group.sample(sample_shape, device=device, generator=generator)
 
-    def generators(self) -> Iterator[tuple[str, Tensor]]:
+    def generators(self) -> Iterator[tuple[str, AnyElement]]:
         """A transposition and a cycle for each group, and the flip of a unit if it flips signs.
 
         Together they generate the whole group.
 
-        :returns: pairs of a group and one of its permutations, shape ``(n,)``.
+        :returns: pairs of a group and one of its elements, shape ``(n,)``.
         :raises ValueError: before the symmetry has met a model.
         """
         return self.group.generators()
 
-    def apply(self, permutations: Permutations, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def apply(self, permutations: Elements, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Act on values, or on anything of the sites' shapes, such as locs and scales.
 
         Batch dimensions on the left of permutations and values broadcast against each other.
         Groups without a permutation are left alone, and so are sites that no group permutes.
 
-        :param permutations: group -> permutation, shape ``(*batch, n)``.
+        :param permutations: group -> permutation or :class:`Element`, shape ``(*batch, n)``.
         :param values: site -> tensor, shape ``(*batch, *site shape)``. A symmetry that has not met
             a model takes the whole shape as the site's.
         :returns: site -> tensor, with unit ``i`` taken from unit ``permutation[i]``.
         :raises ValueError: if a permutation belongs to no group, does not fit its axis, or has
             entries that are no unit's number.
         """
-        for group, permutation in permutations.items():
+        motions = {}
+        for group, element in permutations.items():
             self._require_group(group)
-            _require_permutation(group, permutation, signed=group in self.signed_groups)
-        return {
-            site: self._apply_to_site(site, permutations, value) for site, value in values.items()
-        }
+            factor = self._factor(group, element.shape[-1])
+            require_element(factor, element)
+            motions[group] = factor.motion(element)
+        sizes = {group: element.shape[-1] for group, element in permutations.items()}
+        moved = {}
+        for site, value in values.items():
+            acting = self._actions_for(site, tuple(value.shape))
+            require_sizes(site, acting, sizes, tuple(value.shape))
+            rank = value.dim() if self._group is None or not acting else self.site_rank(site)
+            moved[site] = move(acting, motions, value, rank)
+        return moved
 
     @staticmethod
-    def inverse(permutations: Permutations) -> dict[str, Tensor]:
+    def inverse(permutations: Elements) -> dict[str, AnyElement]:
         """The element that undoes another."""
         return SymmetryGroup.inverse(permutations)
 
     @staticmethod
-    def compose(first: Permutations, second: Permutations) -> dict[str, Tensor]:
+    def compose(first: Elements, second: Elements) -> dict[str, AnyElement]:
         """The element that acts like ``second``, then ``first``: ``(first second) . w``.
 
         :raises ValueError: if the two do not permute the same groups.
@@ -354,19 +363,12 @@ class PermutationSymmetry:
         """
         verify(self, model, *args, **kwargs)
 
-    def _apply_to_site(self, site: str, permutations: Permutations, value: Tensor) -> Tensor:
-        acting = self._actions_for(site, tuple(value.shape))
-        for group, axis in acting:
-            if group not in permutations:
-                continue
-            size, permuted = axis.size(value.shape[axis.dim]), permutations[group].shape[-1]
-            if size != permuted:
-                raise ValueError(
-                    f"group '{group}', site '{site}': axis {axis} has {size} units, but the "
-                    f"permutation has {permuted}"
-                )
-        rank = value.dim() if self._group is None or not acting else self.site_rank(site)
-        return act(acting, self.signed_groups, permutations, value, rank)
+    def _factor(self, group: str, size: int) -> Factor:
+        """A group, with as many units as one of its elements where the symmetry knows no sizes."""
+        if self._group is not None:
+            return self._group.factor(group)
+        axes = ((site, axis) for site, axes in self.spec[group].items() for axis in axes)
+        return Factor(group, size, tuple(axes))
 
     def _actions_for(self, site: str, shape: tuple[int, ...]) -> list[tuple[str, Axis]]:
         if self._group is not None:
@@ -387,39 +389,3 @@ class PermutationSymmetry:
     def _require_group(self, group: str) -> None:
         if group not in self.spec:
             raise ValueError(f"no group is called '{group}'; there are {list(self.spec)}")
-
-
-def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:
-    each = axes if isinstance(axes, Sequence) and not isinstance(axes, str) else (axes,)
-    for axis in each:
-        if not isinstance(axis, int | Axis):
-            raise TypeError(
-                f"group '{group}', site '{site}': an axis is an int or an Axis, but is {axis!r}"
-            )
-    return tuple(axis if isinstance(axis, Axis) else Axis(axis) for axis in each)
-
-
-def _require_one_kind(group: str, sites: Mapping[str, tuple[Axis, ...]]) -> None:
-    """Refuse a group that permutes its units along some axes only."""
-    for site, axes in sites.items():
-        for axis in axes:
-            first_site, (first, *_) = next(iter(sites.items()))
-            if axis.permute != first.permute:
-                raise ValueError(
-                    f"group '{group}' permutes its units along axis "
-                    f"{axis if axis.permute else first} of site "
-                    f"'{site if axis.permute else first_site}', but not along axis "
-                    f"{first if axis.permute else axis} of site "
-                    f"'{first_site if axis.permute else site}': give all its axes the same permute="
-                )
-
-
-def _require_permutation(group: str, permutation: Tensor, *, signed: bool) -> None:
-    """Refuse entries that are no unit's number: a device would abort at them, later."""
-    first, last = -permutation.shape[-1] if signed else 0, permutation.shape[-1] - 1
-    low, high = (bound.item() for bound in permutation.aminmax())
-    if low < first or high > last:
-        raise ValueError(
-            f"group '{group}': the entries of a permutation lie between {first} and {last} here, "
-            f"but this one has some from {low} to {high}: number the units from 0"
-        )

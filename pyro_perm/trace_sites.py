@@ -14,6 +14,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.ops.provenance import get_provenance
 from pyro.poutine.messenger import Messenger
@@ -27,7 +28,9 @@ from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.uniform_permutation import UniformPermutation
+from pyro_perm.symmetry.elements import AnyElement, Elements, transform
+from pyro_perm.symmetry.factor import Factor
+from pyro_perm.uniform_permutation import PERMUTATION, join_parts, uniform_parts
 
 AUXILIARY: InferDict = {"is_auxiliary": True}
 
@@ -36,7 +39,8 @@ class SymmetrizeMessenger(Messenger):
     """Permutes the model sites that a base guide returns, and records the base guide's sites.
 
     :param symmetry: the symmetry; needed where there are permutations.
-    :param permutations: group -> permutation, shape ``(*batch, n)``; empty to record only.
+    :param permutations: group -> permutation or element, shape ``(*batch, n)``; empty to record
+        only.
 
     Attributes:
         sites: name -> what the base guide drew.
@@ -46,7 +50,7 @@ class SymmetrizeMessenger(Messenger):
     def __init__(
         self,
         symmetry: SymmetryGroup | None = None,
-        permutations: Mapping[str, Tensor] | None = None,
+        permutations: Elements | None = None,
     ) -> None:
         super().__init__()
         self.symmetry = symmetry
@@ -78,22 +82,27 @@ class SymmetrizeMessenger(Messenger):
         self.sites[msg["name"]] = msg
 
 
-def sample_permutations(symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """Draw a uniform permutation of each group at an auxiliary site, of log-density zero."""
-    signed = symmetry.signed_groups
-    return {
-        group: pyro.sample(
-            permutation_site(symmetry, group),
-            UniformPermutation(size, signed=group in signed),
-            infer=AUXILIARY,
-        )
-        for group, size in symmetry.groups.items()
-    }
+def sample_permutations(
+    symmetry: SymmetryGroup, device: torch.device | None = None
+) -> dict[str, AnyElement]:
+    """Draw a uniform element of each group at auxiliary sites, of log-density zero.
+
+    One site holds its permutation, with signs; what else it does to units has a site of its own.
+    """
+
+    def sample(factor: Factor) -> AnyElement:
+        parts = {}
+        for part, distribution in uniform_parts(factor, device).items():
+            site = element_site(symmetry, factor.name, part)
+            parts[part] = pyro.sample(site, distribution, infer=AUXILIARY)
+        return join_parts(factor, parts)
+
+    return {factor.name: sample(factor) for factor in symmetry.factors}
 
 
-def permutation_site(symmetry: SymmetryGroup, group: str) -> str:
-    """Name of the auxiliary site that holds a group's permutation."""
-    return f"{group}_permutation.{next(iter(symmetry.spec[group]))}"
+def element_site(symmetry: SymmetryGroup, group: str, part: str = PERMUTATION) -> str:
+    """Name of the auxiliary site that holds one part of a group's element."""
+    return f"{group}_{part}.{next(iter(symmetry.spec[group]))}"
 
 
 def log_ratio_site(symmetry: SymmetryGroup) -> str:
@@ -107,17 +116,18 @@ def log_ratio_nodes(nodes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def permute_site(
-    symmetry: SymmetryGroup, permutations: Mapping[str, Tensor], site: str, value: Tensor
+    symmetry: SymmetryGroup, permutations: Elements, site: str, value: Tensor
 ) -> Tensor:
-    """Apply permutations that were drawn outside of the model's plates to one site."""
+    """Apply elements that were drawn outside of the model's plates to one site."""
     plates = symmetry.site_plates(site)
     if not plates:
         return symmetry.apply(permutations, {site: value})[site]
-    aligned = {}
-    for group, permutation in permutations.items():
-        batch = permutation.dim() - 1
-        keep = permutation.shape[: max(batch - plates, 0)]
-        aligned[group] = permutation.reshape(*keep, permutation.shape[-1])
+
+    def without_plates(part: Tensor) -> Tensor:
+        keep = part.shape[: max(part.dim() - 1 - plates, 0)]
+        return part.reshape(*keep, part.shape[-1])
+
+    aligned = {group: transform(without_plates, part) for group, part in permutations.items()}
     return symmetry.apply(aligned, {site: value})[site]
 
 

@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import nbformat
@@ -16,14 +18,16 @@ import pyro_perm as pp
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
+from api_pages import EXTENSION_POINTS  # noqa: E402
 from notebooks import TUTORIALS, unexecuted  # noqa: E402
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = [module.name for module in pkgutil.walk_packages(pp.__path__, "pyro_perm.")]
+FINDER = doctest.DocTestFinder(exclude_empty=False)
 DOCSTRINGS = [
     docstring
     for module in ["pyro_perm", *MODULES]
-    for docstring in doctest.DocTestFinder().find(importlib.import_module(module), module)
+    for docstring in FINDER.find(importlib.import_module(module), module)
 ]
 EXAMPLES = [docstring for docstring in DOCSTRINGS if docstring.examples]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -51,6 +55,31 @@ def test_docstrings_show_no_code_that_is_not_run():
     assert [each.name for each in DOCSTRINGS if shown.search(each.docstring)] == []
 
 
+def test_fields_of_docstrings_are_of_one_dialect():
+    """``:param x:``, ``:returns:``, ``:raises X:``, and ``Attributes:``."""
+    other = re.compile(
+        r":(return|type|rtype|arg|throws)\b[^:]*:|^ *(Args|Returns|Raises|Yields):", re.M
+    )
+    assert len(DOCSTRINGS) > 500
+    assert [each.name for each in DOCSTRINGS if other.search(each.docstring)] == []
+
+
+def test_parameters_that_docstrings_name_exist():
+    unknown = []
+    for each in DOCSTRINGS:
+        module = max(
+            (m for m in MODULES if f"{each.name}.".startswith(f"{m}.")), key=len, default=""
+        )
+        try:
+            member = attrgetter(each.name[len(module) + 1 :])(importlib.import_module(module))
+            parameters = inspect.signature(member).parameters
+        except (AttributeError, TypeError, ValueError):
+            continue  # A module, or an attribute.
+        named = re.findall(r":param (\w+):", each.docstring)
+        unknown += [f"{each.name}: {name}" for name in named if name not in parameters]
+    assert unknown == []
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_page(page):
@@ -71,6 +100,13 @@ def test_code_of_page(page):
 def test_reference_lists_every_exported_name():
     listed = re.findall(r"^   (\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
     assert sorted([*listed, "__version__"]) == sorted(pp.__all__)
+
+
+def test_extension_points_exist_and_are_documented():
+    for module, names in EXTENSION_POINTS.items():
+        for name in names:
+            member = getattr(importlib.import_module(module), name)
+            assert (member.__module__, bool(member.__doc__)) == (module, True), f"{module}.{name}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])

@@ -328,7 +328,9 @@ def test_functional_transforms_are_refused(estimator):
 
     def loss(loc):
         w, scale = loc + SCALE * noise, torch.full((3,), SCALE)
-        density = FactorizedDensity(symmetry, {"w": w}, {"w": loc}, {"w": scale}, torch.Size())
+        density = FactorizedDensity(
+            symmetry.group, {"w": w}, {"w": loc}, {"w": scale}, torch.Size()
+        )
         return estimator.log_ratio(density)
 
     def expected(loc):

@@ -25,7 +25,9 @@ PAGES = [
     "gotchas.html",
     "supported.html",
     "api.html",
-    "api/permanent/bethe.html",
+    "how_it_is_built.html",
+    "devices.html",
+    "api/estimators/annealed.html",
 ]
 
 # Elements that stick out on the right, other than within a box that scrolls.

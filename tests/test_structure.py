@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
+import draw_floors  # noqa: E402
 import import_graph  # noqa: E402
 
 IMPORTS = import_graph.imports()
@@ -58,6 +59,11 @@ def test_imports_run_down_only():
     floor = {module: FLOORS.index(import_graph.floor_of(module)) for module in IMPORTS}
     arrows = {(module, other) for module, imported in IMPORTS.items() for other in imported}
     assert {(one, other) for one, other in arrows if floor[other] < floor[one]} - RUNS_UP == set()
+
+
+def test_the_picture_of_the_floors_is_that_of_the_imports():
+    picture = draw_floors.PICTURE.read_text()
+    assert picture == draw_floors.draw(), "python docs/draw_floors.py redraws it"
 
 
 def is_private(name):

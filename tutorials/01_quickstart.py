@@ -89,7 +89,7 @@ for name, guide in (("AutoNormal", plain), ("AutoSymmetrized", symmetrized)):
     results[name] = elbo
     gain = elbo.mutual_information
     print(name)
-    print(f"  ELBO(q)    {elbo.mean_field:.1f} +- {elbo.mean_field_standard_error:.1f}")
+    print(f"  ELBO(q)    {elbo.base:.1f} +- {elbo.base_standard_error:.1f}")
     print(f"  ELBO(q^G)  [{elbo.lower:.1f}, {elbo.upper:.1f}] +- {elbo.lower_standard_error:.1f}")
     print(f"  I(g; w)    [{gain.lower:.1f}, {gain.upper:.1f}] of {elbo.log_order:.1f}")
 

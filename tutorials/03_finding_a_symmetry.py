@@ -333,7 +333,7 @@ for _ in range(1000):
     svi.step(x, y, batch_size=100)
 
 elbo = pp.symmetrized_elbo(mlp, guide, x, y, num_samples=50, progress=False)
-print(f"ELBO(q)   {elbo.mean_field:.1f} +- {elbo.mean_field_standard_error:.1f} nats")
+print(f"ELBO(q)   {elbo.base:.1f} +- {elbo.base_standard_error:.1f} nats")
 print(
     f"ELBO(q^G) between {elbo.lower:.1f} and {elbo.upper:.1f} "
     f"+- {elbo.upper_standard_error:.1f} nats"

@@ -142,7 +142,7 @@ print(f"1    {evidence[1]:8.2f}")
 for k in SIZES:
     elbo, trained = elbos[k], trained_elbos[k]
     print(
-        f"{k}    {evidence[k]:8.2f}   {elbo.mean_field:8.2f}   {elbo.lower:8.2f}   "
+        f"{k}    {evidence[k]:8.2f}   {elbo.base:8.2f}   {elbo.lower:8.2f}   "
         f"{trained.lower:8.2f}  {elbo.log_order:6.2f}"
     )
 print(f"standard errors up to {max(e.lower_standard_error for e in elbos.values()):.2f}")
@@ -151,7 +151,7 @@ print(f"standard errors up to {max(e.lower_standard_error for e in elbos.values(
 fig, ax = plt.subplots(figsize=(4.4, 4.0), layout="constrained")
 ax.plot(SIZES, [evidence[k] for k in SIZES], "k-o", label="log evidence, on a grid")
 ax.plot(SIZES, [trained_elbos[k].lower for k in SIZES], "C1--s", label="AutoSymmetrized, ELBO(q^G)")
-ax.plot(SIZES, [elbos[k].mean_field for k in SIZES], "C0-.x", label="AutoNormal, ELBO(q)")
+ax.plot(SIZES, [elbos[k].base for k in SIZES], "C0-.x", label="AutoNormal, ELBO(q)")
 ax.set(xlabel="number of components k", ylabel="nats", xticks=SIZES)
 ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 plt.show()
@@ -202,7 +202,7 @@ weighted_evidence = pp.log_evidence(weighted_mixture, x, 3, num_temperatures=100
 weighted_elbo = evaluate(weighted_mixture, weighted, 3)
 print("unknown weights, k = 3")
 print(f"log p(x)   {weighted_evidence.log_evidence:.2f} +- {weighted_evidence.standard_error:.2f}")
-print(f"ELBO(q)    {weighted_elbo.mean_field:.2f} +- {weighted_elbo.mean_field_standard_error:.2f}")
+print(f"ELBO(q)    {weighted_elbo.base:.2f} +- {weighted_elbo.base_standard_error:.2f}")
 print(f"ELBO(q^G)  {weighted_elbo.lower:.2f} +- {weighted_elbo.lower_standard_error:.2f}")
 
 # %% [markdown]

@@ -112,7 +112,7 @@ for key, guide in fits.items():
     active[key] = int((guide.base.locs.w2.abs() > guide.base.scales.w2).sum())
     scores[key] = held_out(guide.base)
     print(
-        f"{num:6d} {width:5d} {name:15s} {elbo.mean_field:9.1f} {elbo.lower:10.1f} "
+        f"{num:6d} {width:5d} {name:15s} {elbo.base:9.1f} {elbo.lower:10.1f} "
         f"+- {elbo.lower_standard_error:.1f} {elbo.mutual_information.lower:7.1f} of "
         f"{elbo.log_order:4.1f} {active[key]:9d} {scores[key]:9.2f}"
     )
@@ -122,9 +122,7 @@ figure, axes = plt.subplots(2, 1, figsize=(5, 6), sharex=True)
 for axis, num in zip(axes, SIZES, strict=True):
     for color, name in (("#c44e52", "AutoNormal"), ("#2f6db3", "AutoSymmetrized")):
         row = [elbos[num, width, name] for width in WIDTHS]
-        axis.plot(
-            WIDTHS, [e.mean_field for e in row], "o:", color=color, label=f"{name}: ELBO($q$)"
-        )
+        axis.plot(WIDTHS, [e.base for e in row], "o:", color=color, label=f"{name}: ELBO($q$)")
         axis.plot(WIDTHS, [e.lower for e in row], "o-", color=color, label=f"{name}: ELBO($q^G$)")
     axis.set(title=f"{num} points", ylabel="nats", xscale="log")
 axes[1].set_xticks(WIDTHS, WIDTHS)
@@ -185,7 +183,7 @@ charges = {}
 for num in SIZES:
     for few, many in ((2, 6), (6, 18)):
         less, more = (elbos[num, width, "AutoSymmetrized"] for width in (few, many))
-        charges[num, few, many] = less.mean_field - more.mean_field, less.lower - more.lower
+        charges[num, few, many] = less.base - more.base, less.lower - more.lower
         plain, symmetrized = charges[num, few, many]
         print(
             f"  {num:3d} points, {few:2d} to {many:2d} units: "
@@ -194,7 +192,7 @@ for num in SIZES:
 picked = {}
 for num in SIZES:
     for title, score in (
-        ("ELBO(q) of AutoNormal", lambda key: elbos[key].mean_field),
+        ("ELBO(q) of AutoNormal", lambda key: elbos[key].base),
         ("ELBO(q^G) of AutoNormal", lambda key: elbos[key].lower),
         ("ELBO(q^G) of AutoSymmetrized", lambda key: elbos[key].lower),
         ("held-out of AutoSymmetrized", lambda key: scores[key]),

@@ -77,14 +77,14 @@ def _draw_bounds(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:
     """From ELBO(q) to the certified interval of ELBO(q^G), a standard error to either side."""
     for row, (name, evaluation) in enumerate(evaluations.items()):
         elbo, color = evaluation.elbo, COLORS[name]
-        axes.plot([elbo.mean_field, elbo.lower], [row, row], color=color, linewidth=1.2)
-        axes.plot(elbo.mean_field, row, "o", color=color, markerfacecolor="white", markersize=9)
+        axes.plot([elbo.base, elbo.lower], [row, row], color=color, linewidth=1.2)
+        axes.plot(elbo.base, row, "o", color=color, markerfacecolor="white", markersize=9)
         left = elbo.lower - elbo.lower_standard_error
         right = elbo.upper + elbo.upper_standard_error
         axes.barh(row, right - left, 0.12, left, color=color)
-        axes.text(elbo.mean_field, row + 0.14, f"{elbo.mean_field:.0f} ", ha="right", color=color)
+        axes.text(elbo.base, row + 0.14, f"{elbo.base:.0f} ", ha="right", color=color)
         axes.text(left, row + 0.14, f" {elbo.lower:.0f}", ha="left", color=color)
-        axes.text((elbo.mean_field + left) / 2, row - 0.24, name, ha="center", color=color)
+        axes.text((elbo.base + left) / 2, row - 0.24, name, ha="center", color=color)
     axes.set_yticks([])
     axes.set(xlabel="nats", title="ELBO($q$) ring, ELBO($q^G$) bar")
     axes.margins(x=0.2)

@@ -40,7 +40,7 @@ def _row_names(error: str) -> list[str]:
 def _figures(fit: Fit, evaluation: Evaluation) -> list[str]:
     elbo, information = evaluation.elbo, evaluation.elbo.mutual_information
     return [
-        f"{elbo.mean_field:.1f} +- {elbo.mean_field_standard_error:.1f}",
+        f"{elbo.base:.1f} +- {elbo.base_standard_error:.1f}",
         f"{elbo.lower:.1f} +- {elbo.lower_standard_error:.1f}",
         f"{elbo.upper:.1f} +- {elbo.upper_standard_error:.1f}",
         f"{information.lower:.1f} +- {information.lower_standard_error:.1f}",

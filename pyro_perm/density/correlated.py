@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.density.gaussians import JointGaussian, in_double_precision
-from pyro_perm.symmetry.group import Permutations
+from pyro_perm.symmetry.elements import Elements
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class CorrelatedDensity(FactorizedDensity):
         values = {site: value.detach() for site, value in self.values.items()}
         return replace(self, values=values, vector=self.vector.detach())
 
-    def log_ratio(self, permutations: Permutations) -> Tensor:
+    def log_ratio(self, permutations: Elements) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g``, by the joint density.
 
-        :param permutations: a permutation for every group, shape ``(num, *batch, n)``.
+        :param permutations: an element of every group, shape ``(num, *batch, n)``.
         :returns: shape ``(num, *batch)``, in nats and double precision.
         """
         joint, vector = in_double_precision(self.joint), self.vector.double()

@@ -5,9 +5,8 @@ belongs to sampled unit ``j`` (incoming row, bias, outgoing column) under unit `
 factor. Then ``log q(g . w) = sum_i L[i, g(i)]`` plus what no permutation changes, and
 ``sum_g q(g . w)`` is the permanent of ``exp L``.
 
-Where units flip their signs, the sum over the signs factorizes: ``L`` becomes
-``log(q_i(w_j) + q_i(-w_j)) = log q_i(w_j) + softplus(-2 O[i, j])``, where the part of
-``log q_i(w_j)`` that is odd is ``O[i, j] = sum_d w_jd m_id / s_id^2`` over the entries that flip.
+Where a group ``H`` acts on each unit by itself, the sum over its elements factorizes: ``L`` becomes
+``log sum_h q_i(h w_j)`` (see :mod:`pyro_perm.symmetry.actions`).
 
 A Dirichlet's weights are not permuted in unconstrained space, where stick-breaking gives them one
 coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` itself, outside of
@@ -16,35 +15,26 @@ coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.nn.functional import softplus
 
-from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.actions.orbits import Units
+from pyro_perm.symmetry.actions.permute import center
 from pyro_perm.symmetry.binding import dims_of_events, unwrapped
-from pyro_perm.symmetry.group import Permutations
+from pyro_perm.symmetry.elements import Elements, as_element
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
 STICK_BREAKING = biject_to(constraints.simplex)
-_WORTH_SINGLE_PRECISION = 1_000_000
-# Distance from the center in scales, whose square times the machine epsilon is what rounding costs.
-_HARMLESS_IN_SINGLE_PRECISION = 54.0
-
-
-class Units(NamedTuple):
-    """Unit-wise view of part of the density, shapes ``(*batch, n, entries of a unit)``."""
-
-    values: Tensor
-    locs: Tensor
-    scales: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class FactorizedDensity:
     """A factorized Gaussian ``q`` over the sites of a symmetry, and a draw ``w`` from it.
 
     Attributes:
-        symmetry: the symmetry, bound to the model.
+        symmetry: the group on the sites of the model.
         values: site -> sampled value in unconstrained space, shape ``(*batch, *site shape)``; on
             the simplex itself for a site of probability vectors.
         locs: site -> loc in unconstrained space, ``(*batch, *site shape)``, or without the batch
@@ -70,6 +60,13 @@ class FactorizedDensity:
     locs: dict[str, Tensor]
     scales: dict[str, Tensor]
     batch_shape: torch.Size
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.symmetry, SymmetryGroup):
+            raise TypeError(
+                f"the density of a guide needs a SymmetryGroup, but got a "
+                f"{type(self.symmetry).__name__}: give symmetry.group"
+            )
 
     def redrawn(self, num: int) -> FactorizedDensity:
         """Fresh draws of ``w`` as a batch; for parameters without one."""
@@ -100,32 +97,41 @@ class FactorizedDensity:
     def unit_pairs(self, group: str, sites: Iterable[str]) -> Tensor:
         """``L[i, j] = log q_i(w_j)`` up to a constant that no permutation changes, in nats.
 
-        Summed over the signs of ``w_j`` if the group flips them.
+        Summed over the images of ``w_j`` where the group acts on each unit by itself.
 
         :returns: shape ``(*batch, n, n)``, in double precision.
         """
         sites = tuple(sites)
-        flips = UnitLayout.of(self.symmetry, group, sites).flips
-        units = centered(self.units(group, sites), flips)
-        return unit_pairs(units, pair_factors(units), flips)
+        orbits = UnitLayout.of(self.symmetry, group, sites).orbits
+        return orbits.pairs(center(self.units(group, sites), orbits)).log_densities
 
-    def log_flips(self, group: str, sites: Iterable[str]) -> Tensor:
-        """``log sum_s q(s . w) / q(w)`` over the signs ``s`` of a group that flips them.
+    def log_mass(self, group: str, sites: Iterable[str]) -> Tensor | float:
+        """``log sum_h q(h . w) / q(w)`` over what the group does to each unit by itself.
 
         :param sites: sites of the group that count.
-        :returns: shape ``(*batch)``, in nats and double precision.
+        :returns: shape ``(*batch)``, in nats and double precision; 0 where it only permutes.
         """
+        if not self.symmetry.factor(group).actions:
+            return 0.0
         sites = tuple(sites)
-        flips = UnitLayout.of(self.symmetry, group, sites).flips
-        assert flips is not None
-        units = centered(self.units(group, sites), flips)
-        odd = (_odd_weights(units, flips) * units.values).sum(-1, dtype=torch.float64)
-        return _log_sum_of_signs(odd).sum(-1)
+        orbits = UnitLayout.of(self.symmetry, group, sites).orbits
+        return orbits.log_mass(center(self.units(group, sites), orbits)).sum(-1)
 
-    def log_ratio(self, permutations: Permutations) -> Tensor:
+    @property
+    def log_volume(self) -> float:
+        """What the sum over the group is divided by: ``log |G|``, in nats.
+
+        :raises ValueError: where the group is not compact, so that there is no average over it.
+        """
+        for factor in self.symmetry.factors:
+            if math.isinf(factor.log_order):
+                raise ValueError(_not_compact(factor))
+        return self.symmetry.log_order
+
+    def log_ratio(self, permutations: Elements) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g`` at the cost of a gather each.
 
-        :param permutations: a permutation for every group, shape ``(num, *batch, n)``.
+        :param permutations: an element of every group, shape ``(num, *batch, n)``.
         :returns: shape ``(num, *batch)``, in nats and double precision.
         """
         elementwise = elementwise_sites(self.symmetry)
@@ -133,7 +139,8 @@ class FactorizedDensity:
         for group, permutation in permutations.items():
             sites = [s for s in separable_sites(self.symmetry, group) if s not in elementwise]
             if sites:
-                total = total + gather_pairs(self.unit_pairs(group, sites), permutation)
+                units = as_element(permutation).permutation
+                total = total + gather_pairs(self.unit_pairs(group, sites), units)
         return total
 
     def coinciding_groups(self) -> list[str]:
@@ -141,9 +148,10 @@ class FactorizedDensity:
         return [group for group in self.symmetry.spec if self._coincides(group)]
 
     def _coincides(self, group: str) -> bool:
-        if self.symmetry.groups[group] == 1:
+        factor = self.symmetry.factor(group)
+        if factor.size == 1 or not factor.permutes:
             return False
-        permutation = {group: torch.arange(self.symmetry.groups[group]).roll(1)}
+        permutation = {group: factor.identity().roll(1)}
         sites = [s for s in self.symmetry.spec[group] if not self.symmetry.is_simplex(s)]
         parameters = ({s: tensors[s] for s in sites} for tensors in (self.locs, self.scales))
         return bool(sites) and all(
@@ -152,14 +160,14 @@ class FactorizedDensity:
             for site, moved in self.symmetry.apply(permutation, tensors).items()
         )
 
-    def _log_ratio_of_sites(self, permutations: Permutations, sites: Iterable[str]) -> Tensor:
+    def _log_ratio_of_sites(self, permutations: Elements, sites: Iterable[str]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for site in sites:
             log_ratio = self._log_ratio_of_site(permutations, site)
             total = total.to(log_ratio.device) + log_ratio
         return total
 
-    def _log_ratio_of_site(self, permutations: Permutations, site: str) -> Tensor:
+    def _log_ratio_of_site(self, permutations: Elements, site: str) -> Tensor:
         value, loc, scale = self.values[site], self.locs[site], self.scales[site]
         moved = self.symmetry.apply(permutations, {site: value})[site]
         rank, log_volume = self.symmetry.site_rank(site), None
@@ -169,84 +177,6 @@ class FactorizedDensity:
         change = ((value - loc) / scale).square() - ((moved - loc) / scale).square()
         gain = 0.5 * change.sum(tuple(range(-rank, 0)), dtype=torch.float64)
         return gain if log_volume is None else gain + log_volume
-
-
-class PairFactors(NamedTuple):
-    """Factors of the quadratic part of the unit pairs: ``-1/2 left @ right.mT``.
-
-    Attributes:
-        left: precisions, and precisions times locs, side by side, shape ``(*batch, n, 2 width)``.
-        right: squared values, and -2 times the values.
-    """
-
-    left: Tensor
-    right: Tensor
-
-
-def pair_factors(units: Units) -> PairFactors:
-    """The factors, from units relative to a common center (see :func:`centered`)."""
-    values, locs, scales = units
-    precision = scales.square().reciprocal()
-    return PairFactors(
-        torch.cat([precision, precision * locs], -1), torch.cat([values.square(), -2 * values], -1)
-    )
-
-
-def unit_pairs(units: Units, factors: PairFactors, flips: Tensor | None = None) -> Tensor:
-    """Log-density of every unit's values under every unit's factor, by one matrix product.
-
-    :param units: units relative to a common center, see :func:`centered`.
-    :param factors: those of the units.
-    :param flips: which entries change sign, to sum over the signs of every unit.
-    :returns: ``L[i, j] = log q_i(w_j) + constant``, shape ``(*batch, n, n)``, double precision.
-    """
-    precision, weighted = factors.left.chunk(2, -1)
-    constant = (weighted * units.locs - precision.log()).sum(-1, keepdim=True)
-    squares = factors.left @ factors.right.mT
-    pairs = -0.5 * (squares.double() + constant.double())
-    return pairs if flips is None else pairs + _log_sum_of_signs(odd_pairs(units, flips))
-
-
-def odd_pairs(units: Units, flips: Tensor) -> Tensor:
-    """The odd part of the unit pairs, ``(log q_i(w_j) - log q_i(-w_j)) / 2``.
-
-    :param units: as for :func:`unit_pairs`; what flips is not centered.
-    :param flips: which entries change sign, shape ``(entries of a unit,)``.
-    :returns: shape ``(*batch, n, n)``, double precision.
-    """
-    return (_odd_weights(units, flips) @ units.values.mT).double()
-
-
-def _odd_weights(units: Units, flips: Tensor) -> Tensor:
-    weights: Tensor = units.locs / units.scales.square()
-    return weights * flips.to(weights)
-
-
-def _log_sum_of_signs(odd: Tensor) -> Tensor:
-    """``log(1 + exp(-2 odd))``."""
-    return softplus(-2 * odd, threshold=40)
-
-
-def centered(units: Units, flips: Tensor | None = None) -> Units:
-    """Units relative to the mean loc, in the precision that their squares need.
-
-    Entries that flip stay relative to zero.
-
-    Expanding squares loses what is common to ``w^2``, ``2 w m`` and ``m^2`` to rounding, about
-    ``w^2 / s^2`` times the machine epsilon: nats in single precision where scales are small. Single
-    precision serves only where that is harmless and double precision would cost time.
-    """
-    values, locs, scales = units
-    center = locs.mean(-2, keepdim=True).detach()
-    if flips is not None:
-        center = center.masked_fill(flips.to(center.device), 0.0)
-    worthwhile = locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION
-    if locs.dtype == torch.float32 and worthwhile and not is_tracing():
-        single = Units(values - center, locs - center, scales)
-        distances = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
-        if float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION:
-            return single
-    return Units(values.double() - center, locs.double() - center, scales.double())
 
 
 def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
@@ -261,20 +191,25 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
 
 
 def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
-    """Refuse sites whose density at permuted values is not known here.
+    """Refuse groups and sites whose density after the action is not known here.
 
     :param trace: a trace of the model.
     :raises TypeError: naming the site and its support.
+    :raises ValueError: naming a group that is not compact.
     """
+    for factor in symmetry.factors:
+        if math.isinf(factor.log_order):
+            raise ValueError(_not_compact(factor))
     for name in symmetry.sites:
         support = unwrapped(trace.nodes[name]["fn"].support)
         acting = symmetry.actions_on(name)
-        flipping = [group for group, axis in acting if axis.sign]
-        if flipping and not isinstance(support, type(constraints.real)):
-            raise TypeError(
-                f"group '{flipping[0]}', site '{name}': its support is {support}, and only values "
-                "on the whole real line can change their sign; give the axis without sign=True"
-            )
+        for group, axis in acting:
+            for action in symmetry.factor(group).actions:
+                refusal = action.refusal(support) if action.degree(axis) else None
+                if refusal:
+                    raise TypeError(
+                        f"group '{group}', site '{name}': its support is {support}, and {refusal}"
+                    )
         within = [group for group, axis in acting if axis.dim >= -dims_of_events(support)]
         if within and not symmetry.is_simplex(name):
             group = within[0]
@@ -283,6 +218,14 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
                 "intervals nor a simplex, so a permutation of its entries does not permute the "
                 "base guide's unconstrained factors; leave the group out, or reparametrize the site"
             )
+
+
+def _not_compact(factor: Factor) -> str:
+    deeds = " and ".join(f"{action.deed}" for action in factor.actions)
+    return (
+        f"group '{factor.name}' {deeds} its units, over which a density cannot be averaged yet: "
+        "give its axes without scale=, or leave it out with symmetry.subset()"
+    )
 
 
 def _stick_lengths(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.permanent import bethe_permanent
 from pyro_perm.symmetry import Axis
+from pyro_perm.symmetry.elements import Elements
 from pyro_perm.symmetry.separable import separable_sites
 
 
@@ -80,7 +81,7 @@ def mean_field(
     return marginals
 
 
-def moved(density: FactorizedDensity, permutations: Mapping[str, Tensor]) -> FactorizedDensity:
+def moved(density: FactorizedDensity, permutations: Elements) -> FactorizedDensity:
     """The density at ``g . w``, for many ``g``: shape ``(num, *batch)``."""
     values = density.symmetry.apply(permutations, density.values)
     num = next(iter(permutations.values())).shape[0]

@@ -85,7 +85,7 @@ class Proposal:
 def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
     """A weakly and a strongly coupled proposal, or a single one where no site is shared.
 
-    They draw permutations, and no signs.
+    They draw permutations, and nothing else that groups do to units.
     """
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from pyro_perm.symmetry.actions.orbits import Orbits
+
 # A swap at this distance costs 64 nats with a standard deviation of 11: below 5 in one of 10^7.
 _SAFE = 8.0
 _MARGIN = 1.0
@@ -29,12 +31,11 @@ _WORTHWHILE = 500_000
 class Screen:
     """Remembers which units of a group may overlap while the parameters stay near a reference.
 
-    :param flips: which entries of a unit its flip negates, if units flip: a unit may then overlap
-        with the negative of another.
+    :param orbits: the images of units: one may overlap with an image of another.
     """
 
-    def __init__(self, flips: Tensor | None = None) -> None:
-        self._flips = flips
+    def __init__(self, orbits: Orbits) -> None:
+        self._orbits = orbits
         self._reference: _Reference | None = None
         self._clusters: list[Tensor | None] = []
 
@@ -54,10 +55,8 @@ class Screen:
         return self._clusters
 
     def _refresh(self, locs: Tensor, scales: Tensor) -> None:
-        distances = _distances(locs, scales, locs)
-        if self._flips is not None:
-            negatives = torch.where(self._flips.to(locs.device), -locs, locs)
-            distances = torch.minimum(distances, _distances(locs, scales, negatives))
+        twice_kl = self._orbits.divergences(locs, scales, locs, scales)
+        distances = ((twice_kl + twice_kl.mT) / 2).clamp_min(0.0).sqrt()
         near = distances < _SAFE + _MARGIN
         self._reference = _Reference(locs, scales, distances.masked_fill(near, torch.inf).min())
         self._clusters = [*_components(near)]
@@ -95,20 +94,6 @@ class _Reference:
             like.dtype,
             like.device,
         )
-
-
-def _distances(locs: Tensor, scales: Tensor, images: Tensor) -> Tensor:
-    """``sqrt(2 KL(q_j || q_i))``, made symmetric by the mean over both directions.
-
-    :param images: locs of the ``q_j``.
-    """
-    center = locs.mean(-2, keepdim=True)
-    locs, images = locs - center, images - center
-    precision = scales.square().reciprocal()
-    weighted = precision * locs
-    squares = precision @ (scales.square() + images.square()).mT - 2 * weighted @ images.mT
-    twice_kl = squares + (weighted * locs).sum(-1, keepdim=True) - locs.shape[-1]
-    return ((twice_kl + twice_kl.mT) / 2).clamp_min(0.0).sqrt()
 
 
 def _components(near: Tensor) -> list[Tensor]:

@@ -21,7 +21,7 @@ are functions of ``w`` and of draws that serve no other purpose, so that the bou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -42,15 +42,14 @@ from pyro_perm.estimators._proposal import (
 from pyro_perm.estimators.estimator import (
     Bounds,
     Estimator,
-    flipped_signs,
     joint_draws,
     refuse_gradient,
     register_estimator,
     require_positive,
     require_served,
+    unit_actions,
 )
 from pyro_perm.permanent.row_by_row import sample_rescaled
-from pyro_perm.symmetry.group import Permutations
 from pyro_perm.symmetry.separable import coupled_sites, separable_sites
 
 _TRANSPOSITIONS = 10
@@ -87,7 +86,7 @@ class AnnealedImportanceSampled(Estimator):
 
     def serves(self, density: FactorizedDensity) -> str | None:
         """Groups that do not flip signs, under base guides that draw their sites independently."""
-        return joint_draws(density) or flipped_signs(density)
+        return joint_draws(density) or unit_actions(density)
 
     def cost(self, density: FactorizedDensity) -> float:
         """At every step unit pairs, and a turn for every pair of units, along every chain."""
@@ -108,13 +107,13 @@ class AnnealedImportanceSampled(Estimator):
 
         :raises ValueError: if it does not serve the density, and at backpropagation.
         """
-        log_ratio = self._log_sums(density)[0] - density.symmetry.log_order
+        log_ratio = self._log_sums(density)[0] - density.log_volume
         return refuse_gradient(self, log_ratio, density)
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information."""
         with_true, without = self._log_sums(density)
-        order = density.symmetry.log_order
+        order = density.log_volume
         return Bounds(order - with_true, order - without)
 
     @torch.no_grad()
@@ -139,7 +138,7 @@ class _Kernel(NamedTuple):
 class _State(NamedTuple):
     """Where the chains are, and ``log f_0`` and ``log f_1`` there, shape ``(num, *batch)``."""
 
-    permutations: Permutations
+    permutations: Mapping[str, Tensor]
     start: Tensor
     end: Tensor
 
@@ -185,7 +184,9 @@ class _Path:
             log_weight = log_weight + (state.end - state.start) / num_steps
         return log_weight + state.start - self._draw(0, state.permutations)[1]
 
-    def _draw(self, num: int, given: Permutations | None = None) -> tuple[Permutations, Tensor]:
+    def _draw(
+        self, num: int, given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
         draws = {
             group: sample_rescaled(pairs, num, None if given is None else given[group])
             for group, pairs in self.pairs.items()
@@ -193,7 +194,7 @@ class _Path:
         log_prob = torch.stack([log_prob for _, log_prob in draws.values()]).sum(0)
         return {group: permutation for group, (permutation, _) in draws.items()}, log_prob
 
-    def _at(self, permutations: Permutations) -> _State:
+    def _at(self, permutations: Mapping[str, Tensor]) -> _State:
         terms = [gather_pairs(self.pairs[group], p) for group, p in permutations.items()]
         return _State(permutations, torch.stack(terms).sum(0), self.density.log_ratio(permutations))
 

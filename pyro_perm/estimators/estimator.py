@@ -55,7 +55,8 @@ class Estimator(ABC):
         """None if it serves this symmetry and this kind of base guide, else why not, and the fix.
 
         The values of ``w`` have no say. To be read after the estimator's name, as in "Exact() would
-        enumerate ...". What overrides this begins :meth:`log_ratio` with :func:`require_served`.
+        enumerate ...". What overrides this begins :meth:`log_ratio` with
+        :func:`~pyro_perm.estimators.estimator.require_served`.
         """
         return None
 
@@ -92,7 +93,7 @@ _registered: list[type[Estimator]] = []
 
 
 def register_estimator(kind: _Kind) -> _Kind:
-    """Class decorator: the estimator's :meth:`~Estimator.candidates` compete in certificates."""
+    """Class decorator: its :meth:`~pyro_perm.Estimator.candidates` compete in certificates."""
     _registered.append(kind)
     return kind
 
@@ -124,13 +125,14 @@ def joint_draws(density: FactorizedDensity) -> str | None:
     )
 
 
-def flipped_signs(density: FactorizedDensity) -> str | None:
-    """Why proposals over permutations do not serve groups that flip signs."""
-    for group in density.symmetry.signed_groups:
-        return (
-            f"draws permutations without signs, but group '{group}' flips its units: evaluate with "
-            "SampledChainRule(num_permutations=64), or leave out estimator="
-        )
+def unit_actions(density: FactorizedDensity) -> str | None:
+    """Why proposals over permutations do not serve groups that act on each unit by itself."""
+    for factor in density.symmetry.factors:
+        for action in factor.actions:
+            return (
+                f"draws permutations alone, but group '{factor.name}' {action.deed} its units: "
+                "evaluate with SampledChainRule(num_permutations=64), or leave out estimator="
+            )
     return None
 
 

@@ -8,10 +8,9 @@ no site are each a permanent, and the groups that couple them are enumerated aro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import permutations
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from pyro_perm.estimators import _costs
 from pyro_perm.estimators._terms import Term
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_served
 from pyro_perm.permanent import log_permanent
+from pyro_perm.symmetry.elements import AnyElement, Elements, transform
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import uncoupled_groups
 
 MAX_UNITS = 16
@@ -48,24 +49,26 @@ class Exact(Estimator):
     def serves(self, density: FactorizedDensity) -> str | None:
         """Groups that are small enough."""
         enumerated = _enumerated_groups(density)
-        order = _order(density, enumerated)
+        order = _order(enumerated)
         if order <= MAX_ENUMERATED:
             return None
+        names = [factor.name for factor in enumerated]
         return (
-            f"would enumerate {order} elements of the groups {list(enumerated)}, more than "
-            f"{MAX_ENUMERATED} (units: {density.symmetry.groups}; groups that share no site may "
-            f"have {MAX_UNITS} each, if the base guide draws their sites independently); leave out "
+            f"would enumerate {order} elements of the groups {names}, more than {MAX_ENUMERATED} "
+            f"(units: {dict(density.symmetry.groups)}; groups that share no site may have "
+            f"{MAX_UNITS} each, if the base guide draws their sites independently); leave out "
             "estimator= for Bethe and certified bounds, or give ImportanceSampled"
         )
 
     def cost(self, density: FactorizedDensity) -> float:
         """A permanent for each element that is enumerated."""
         summed = _groups_by_permanent(density)
-        sizes = [density.symmetry.groups[group] for group in summed]
+        factors = [density.symmetry.factor(group) for group in summed]
+        sizes = [factor.size for factor in factors if factor.permutes]
         permanents = sum(_COST_OF_A_TERM * size * 2 ** (size - 1) for size in sizes)
         terms = [Term(group, tuple(density.symmetry.spec[group])) for group in summed]
         each = permanents + _costs.unit_pairs(density, terms) + _costs.entries(density)
-        return float(_order(density, _enumerated_groups(density)) * each)
+        return float(_order(_enumerated_groups(density)) * each)
 
     @classmethod
     def candidates(cls, density: FactorizedDensity) -> Sequence[Exact]:
@@ -80,13 +83,14 @@ class Exact(Estimator):
         :raises ValueError: if the group is too large; names the groups.
         """
         require_served(self, density)
-        groups, signed = density.symmetry.groups, density.symmetry.signed_groups
+        groups, log_volume = density.symmetry.groups, density.log_volume
         summed, enumerated = _groups_by_permanent(density), _enumerated_groups(density)
-        subsets = 2 ** max((groups[group] for group in summed), default=0)
+        permuted = (groups[g] for g in summed if density.symmetry.factor(g).permutes)
+        subsets = 2 ** max(permuted, default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
-        tables = {group: _all_elements(size, group in signed) for group, size in enumerated.items()}
+        tables = {factor.name: factor.elements() for factor in enumerated}
         terms = [_log_sum(density, summed, chunk) for chunk in _elements(tables, at_once)]
-        return torch.cat(terms).logsumexp(0) - density.symmetry.log_order
+        return torch.cat(terms).logsumexp(0) - log_volume
 
 
 def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
@@ -96,66 +100,58 @@ def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
     """
     if not density.factorizes:
         return ()
-    fitting = (group for group, size in density.symmetry.groups.items() if size <= MAX_UNITS)
+    factors = density.symmetry.factors
+    fitting = (f.name for f in factors if f.size <= MAX_UNITS or not f.permutes)
     return uncoupled_groups(density.symmetry, tuple(fitting))
 
 
-def _enumerated_groups(density: FactorizedDensity) -> dict[str, int]:
-    """The other groups, and their sizes."""
+def _enumerated_groups(density: FactorizedDensity) -> list[Factor]:
+    """The other groups."""
     summed = _groups_by_permanent(density)
-    return {group: n for group, n in density.symmetry.groups.items() if group not in summed}
+    return [factor for factor in density.symmetry.factors if factor.name not in summed]
 
 
-def _order(density: FactorizedDensity, groups: dict[str, int]) -> int:
+def _order(groups: Iterable[Factor]) -> float:
     """Number of elements of the product of some groups."""
-    signed = density.symmetry.signed_groups
-    return math.prod(
-        math.factorial(size) * (2**size if group in signed else 1) for group, size in groups.items()
-    )
+    return math.prod(factor.order for factor in groups)
 
 
-def _log_sum(
-    density: FactorizedDensity, summed: tuple[str, ...], elements: dict[str, Tensor]
-) -> Tensor:
+def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elements) -> Tensor:
     """``log sum_g q(g w) / q(w)`` over the summed groups, for many elements of the others.
 
-    :param elements: permutations of the other groups, shape ``(num, *ones, n)``.
+    :param elements: elements of the other groups, shape ``(num, n)``.
     :returns: shape ``(num, *batch)``.
     """
-    elements = {
-        group: p.reshape(len(p), *(1,) * len(density.batch_shape), -1)
-        for group, p in elements.items()
+    ones = (1,) * len(density.batch_shape)
+    element = {
+        group: transform(lambda part: part.reshape(len(part), *ones, -1), table)
+        for group, table in elements.items()
     }
-    moved = replace(density, values=density.symmetry.apply(elements, density.values))
-    total = density.log_ratio(elements)
+    moved = replace(density, values=density.symmetry.apply(element, density.values))
+    total = density.log_ratio(element)
     for group in summed:
         sites = density.symmetry.spec[group]
-        pairs = moved.unit_pairs(group, sites)
-        total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
-        if group in density.symmetry.signed_groups:
-            total = total + moved.log_flips(group, sites)
-    num = max((len(p) for p in elements.values()), default=1)
+        if density.symmetry.factor(group).permutes:
+            pairs = moved.unit_pairs(group, sites)
+            total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
+        total = total + moved.log_mass(group, sites)
+    num = max((element.shape[0] for element in elements.values()), default=1)
     return total.expand(num, *density.batch_shape)
 
 
-def _elements(tables: dict[str, Tensor], at_once: int) -> Iterator[dict[str, Tensor]]:
-    """All elements of a product of groups, in batches of permutations ``(num, n)``.
+def _elements(tables: Elements, at_once: int) -> Iterator[dict[str, AnyElement]]:
+    """All elements of a product of groups, in batches of shape ``(num, n)``.
 
     :param tables: group -> its elements, shape ``(order, n)``.
     """
-    orders = tuple(len(table) for table in tables.values())
+    orders = tuple(table.shape[0] for table in tables.values())
     for chunk in torch.arange(math.prod(orders)).split(at_once):
         numbers = torch.unravel_index(chunk, orders) if orders else ()
         yield {
-            group: table[number]
+            group: transform(partial(_select, number), table)
             for (group, table), number in zip(tables.items(), numbers, strict=True)
         }
 
 
-@lru_cache
-def _all_elements(size: int, signed: bool) -> Tensor:
-    all_permutations = torch.tensor(list(permutations(range(size))))
-    if not signed:
-        return all_permutations
-    flips = torch.cartesian_prod(*[torch.tensor([False, True])] * size).reshape(-1, 1, size)
-    return torch.where(flips, ~all_permutations, all_permutations).flatten(0, 1)
+def _select(numbers: Tensor, table: Tensor) -> Tensor:
+    return table[numbers]

@@ -24,10 +24,10 @@ from pyro_perm.estimators._proposal import fit_proposal, identity, log_mean, num
 from pyro_perm.estimators.estimator import (
     Bounds,
     Estimator,
-    flipped_signs,
     refuse_gradient,
     register_estimator,
     require_served,
+    unit_actions,
 )
 
 
@@ -57,7 +57,7 @@ class ImportanceSampled(Estimator):
 
     def serves(self, density: FactorizedDensity) -> str | None:
         """Groups that do not flip signs."""
-        return flipped_signs(density)
+        return unit_actions(density)
 
     def cost(self, density: FactorizedDensity) -> float:
         """Fitting the proposals, and drawing from one of them."""
@@ -74,7 +74,7 @@ class ImportanceSampled(Estimator):
 
         :raises ValueError: if a group flips signs; at backpropagation, if ``K = 0``.
         """
-        log_ratio = log_mean(self._log_weights(density)) - density.symmetry.log_order
+        log_ratio = log_mean(self._log_weights(density)) - density.log_volume
         if self.num_permutations:
             return log_ratio
         return refuse_gradient(self, log_ratio.detach(), density)
@@ -82,7 +82,7 @@ class ImportanceSampled(Estimator):
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands for both bounds on the mutual information; no upper one if ``K = 0``."""
         log_weights = self._log_weights(density)
-        order = density.symmetry.log_order
+        order = density.log_volume
         upper = order - log_mean(log_weights[1:]) if self.num_permutations else None
         return Bounds(order - log_mean(log_weights), upper)
 

@@ -3,8 +3,9 @@ r"""The paper's estimator, Theorem 4.3 of Gelberg et al. (2024).
 With ``w ~ q`` and ``g_1 ... g_{K-1}`` uniform,
 ``H_K = E[-log 1/K (q(w) + sum_j q(g_j^-1 w))] <= H(q^G)`` and ``I_K = H_K - H(q) <= I(g; w)``.
 
-Signs of units need no sampling: in place of ``q`` take its average over the flips of groups that
-share no site with each other, a product over their units. It is a density with the same ``q^G``.
+What groups do to each unit by itself, such as flips, needs no sampling: in place of ``q``
+take its average over these actions of groups that share no site with each other, a product over
+their units. It is a density with the same ``q^G``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pyro_perm.symmetry.separable import uncoupled_groups
 class InfoNCE(Estimator):
     """Lower bound on ``I(g; w)`` from uniform permutations; it cannot exceed ``log K``.
 
-    Groups that flip signs add up to ``n log 2``.
+    Groups that act on each unit by itself add up to ``n log |H|``, ``n log 2`` for flips.
 
     :param num_permutations: ``K``, the identity included.
     :raises ValueError: if it is not a positive int.
@@ -47,27 +48,25 @@ class InfoNCE(Estimator):
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/K (1 + sum_j q(g_j w) / q(w))``."""
         ratios = uniform_log_ratios(density, self.num_permutations - 1)
-        identity = ratios.new_zeros(1, *density.batch_shape)
-        if density.symmetry.signed_groups:
-            identity = identity + _log_mean_of_flips(density)
+        identity = ratios.new_zeros(1, *density.batch_shape) + _log_mean_of_images(density)
         return torch.cat([identity, ratios]).logsumexp(0) - math.log(self.num_permutations)
 
 
 def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
     device = next(iter(density.values.values())).device
-    permutations = density.symmetry.sample((num, *density.batch_shape), device=device)
-    ratios = density.log_ratio(permutations)
-    if density.symmetry.signed_groups:
-        ratios = ratios + _log_mean_of_flips(moved(density, permutations))
+    elements = density.symmetry.sample((num, *density.batch_shape), device=device)
+    ratios = density.log_ratio(elements)
+    if density.symmetry.acting_groups:
+        ratios = ratios + _log_mean_of_images(moved(density, elements))
     return ratios
 
 
-def _log_mean_of_flips(density: FactorizedDensity) -> Tensor | float:
-    """``log E_s[q(s . w)] - log q(w)`` over the signs of groups that share no site."""
+def _log_mean_of_images(density: FactorizedDensity) -> Tensor | float:
+    """``log E_h[q(h . w)] - log q(w)`` over the unit actions of groups that share no site."""
     symmetry = density.symmetry
     total: Tensor | float = 0.0
-    for group in uncoupled_groups(symmetry, symmetry.signed_groups):
-        flips = density.log_flips(group, symmetry.spec[group])
-        total = total + flips - symmetry.groups[group] * math.log(2)
+    for group in uncoupled_groups(symmetry, symmetry.acting_groups):
+        log_mass = density.log_mass(group, symmetry.spec[group])
+        total = total + log_mass - symmetry.factor(group).log_unit_orders
     return total

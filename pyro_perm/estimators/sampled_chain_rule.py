@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,30 +55,29 @@ class SampledChainRule(Estimator):
 
     @classmethod
     def candidates(cls, density: FactorizedDensity) -> Sequence[SampledChainRule]:
-        """One where it differs from importance sampling: for groups that share sites or flip."""
+        """One where importance sampling has no equal: groups that share sites or act on units."""
         estimator = cls(num_affordable(density))
-        differs = coupled_sites(density.symmetry) or density.symmetry.signed_groups
+        differs = coupled_sites(density.symmetry) or density.symmetry.acting_groups
         return [estimator] if differs and not estimator.serves(density) else []
 
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """Minus the lower bound on ``I``, differentiable, the proposals held fixed."""
         terms = lower_terms(density.symmetry)
         log_sums = self._log_sums(density, terms, first=0)
-        return log_sums - density.symmetry.log_order
+        return log_sums - density.log_volume
 
     def bounds(self, density: FactorizedDensity) -> Bounds:
         """Integrands; the upper one is None where a group permutes two axes of one site."""
         terms = upper_terms(density.symmetry)
         if terms is None:
             return Bounds(-self.log_ratio(density), None)
-        upper = density.symmetry.log_order - self._log_sums(density, terms, first=1)
+        upper = density.log_volume - self._log_sums(density, terms, first=1)
         return Bounds(-self.log_ratio(density), upper)
 
     def _log_sums(self, density: FactorizedDensity, terms: Sequence[Term], first: int) -> Tensor:
         """Sum over the terms of the estimated ``log perm(exp L) - sum_i log q_i(w_i)``.
 
-        A term without sites says nothing about its group, and counts with its ``log n!``, or
-        ``log n! 2^n``.
+        A term without sites says nothing about its group, and counts with its order.
 
         :param first: 0 to count the true permutation among the samples, 1 not to.
         """
@@ -88,15 +86,15 @@ class SampledChainRule(Estimator):
         device = trivial[terms[0].group].device
         total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)
         for group, sites in terms:
-            signed = group in density.symmetry.signed_groups
-            if sites:
-                pairs = density.unit_pairs(group, sites)
-                total = total + density.log_flips(group, sites) if signed else total
-            else:
-                size = density.symmetry.groups[group]
-                pairs = torch.zeros(size, size, dtype=torch.float64, device=device)
-                total = total + size * math.log(2) if signed else total
-            pairs = pairs.expand(*density.batch_shape, *pairs.shape[-2:])
-            drawn, log_prob = sample_rescaled(pairs, self.num_permutations, trivial[group])
-            total = total + log_mean((gather_pairs(pairs, drawn) - log_prob)[first:])
+            factor = density.symmetry.factor(group)
+            total = total + (density.log_mass(group, sites) if sites else factor.log_unit_orders)
+            if factor.permutes:
+                pairs = (
+                    density.unit_pairs(group, sites)
+                    if sites
+                    else torch.zeros(factor.size, factor.size, dtype=torch.float64, device=device)
+                )
+                pairs = pairs.expand(*density.batch_shape, *pairs.shape[-2:])
+                drawn, log_prob = sample_rescaled(pairs, self.num_permutations, trivial[group])
+                total = total + log_mean((gather_pairs(pairs, drawn) - log_prob)[first:])
         return total

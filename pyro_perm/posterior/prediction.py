@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,13 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.program.full_data import Site, run
+from pyro_perm.posterior.latents import together
+from pyro_perm.posterior.likelihood import pointwise
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.restoration import restored
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.sampling import looking_on, set_up
 
 _NUM_SAMPLES = 1000
 
@@ -59,6 +65,7 @@ class Prediction:
         return torch.from_numpy(quantiles).to(self.draws)
 
 
+@refuse_shared_keywords
 @torch.no_grad()
 def predict(
     model: Callable[..., Any],
@@ -105,21 +112,25 @@ def predict(
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
         in closed form, or if the posterior lacks a latent site of the model.
     """
-    batches = _batches(args, batch_size)
+    call = Call(model, args, kwargs)
+    batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
     samples = posterior.get_samples() if isinstance(posterior, MCMC) else posterior
-    with poutine.seed(rng_seed=0):  # The shapes of the sites only.
-        sites = run(model, batches[0], kwargs)
-
-    def predicted(draw: Values) -> Groups:
-        values = draw if isinstance(samples, Mapping) else _drawn(samples, args, kwargs)
-        _require_shapes(values, sites)
-        name = _observed_site(values, sites, site)
-        parts = [_predicted(model, batch, kwargs, values, name) for batch in batches]
-        return {"prediction": _joined(parts, batches)}
-
     draws = _draws(samples, num_samples)
-    mapped = DrawMapper(draws_at_once, progress)(predicted, draws, description="predictive draws")
-    found = mapped["prediction"]
+    with restored(model, posterior, args, kwargs) as writes:
+        with writes:
+            with poutine.seed(rng_seed=0):  # What the model is made of only.
+                first = survey(batches[0])
+            latent = _latent_values(samples, first, call)
+            with looking_on():
+                target = _target(first, latent({n: each[0] for n, each in draws.items()}), site)
+
+        def predicted(draw: Values) -> Groups:
+            values = latent(draw)
+            parts = [_predicted(replace(first, call=batch), values, target) for batch in batches]
+            return {"prediction": _joined(parts, batches)}
+
+        map_draws = DrawMapper(draws_at_once, progress)
+        found = map_draws(predicted, draws, description="predictive draws")["prediction"]
     return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
 
 
@@ -154,30 +165,83 @@ def _draws(samples: Any, num_samples: int | None) -> dict[str, Tensor]:
     return {"index": torch.arange(num)}
 
 
-def _drawn(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor]:
-    with poutine.mask(mask=False):  # Nobody asks for the density.
-        sites = run(guide, args, kwargs)
-    return {name: site.value for name, site in sites.items() if site.is_latent}
+def _latent_values(
+    posterior: Callable[..., Any] | Values, model: FullData, call: Call
+) -> Callable[[Values], Values]:
+    """From an entry of :func:`_draws` to values of the latent sites.
+
+    :param call: the model with all of its arguments, which are the guide's.
+    """
+    if isinstance(posterior, Mapping):
+        return lambda sample: sample
+    guide_call = replace(call, program=posterior)
+    set_up(guide_call)
+    with looking_on():
+        guide = together(model, survey(guide_call))
+
+    def draw(_: Values) -> Values:
+        with poutine.mask(mask=False):  # Nobody asks for the density.
+            drawn = guide.draw().values
+        return {name: drawn[name] for name in guide.names(SiteKind.LATENT)}
+
+    return draw
 
 
-def _require_shapes(values: Values, sites: Mapping[str, Site]) -> None:
-    for name in values.keys() & sites.keys():
-        shape = sites[name].value.shape
+@dataclass(frozen=True)
+class _Target:
+    """What is predicted.
+
+    Attributes:
+        site: name of the observed site.
+        summed_out: latent sites that are summed out of the log-likelihood.
+        has_log_likelihood: whether there are observations, each with a log-likelihood.
+    """
+
+    site: str
+    summed_out: tuple[str, ...]
+    has_log_likelihood: bool
+
+
+def _target(model: FullData, values: Values, site: str | None) -> _Target:
+    """What to predict, and whether its log-likelihood can be told.
+
+    Warns of what is missing in the log-likelihood.
+    """
+    _require_shapes(values, model)
+    name = _observed_site(values, model, site)
+    summed_out = tuple(set(model.names(SiteKind.LATENT)) - values.keys() - {name})
+    if model.sites[name].kind is not SiteKind.OBSERVATION:
+        return _Target(name, summed_out, has_log_likelihood=False)
+    found = pointwise(model, model.evaluate(values, summed_out).terms)
+    for missing, why in found.unplaced.items():
+        warnings.warn(
+            f"'{missing}' is part of the likelihood, or of the prior, but of no observation's "
+            f"log-likelihood: {why}",
+            stacklevel=5,
+        )
+    return _Target(name, summed_out, has_log_likelihood=name in found.terms)
+
+
+def _require_shapes(values: Values, model: FullData) -> None:
+    for name in values.keys() & model.sites.keys():
+        shape = model.sites[name].value.shape
         if values[name].shape != shape:
             raise ValueError(
                 f"site '{name}' has shape {tuple(shape)} in the model, but a draw of it has shape "
                 f"{tuple(values[name].shape)}: samples are of shape (draws, *site shape), and "
-                "latent values of each observation do not go with batch_size="
+                "latent values of each observation do not go with batch_size=, or with a plate "
+                "that only scales a batch, pyro.plate(name, size, subsample_size=len(x))"
             )
 
 
-def _observed_site(values: Values, sites: Mapping[str, Site], site: str | None) -> str:
-    undrawn = {name for name, s in sites.items() if s.is_latent} - values.keys()
-    observed = {name for name, s in sites.items() if s.is_observation}
-    candidates = {site} if site is not None else observed or undrawn
+def _observed_site(values: Values, model: FullData, site: str | None) -> str:
+    undrawn = set(model.names(SiteKind.LATENT)) - values.keys()
+    observed = set(model.names(SiteKind.OBSERVATION))
+    needed = {name for name in undrawn if not model.sites[name].can_be_summed_out}
+    candidates = {site} if site is not None else observed or needed or undrawn
     if len(candidates) != 1 or not candidates <= observed | undrawn:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed | undrawn)}")
-    missing = sorted(undrawn - candidates)
+    missing = sorted(needed - candidates)
     if missing:
         raise ValueError(
             f"the posterior has no draws of {missing}: add them to the guide or the samples; if "
@@ -186,29 +250,26 @@ def _observed_site(values: Values, sites: Mapping[str, Site], site: str | None) 
     return candidates.pop()
 
 
-def _predicted(
-    model: Callable[..., Any], args: Any, kwargs: Any, values: Values, name: str
-) -> dict[str, Tensor]:
+def _predicted(model: FullData, values: Values, target: _Target) -> dict[str, Tensor]:
     """A new observation, its mean, and the log-likelihood of the observations if there are any."""
-    new = run(poutine.uncondition(model), args, kwargs, values)[name]
-    if new.mean is None:
+    new = model.replicating.draw(values)
+    if target.site not in new.means:
         raise ValueError(
-            f"the distribution at site '{name}' has no mean in closed form: use to_arviz for draws"
+            f"the distribution at site '{target.site}' has no mean in closed form: use to_arviz "
+            "for draws"
         )
-    predicted = {"draws": new.value, "means": new.mean}
-    given = run(model, args, kwargs, {**values, name: new.value})[name]
-    if given.is_observation:
-        predicted["log_likelihood"] = given.log_prob
+    predicted = {"draws": new.values[target.site], "means": new.means[target.site]}
+    if target.has_log_likelihood:
+        given = model.evaluate(values, target.summed_out)
+        predicted["log_likelihood"] = pointwise(model, given.terms).log_probs()[target.site]
     return predicted
 
 
-def _joined(
-    parts: Sequence[dict[str, Tensor]], batches: Sequence[Sequence[Any]]
-) -> dict[str, Tensor]:
+def _joined(parts: Sequence[dict[str, Tensor]], batches: Sequence[Call]) -> dict[str, Tensor]:
     if len(parts) == 1:
         return parts[0]
     for part, batch in zip(parts, batches, strict=True):
-        num = next(len(value) for value in batch if isinstance(value, Tensor))
+        num = next(len(value) for value in batch.args if isinstance(value, Tensor))
         if part["draws"].shape[:1] != (num,):
             raise ValueError(
                 f"the observed site has shape {tuple(part['draws'].shape)} in a batch of {num} "

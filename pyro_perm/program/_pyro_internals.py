@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 
@@ -43,3 +44,17 @@ def own_calls(modules: Iterator[PyroModule]) -> Iterator[None]:
     finally:
         for context, state in zip(contexts, before, strict=True):
             vars(context).update(state)
+
+
+def packed_dims(tensor: Any) -> set[str]:
+    """The symbols of a packed tensor's dimensions, as :mod:`pyro.ops.packed` has it."""
+    return set(tensor._pyro_dims)
+
+
+def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
+    """A packed tensor in another precision: Pyro's contraction does not promote."""
+    if tensor.dtype == dtype:
+        return tensor
+    converted: Any = tensor.to(dtype)
+    converted._pyro_dims = tensor._pyro_dims
+    return converted

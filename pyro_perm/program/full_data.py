@@ -3,22 +3,48 @@
 A subsampled plate takes only as many indices as the program asked for, so one run cannot see all of
 them. The program runs once for each of the plate's consecutive subsamples instead, for each
 combination of them where several plates subsample, and the runs are joined.
+
+That is so where the program looks its data up by the plate's indices. Where it never looks at
+them, as in ``plate("data", N, subsample_size=len(x))``, it was passed the batch itself: then that
+batch is the data, and the plate only scales what the batch says to ``N`` rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical
+
+from pyro_perm.program.call import Call
+from pyro_perm.program.index_watch import IndexWatch
+from pyro_perm.program.subsampling import Sweep, placed, swept_frames
+from pyro_perm.program.summed_out import TracedTerm, summing_out, traced_terms
+from pyro_perm.program.trace import is_enumerated
+
+Values = Mapping[str, Tensor]
+
+
+class SiteKind(Enum):
+    """What a sample statement is for."""
+
+    LATENT = "drawn by the program"
+    AUXILIARY = "drawn by the program, of a guide's own"
+    OBSERVATION = "data"
+    FUNCTION = "a function of other sites: pyro.deterministic, or what a reparametrization leaves"
+    FACTOR = "a term of the log joint density, by pyro.factor"
 
 
 @dataclass(frozen=True)
@@ -26,152 +52,312 @@ class Site:
     """A sample site over all data.
 
     Attributes:
-        value: shape ``(*batch, *event)``.
+        kind: what it is for.
+        value: of one run, shape ``(*batch, *event)``.
+        event_dim: number of event dimensions.
+        plates: dimension of the batch, counted from the right -> name of its plate.
+        support: of its distribution; None if it has none that is known.
+        scale: of handlers such as ``poutine.scale``, without that of subsampling.
+        can_be_summed_out: whether it is marked for enumeration, all of its values at once.
+    """
+
+    kind: SiteKind
+    value: Tensor
+    event_dim: int
+    plates: Mapping[int, str]
+    support: Any
+    scale: float | Tensor
+    can_be_summed_out: bool
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the log joint density over all data.
+
+    Attributes:
+        sites: the sites whose density it is, but for those that were summed out.
         log_prob: log-density of each entry of the batch, without scale and zero where masked out,
             shape ``(*batch)``, in nats.
-        scaled_log_prob: the same with the scale of handlers such as ``poutine.scale``, but still
-            without that of subsampling.
-        event_dim: number of event dimensions.
-        mean: of the site's distribution, shape ``(*batch, *event)``, or None if not in closed form;
-            the probabilities of the classes, shape ``(*batch, classes)``, if it is categorical.
+        scaled_log_prob: the same with the scale of handlers such as ``poutine.scale``, and with
+            that of subsampling where a batch is the data.
         plates: dimension of the batch, counted from the right -> name of its plate.
-        is_latent: whether the program draws it, and not as an auxiliary site.
-        is_observation: whether it holds data: is observed, and neither a factor nor deterministic.
+        summed_out: the sites that were summed out in it.
     """
 
-    value: Tensor
+    sites: tuple[str, ...]
     log_prob: Tensor
     scaled_log_prob: Tensor
-    event_dim: int
-    mean: Tensor | None
     plates: Mapping[int, str]
-    is_latent: bool
-    is_observation: bool
+    summed_out: tuple[str, ...] = ()
 
 
-def run(
-    program: Callable[..., Any],
-    args: Any,
-    kwargs: Mapping[str, Any],
-    values: Mapping[str, Tensor] | None = None,
-) -> dict[str, Site]:
-    """Run a model or a guide over all of its data.
+@dataclass(frozen=True)
+class Drawn:
+    """One run of a program over all of its data.
 
-    Indices that the program gives to a plate itself, as ``subsample=``, stay what they are.
-
-    :param program: the model or the guide.
-    :param args: its arguments; ``kwargs`` likewise.
-    :param values: values of sites that shall not be drawn, over all data.
-    :returns: name -> sample site.
-    """
-    sweep = _SubsampleSweep(dict(values or {}))
-    sites: dict[str, Site] = {}
-    while True:
-        with sweep:
-            trace: Any = poutine.trace(program).get_trace(*args, **kwargs)
-        trace.compute_log_prob()
-        for name, node in trace.nodes.items():
-            if node["type"] == "sample" and not site_is_subsample(node):
-                sites[name] = _joined(sites.get(name), node, sweep.subsamples)
-                if not _subsampled_frames(node, sweep.subsamples):
-                    sweep.values[name] = node["value"]
-        if not sweep.advance():
-            return sites
-
-
-def log_joint(sites: Mapping[str, Site]) -> Tensor:
-    """Log-density of all sites together, in nats."""
-    return torch.as_tensor(sum(site.scaled_log_prob.sum() for site in sites.values()))
-
-
-class _SubsampleSweep(Messenger):
-    """Gives subsampled plates their turns, and sites the values that are known.
-
-    :param values: site -> value over all data.
+    Attributes:
+        values: of all sites, shape ``(*batch, *event)``.
+        means: of the distributions of the sites that have one in closed form, same shape; of
+            categorical ones the probabilities, shape ``(*batch, classes)``.
+        terms: of the log joint density, a single site each.
     """
 
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-        self.subsamples: dict[str, Tensor] = {}
-        self._turns: dict[str, int] = {}
-        self._last_turns: dict[str, int] = {}
+    values: dict[str, Tensor]
+    means: dict[str, Tensor]
+    terms: tuple[Term, ...]
 
-    def __enter__(self) -> Any:
-        self.subsamples = {}
-        return super().__enter__()
 
-    def advance(self) -> bool:
-        """Go to the next combination of subsamples, the innermost plate first.
+@dataclass(frozen=True)
+class FullData:
+    """A program, and what a run of it has shown: see :func:`survey`.
 
-        :returns: whether there is one.
+    Attributes:
+        call: the program, and what it is called with.
+        sites: its sample sites, in order.
+        looked_up: the subsampled plates whose indices it looks at.
+        passed: those whose indices it does not look at, so that a batch was passed to it.
+        max_plate_nesting: number of its plate dimensions.
+    """
+
+    call: Call
+    sites: Mapping[str, Site]
+    looked_up: frozenset[str]
+    passed: frozenset[str]
+    max_plate_nesting: int
+
+    def names(self, *kinds: SiteKind) -> list[str]:
+        """Names of the sites of some kinds, in order."""
+        return [name for name, site in self.sites.items() if site.kind in kinds]
+
+    def log_joint(self, terms: Iterable[Term]) -> Tensor:
+        """Log-density of all terms together, in nats.
+
+        A scale that handlers give to all latent sites alike is another unit, and is divided out: a
+        loss per observation, ``poutine.scale(model, scale=1 / N)``. A subsampled plate counts a
+        batch that is the data for as many rows as the plate has.
         """
-        for plate in reversed(list(self._turns)):
-            if self._turns[plate] < self._last_turns[plate]:
-                self._turns[plate] += 1
-                return True
-            del self._turns[plate]
-        return False
+        total = sum(term.scaled_log_prob.sum() for term in terms)
+        return torch.as_tensor(total if self._unit == 1 else total / self._unit)
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is not None:
+    @cached_property
+    def _unit(self) -> float:
+        kinds = SiteKind.LATENT, SiteKind.AUXILIARY
+        scales = [torch.as_tensor(self.sites[name].scale) for name in self.names(*kinds)]
+        if not scales or any(scale.numel() > 1 for scale in scales):
+            return 1.0
+        first, *others = map(float, scales)
+        alike = first > 0 and all(math.isclose(first, other, rel_tol=1e-9) for other in others)
+        return first if alike and not math.isclose(first, 1.0, rel_tol=1e-9) else 1.0
+
+    @property
+    def replicating(self) -> FullData:
+        """The same program with its observations drawn anew."""
+        return replace(
+            self, call=replace(self.call, program=poutine.uncondition(self.call.program))
+        )
+
+    def draw(self, values: Values | None = None) -> Drawn:
+        """Draw all sites but those whose values are known.
+
+        Indices that the program gives to a plate itself, as ``subsample=``, stay what they are.
+
+        :param values: values of sites that shall not be drawn, over all data.
+        """
+        sweep = Sweep(dict(values or {}), self.passed)
+        drawn: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
+        joint = _Joint()
+        for trace in _passes(self.call, sweep, sweep(self.call.program)):
+            joint.add(traced_terms(trace), sweep.subsamples)
+            for name, node in _sample_nodes(trace):
+                place = partial(placed, node["cond_indep_stack"], sweep.subsamples)
+                event_dim = node["fn"].event_dim
+                drawn[name] = place(drawn.get(name), _value(node), event_dim)
+                mean = _mean(node["fn"])
+                if mean is not None:
+                    rank = mean.dim() - len(node["fn"].batch_shape)
+                    means[name] = place(means.get(name), mean, rank)
+        return Drawn(drawn, means, joint.terms)
+
+    def evaluate(self, values: Values, summed_out: Collection[str] = ()) -> EvaluatedSites:
+        """The log joint density at known values of the latent sites.
+
+        :param values: of the latent sites, over all data.
+        :param summed_out: latent sites that are summed out instead.
+        :raises ValueError: if they cannot be summed out together, or another one has no value.
+        """
+        sweep = Sweep(dict(values), self.passed, summed_out)
+        program = summing_out(sweep(self.call.program), summed_out, self.max_plate_nesting)
+        functions: dict[str, Tensor] = {}
+        joint = _Joint()
+        for trace in _passes(self.call, sweep, program):
+            _require_values(trace, values, summed_out)
+            joint.add(traced_terms(trace), sweep.subsamples)
+            for name in self.names(SiteKind.FUNCTION):
+                if name in trace.nodes:
+                    node = trace.nodes[name]
+                    functions[name] = placed(
+                        node["cond_indep_stack"],
+                        sweep.subsamples,
+                        functions.get(name),
+                        _value(node),
+                        node["fn"].event_dim,
+                    )
+        return EvaluatedSites(joint.terms, functions)
+
+
+@dataclass(frozen=True)
+class EvaluatedSites:
+    """What a program says about known values of its latent sites.
+
+    Attributes:
+        terms: of the log joint density.
+        functions: values of the sites that are functions of others; those of summed-out variables
+            have more entries than in :attr:`FullData.sites`.
+    """
+
+    terms: tuple[Term, ...]
+    functions: dict[str, Tensor]
+
+
+def survey(call: Call) -> FullData:
+    """Run a program over all of its data once, and note what it is made of."""
+    return _surveyed(call, None)
+
+
+def glance(call: Call) -> FullData:
+    """The same from its first subsample alone, so that values are not those of all data."""
+    return _surveyed(call, 1)
+
+
+def _surveyed(call: Call, num_passes: int | None) -> FullData:
+    watch = IndexWatch()
+    sweep = Sweep({}, watch=watch)
+    sites: dict[str, Site] = {}
+    nesting = 0
+    for trace in islice(_passes(call, sweep, sweep(call.program)), num_passes):
+        for name, node in _sample_nodes(trace):
+            frames = node["cond_indep_stack"]
+            nesting = max([nesting, *(-frame.dim for frame in frames if frame.vectorized)])
+            before = sites[name].value if name in sites else None
+            value = placed(frames, sweep.subsamples, before, _value(node), node["fn"].event_dim)
+            sites[name] = _site(node, value)
+    return FullData(call, sites, frozenset(watch.read), frozenset(sweep.passed), nesting)
+
+
+def _passes(call: Call, sweep: Sweep, program: Callable[..., Any]) -> Iterator[Any]:
+    """Traces of the program, one for each combination of subsamples."""
+    while True:
+        sweep.subsamples = {}
+        with sweep.watch or nullcontext():
+            trace: Any = poutine.trace(program).get_trace(*call.args, **call.kwargs)
+        sweep.settle()
+        yield trace
+        for name, node in _sample_nodes(trace):
+            if not swept_frames(node["cond_indep_stack"], sweep.subsamples):
+                sweep.keep(name, node["value"])
+        if not sweep.advance():
             return
-        if site_is_subsample(msg):
-            msg["value"] = self._next_subsample(msg["name"], msg["fn"])
-        elif msg["name"] in self.values:
-            value = self.values[msg["name"]]
-            for frame in _subsampled_frames(msg, self.subsamples):
-                indices = self.subsamples[frame.name].to(value.device)
-                value = value.index_select(frame.dim - msg["fn"].event_dim, indices)
-            msg["value"] = value
-        else:
-            # Calling the distribution draws by in-place noise, which vmap refuses.
-            msg["value"] = msg["fn"].sample()
-
-    def _next_subsample(self, plate: str, fn: Any) -> Tensor | None:
-        if fn.subsample_size is None or fn.subsample_size >= fn.size:
-            return None
-        turn = self._turns.setdefault(plate, 0)
-        self._last_turns[plate] = (fn.size - 1) // fn.subsample_size
-        # The last subsample overlaps with the one before it where the size is no multiple.
-        start = min(turn * fn.subsample_size, fn.size - fn.subsample_size)
-        self.subsamples[plate] = torch.arange(start, start + fn.subsample_size, device=fn.device)
-        return self.subsamples[plate]
 
 
-def _subsampled_frames(node: Any, subsamples: Mapping[str, Tensor]) -> list[Any]:
-    """The plates around a site, as dimensions of it, of which this run has a part."""
+class _Joint:
+    """Terms of several passes, joined."""
+
+    def __init__(self) -> None:
+        self._terms: dict[tuple[str, ...], Term] = {}
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(self._terms.values())
+
+    def add(self, terms: Sequence[TracedTerm], subsamples: Mapping[str, Tensor]) -> None:
+        for term in terms:
+            key = term.sites + term.summed_out
+            before = self._terms.get(key)
+            place = partial(placed, term.frames, subsamples)
+            scale = _scale(term.scale, term.frames, subsamples)
+            scaled = scale_and_mask(term.log_prob, scale=scale)
+            self._terms[key] = Term(
+                sites=term.sites,
+                log_prob=place(before.log_prob if before else None, term.log_prob),
+                scaled_log_prob=place(before.scaled_log_prob if before else None, scaled),
+                plates=_plates(term.frames),
+                summed_out=term.summed_out,
+            )
+
+
+def _require_values(trace: Any, values: Values, summed_out: Collection[str]) -> None:
+    for name, node in _sample_nodes(trace):
+        if not (node["is_observed"] or name in values or name in summed_out):
+            raise ValueError(
+                f"there is no value for the latent site '{name}' of the model, which did not "
+                "occur in an earlier run"
+            )
+
+
+def _site(node: Any, value: Tensor) -> Site:
     frames = node["cond_indep_stack"]
-    return [frame for frame in frames if frame.vectorized and frame.name in subsamples]
-
-
-def _joined(before: Site | None, node: Any, subsamples: Mapping[str, Tensor]) -> Site:
-    """A site of one run together with what earlier runs had of it."""
-    fn, frames = node["fn"], node["cond_indep_stack"]
-    scale = node["scale"]
-    for frame in frames:
-        if frame.name in subsamples:
-            scale = scale * frame.size / frame.full_size
-    value = node["value"].expand(torch.broadcast_shapes(node["value"].shape, fn.shape()))
-    log_prob = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
-    scaled_log_prob = scale_and_mask(node["unscaled_log_prob"], scale=scale, mask=node["mask"])
-    parts = (before.value, before.log_prob, before.scaled_log_prob) if before else (None,) * 3
-    place = partial(_placed, frames=_subsampled_frames(node, subsamples), subsamples=subsamples)
-    mean = _mean(fn)
-    if mean is not None:
-        before_mean = before.mean if before else None
-        mean = place(before_mean, mean, event_dim=mean.dim() - len(fn.batch_shape))
-    data = node["is_observed"] and not node["infer"].get("_deterministic")
     return Site(
-        value=place(parts[0], value, event_dim=fn.event_dim),
-        log_prob=place(parts[1], log_prob),
-        scaled_log_prob=place(parts[2], scaled_log_prob),
-        event_dim=fn.event_dim,
-        mean=mean,
-        plates={frame.dim: frame.name for frame in frames if frame.vectorized and frame.size > 0},
-        is_latent=not node["is_observed"] and not node["infer"].get("is_auxiliary"),
-        is_observation=data and not site_is_factor(node),
+        kind=_kind(node),
+        value=value,
+        event_dim=node["fn"].event_dim,
+        plates=_plates(frames),
+        support=_support(node["fn"]),
+        scale=_scale(node["scale"], frames, {frame.name for frame in frames}),
+        can_be_summed_out=is_enumerated(node) and node["infer"].get("num_samples") is None,
     )
+
+
+def _support(fn: Any) -> Any:
+    try:
+        return fn.support
+    except NotImplementedError:
+        return None
+
+
+def _kind(node: Any) -> SiteKind:
+    if not node["is_observed"]:
+        return SiteKind.AUXILIARY if node["infer"].get("is_auxiliary") else SiteKind.LATENT
+    if site_is_factor(node):
+        return SiteKind.FACTOR
+    return SiteKind.FUNCTION if _is_function(node) else SiteKind.OBSERVATION
+
+
+def _is_function(node: Any) -> bool:
+    """Whether an observed site has the one value that it can have.
+
+    Reparametrizations, as ``pyro.deterministic``, observe it from a Delta where it is.
+    """
+    fn, value = node["fn"], node["value"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if not isinstance(fn, Delta):
+        return False
+    deterministic = bool(node["infer"].get("_deterministic"))
+    return deterministic or torch.equal(*torch.broadcast_tensors(fn.v, value))
+
+
+def _sample_nodes(trace: Any) -> Iterator[tuple[str, Any]]:
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and not site_is_subsample(node):
+            yield name, node
+
+
+def _scale(scale: Any, frames: Any, plates: Collection[str]) -> Any:
+    """The scale without that of some subsampled plates."""
+    for frame in frames:
+        if frame.name in plates and frame.size > 0:
+            scale = scale * frame.size / frame.full_size
+    return scale
+
+
+def _plates(frames: Any) -> dict[int, str]:
+    return {frame.dim: frame.name for frame in frames if frame.vectorized and frame.size > 0}
+
+
+def _value(node: Any) -> Tensor:
+    value: Tensor = node["value"]
+    return value.expand(torch.broadcast_shapes(value.shape, node["fn"].shape()))
 
 
 def _mean(fn: Any) -> Tensor | None:
@@ -180,22 +366,3 @@ def _mean(fn: Any) -> Tensor | None:
     except (AttributeError, NotImplementedError):
         return None
     return mean
-
-
-def _placed(
-    before: Tensor | None,
-    part: Tensor,
-    *,
-    frames: Sequence[Any],
-    subsamples: Mapping[str, Tensor],
-    event_dim: int = 0,
-) -> Tensor:
-    """The entries of one run at their places among those of all data."""
-    if not frames:
-        return part
-    shape, places = list(part.shape), [torch.arange(n, device=part.device) for n in part.shape]
-    for frame in frames:
-        dim = frame.dim - event_dim
-        shape[dim], places[dim] = frame.full_size, subsamples[frame.name].to(part.device)
-    whole = part.new_zeros(shape) if before is None else before
-    return whole.index_put(torch.meshgrid(*places, indexing="ij"), part)

@@ -15,6 +15,7 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
 from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of
@@ -88,25 +89,42 @@ def _written_arguments(func: Any) -> list[tuple[int, str]]:
 
 
 class WriteLog(EagerDispatchMode):
-    """Remembers every tensor that is written in place: buffers, counters, caches."""
+    """Remembers every tensor that is written in place: buffers, counters, caches.
+
+    What comes into being meanwhile is not remembered: parameters that a first run initializes keep
+    their initial values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._saved: list[tuple[Tensor, Tensor]] = []
+        self._new: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in written_tensors(func, args, kwargs):
-            self._saved.append((tensor.detach(), tensor.clone()))
-        return func(*args, **kwargs)
+            if _storage(tensor) not in self._new:
+                self._saved.append((tensor.detach(), tensor.clone()))
+        result = func(*args, **kwargs)
+        self._new |= _storages(result) - _storages((args, kwargs))
+        return result
 
     def restore(self) -> None:
         """Undo the writes."""
         while self._saved:
             tensor, value = self._saved.pop()
             tensor.copy_(value)
+
+
+def _storages(tree: Any) -> set[int]:
+    return {_storage(leaf) for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)}
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where the entries lie; what existed before cannot lie where something new came to lie."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 @contextmanager

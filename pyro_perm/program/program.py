@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
-from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape
+from pyro_perm.symmetry.spec import Spec
 
 # Gets tensors that are not latent, and what they are, to be read after "tied to dim 0 of".
 Announce = Callable[[Tensor, str], None]

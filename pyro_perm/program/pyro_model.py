@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
@@ -29,7 +28,8 @@ from pyro_perm.program.trace import (
     prior_trace,
     with_enumeration,
 )
-from pyro_perm.symmetry.binding import SiteShape, Spec, site_shapes
+from pyro_perm.symmetry.binding import SiteShape, site_shapes
+from pyro_perm.symmetry.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -218,4 +218,5 @@ class _SiteWatch(Messenger):
 
 def _log_density(site: Any, value: Tensor) -> Tensor:
     log_prob = site["fn"].log_prob(value, *site["args"], **site["kwargs"])
-    return torch.as_tensor(scale_and_mask(log_prob, site["scale"], site["mask"]))
+    scaled: Tensor = scale_and_mask(log_prob, site["scale"], site["mask"])
+    return scaled

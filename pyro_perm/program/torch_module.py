@@ -19,7 +19,8 @@ from torch.distributions import constraints
 from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 from pyro_perm.program.program import Announce, Factor, Latent, Run, disregard
-from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape
+from pyro_perm.symmetry.spec import Spec
 
 _NORMALIZATIONS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),

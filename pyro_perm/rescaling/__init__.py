@@ -12,7 +12,21 @@ Among all distributions with the same law of orbits, and so with the same predic
 smallest divergence from the prior, :math:`KL(\tilde q \| p) = KL(q_Q \| p_Q)`.
 """
 
+from pyro_perm.rescaling.any_density import (
+    LogDensity,
+    log_orbit_mass_under,
+    sample_along_orbits_under,
+)
+from pyro_perm.rescaling.coupled import (
+    CoupledExponent,
+    Coupling,
+    Layer,
+    coupled_log_mass,
+    find_coupled_mode,
+    sampled_coupled_log_mass,
+)
 from pyro_perm.rescaling.degrees import Degrees
+from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
     TRAINING_TOLERANCE,
     OrbitIntegral,
@@ -24,20 +38,33 @@ from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,
     log_orbit_mass,
+    orbit_coefficients,
     orbit_pairs,
     smallest_divergences,
 )
 
 __all__ = [
     "TRAINING_TOLERANCE",
+    "CoupledExponent",
+    "Coupling",
     "Degrees",
+    "Layer",
+    "LogDensity",
     "OrbitIntegral",
     "OrbitPairs",
     "UnitEntries",
+    "coupled_log_mass",
+    "find_coupled_mode",
     "log_integral",
     "log_integral_bound",
     "log_orbit_mass",
+    "log_orbit_mass_under",
+    "orbit_coefficients",
     "orbit_integral",
     "orbit_pairs",
+    "sample_along_orbits",
+    "sample_along_orbits_under",
+    "sample_log_scales",
+    "sampled_coupled_log_mass",
     "smallest_divergences",
 ]

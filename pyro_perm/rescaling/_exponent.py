@@ -13,6 +13,8 @@ of ``h`` lies between these two.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,6 +62,11 @@ class Exponent(NamedTuple):
         """Those of some pairs."""
         return Exponent(self.A[index], self.B[index], self.C[index], self.D[index], self.a)
 
+    def chunks(self, size: int) -> Iterator[Exponent]:
+        """All pairs, some at a time."""
+        for A, B, C, D in zip(*(x.split(size) for x in self[:4]), strict=True):
+            yield Exponent(A, B, C, D, self.a)
+
     def joined(self, other: Exponent) -> Exponent:
         """These pairs, then the others."""
         A, B, C, D = map(torch.cat, zip(self[:4], other[:4], strict=True))
@@ -90,6 +97,34 @@ class Exponent(NamedTuple):
         """``h(t) - h(0) - a t`` for ``z = e^t - 1`` and ``w = e^{-t} - 1``."""
         rise = torch.addcmul(self.B - self.A, z, self.A, value=-0.5).mul_(z)
         return rise.add_(torch.addcmul(self.D - self.C, w, self.C, value=-0.5).mul_(w))
+
+    def require_integrals(self, results: Tensor) -> None:
+        """Refuse pairs whose integrals are not finite.
+
+        :param results: what depends on each pair's integral, shape ``(n,)``.
+        :raises ValueError: with the reason.
+        """
+        bad = ~results.isfinite()
+        if bool(bad.any()):
+            where = int(bad.nonzero()[0])
+            A, B, C, D = (float(part[where]) for part in self[:4])
+            pair = f"A = {A:.3g}, B = {B:.3g}, C = {C:.3g}, D = {D:.3g}, a = {self.a:g}"
+            raise ValueError(f"{_reason(A, B, C, D, self.a)}: {pair}")
+
+
+def _reason(A: float, B: float, C: float, D: float, a: float) -> str:
+    """Why there is no integral."""
+    if any(math.isnan(x) for x in (A, B, C, D)):
+        return "the coefficients of a unit's orbit are not numbers"
+    if A < 0 or C < 0:
+        return "A and C are sums of squares, which cannot be negative"
+    for square, surplus, ends in ((A, a, "incoming"), (C, -a, "outgoing")):
+        if square == 0 and surplus >= 0:
+            return (
+                f"the integral over a unit's scales diverges, for its {ends} entries are all zero "
+                "and not outnumbered by the others"
+            )
+    return "the integral over a unit's scales leaves the range of double precision"
 
 
 def _half_asinh(numerator: Tensor, denominator: Tensor) -> Tensor:

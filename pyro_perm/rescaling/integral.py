@@ -22,7 +22,6 @@ the generalized inverse Gaussian distribution with parameters ``a / 2``, ``A`` a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +66,8 @@ def orbit_integral(
     By the trapezoidal rule around one mode or two, in double precision, with as many nodes as each
     integrand needs.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import orbit_integral
     >>> one, zero = torch.ones(()), torch.zeros(())
     >>> orbit_integral(one, zero, one, zero, 0.0, tolerance=1e-12).log_integral.exp()  # K_0(1)
     tensor(0.4210, dtype=torch.float64)
@@ -85,14 +86,15 @@ def orbit_integral(
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
     exponent = Exponent.of(A, B, C, D, a)
     depth = _MARGIN - math.log(tolerance)
-    chunks = [_integrate(some, depth) for some in _chunks(exponent)]
+    if not shape.numel():
+        return OrbitIntegral(exponent.A.view(shape), exponent.A.new_empty(4, *shape))
+    chunks = [_integrate(some, depth) for some in exponent.chunks(_PAIRS_AT_ONCE)]
     log_integral, means = (
         chunks[0]
         if len(chunks) == 1
         else (torch.cat([value for value, _ in chunks]), torch.cat([mean for _, mean in chunks], 1))
     )
-    if not bool(log_integral.isfinite().all()):
-        raise ValueError(_reason(exponent, log_integral))
+    exponent.require_integrals(log_integral)
     return OrbitIntegral(log_integral.view(shape), means.view(4, *shape))
 
 
@@ -141,28 +143,19 @@ class _LogIntegral(torch.autograd.Function):
         ctx: Any, A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float, tolerance: float
     ) -> Tensor:
         integral = orbit_integral(A, B, C, D, a, tolerance=tolerance)
-        ctx.save_for_backward(integral.derivatives())
+        ctx.save_for_backward(integral.derivatives(), A, B, C, D)
         return integral.log_integral
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        (derivatives,) = ctx.saved_tensors
-        grads = refuse_second_derivatives(*(derivatives * grad_output))
-        return *grads, None, None
-
-
-def _chunks(exponent: Exponent) -> Iterator[Exponent]:
-    if len(exponent.A) <= _PAIRS_AT_ONCE:
-        yield exponent
-    else:
-        for A, B, C, D in zip(*(x.split(_PAIRS_AT_ONCE) for x in exponent[:4]), strict=True):
-            yield Exponent(A, B, C, D, exponent.a)
+        derivatives, *inputs = ctx.saved_tensors
+        with torch.no_grad():
+            grads = (derivatives * grad_output).unbind()
+        return *refuse_second_derivatives(grads, (grad_output, *inputs)), None, None
 
 
 def _integrate(exponent: Exponent, depth: float) -> tuple[Tensor, Tensor]:
     """Log-integrals, shape ``(n,)``, and means, shape ``(4, n)``."""
-    if not len(exponent.A):
-        return exponent.A, exponent.A.new_zeros(4, 0)
     balanced, origin = exponent.balanced()
     windows = find_windows(balanced, depth)
     sums = sum_nodes(windows)
@@ -188,27 +181,3 @@ def _sum_of_windows(
     total = weights.new_zeros(num_pairs).index_add_(0, pair, weights)
     mean = means.new_zeros(4, num_pairs).index_add_(1, pair, means * weights).div_(total)
     return total.log().add_(largest), mean
-
-
-def _reason(exponent: Exponent, log_integral: Tensor) -> str:
-    """Why an integral is not finite."""
-    A, B, C, D, a = exponent
-    where = int((~log_integral.isfinite()).nonzero()[0])
-    pair = (
-        f"A = {A[where]:.3g}, B = {B[where]:.3g}, C = {C[where]:.3g}, D = {D[where]:.3g}, a = {a}"
-    )
-    if any(bool(part[where].isnan()) for part in exponent[:4]):
-        return f"the coefficients of a unit's orbit are not numbers: {pair}"
-    if bool((A < 0)[where] | (C < 0)[where]):
-        return f"A and C are sums of squares, which cannot be negative: {pair}"
-    if bool((A == 0)[where] & torch.tensor(a >= 0)):
-        return (
-            f"the integral over a unit's scales diverges: {pair}. Its incoming entries are all "
-            "zero and not outnumbered by outgoing ones"
-        )
-    if bool((C == 0)[where] & torch.tensor(a <= 0)):
-        return (
-            f"the integral over a unit's scales diverges: {pair}. Its outgoing entries are all "
-            "zero and not outnumbered by incoming ones"
-        )
-    return f"the integral over a unit's scales leaves the range of double precision: {pair}"

@@ -142,10 +142,12 @@ def log_orbit_mass(
     The density of the unit's orbit relative to that of the unit, for a guide's factors as for a
     Normal prior, whatever its means and scales. Differentiable once, in all entries.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass
     >>> w = torch.tensor([[1.0, 1.0]])  # one weight comes in, one goes out
     >>> prior = UnitEntries(w, torch.zeros(1, 2), torch.ones(1, 2))
     >>> log_orbit_mass(prior, Degrees.of([1, -1]))  # log K_0(1) + 1
-    tensor([0.1351], dtype=torch.float64)
+    tensor([0.1349], dtype=torch.float64)
 
     :param entries: shapes that broadcast to ``(*batch, n, width)``.
     :param degrees: how they are rescaled.
@@ -156,6 +158,15 @@ def log_orbit_mass(
     """
     result: Tensor = _LogOrbitMass.apply(*torch.broadcast_tensors(*entries), degrees, tolerance)
     return result
+
+
+def orbit_coefficients(
+    entries: UnitEntries, degrees: Degrees
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``A``, ``B``, ``C`` and ``D`` of each unit under its own factor, shapes ``(*batch, n)``."""
+    entries = UnitEntries(*(kind.double() for kind in entries))
+    incoming, outgoing, _ = _parts(entries, degrees)
+    return *_own_sums(incoming), *_own_sums(outgoing)
 
 
 @torch.no_grad()
@@ -196,26 +207,32 @@ class _LogOrbitMass(torch.autograd.Function):
         tolerance: float,
     ) -> Tensor:
         entries = UnitEntries(values.double(), locs.double(), scales.double())
-        incoming, outgoing, _ = _parts(entries, degrees)
-        A, B = _own_sums(incoming)
-        C, D = _own_sums(outgoing)
+        A, B, C, D = orbit_coefficients(entries, degrees)
         integral = orbit_integral(A, B, C, D, float(degrees.jacobian), tolerance=tolerance)
-        ctx.save_for_backward(*entries, integral.means)
+        ctx.save_for_backward(integral.means, values, locs, scales)
         ctx.degrees = degrees
         return integral.log_integral - (B + D - 0.5 * (A + C))
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        *entries, means = ctx.saved_tensors
-        squares_in, means_in, squares_out, means_out = (means - 1).mul_(grad_output).unsqueeze(-1)
-        incoming, outgoing, fixed = _parts(UnitEntries(*entries), ctx.degrees)
-        parts = (
-            _own_gradients(incoming, means_in, squares_in),
-            _own_gradients(outgoing, means_out, squares_out),
-            UnitEntries(*(torch.zeros_like(kind) for kind in fixed)),
-        )
-        grads = (ctx.degrees.join(*kind) for kind in zip(*parts, strict=True))
-        return *refuse_second_derivatives(*grads), None, None
+        means, *inputs = ctx.saved_tensors
+        with torch.no_grad():
+            grads = _mass_gradients(means, UnitEntries(*inputs), ctx.degrees, grad_output)
+        return *refuse_second_derivatives(grads, (grad_output, *inputs)), None, None
+
+
+def _mass_gradients(
+    means: Tensor, entries: UnitEntries, degrees: Degrees, grad_output: Tensor
+) -> UnitEntries:
+    entries = UnitEntries(*(kind.double() for kind in entries))
+    squares_in, means_in, squares_out, means_out = (means - 1).mul_(grad_output).unsqueeze(-1)
+    incoming, outgoing, fixed = _parts(entries, degrees)
+    parts = (
+        _own_gradients(incoming, means_in, squares_in),
+        _own_gradients(outgoing, means_out, squares_out),
+        UnitEntries(*map(torch.zeros_like, fixed)),
+    )
+    return UnitEntries(*(degrees.join(*kind) for kind in zip(*parts, strict=True)))
 
 
 def _parts(entries: UnitEntries, degrees: Degrees) -> list[UnitEntries]:

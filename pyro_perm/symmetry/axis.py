@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry.elements import compose, generators, sign_of, unit_of
-
 
 @dataclass(frozen=True)
 class Axis:
@@ -100,58 +98,60 @@ class Axis:
             )
         return permuted // block
 
-    def commutes_with(self, other: Axis, length: int) -> bool:
-        """Whether the groups along two axes of one site commute, whatever their elements."""
-        if self.dim != other.dim:
-            return True
-        mine, theirs = (
-            [axis.gather_index(g, length) for g in generators(axis.size(length), signed=axis.sign)]
-            for axis in (self, other)
-        )
-        return all(torch.equal(compose(x, y), compose(y, x)) for x in mine for y in theirs)
-
     def is_disjoint_from(self, other: Axis, length: int) -> bool:
         """Whether two axes lie along the same dimension and share no coordinate."""
         if self.dim != other.dim or self.index is None or other.index is None:
             return False
         return set(self.index).isdisjoint(other.index)
 
-    def gather_index(self, permutation: Tensor, length: int) -> Tensor:
-        """Coordinates to gather along the axis so that unit ``i`` becomes unit ``permutation[i]``.
+    def gather_index(self, units: Tensor, length: int) -> Tensor:
+        """Coordinates to gather along the axis so that unit ``i`` becomes unit ``units[i]``.
 
-        :param permutation: shape ``(..., size)``; signed, if the axis is.
+        :param units: a permutation, shape ``(..., size)``.
         :param length: length of the axis.
-        :returns: shape ``(..., length)``, a signed permutation of the coordinates if the axis is
-            signed.
+        :returns: shape ``(..., length)``.
         """
         if self.index is None and self.outer == self.inner == 1:
-            return permutation
-        size = permutation.shape[-1]
-        table = self._coordinates(length, permutation.device)
-        units = unit_of(permutation) if self.sign else permutation
-        blocks = table.view(self.outer, size, self.inner)
+            return units
+        table = self.coordinates(length, units.device)
+        blocks = table.view(self.outer, units.shape[-1], self.inner)
         moved: Tensor = blocks.index_select(1, units.flatten()).unflatten(1, units.shape)
-        if self.sign:
-            moved = torch.where(permutation.unsqueeze(-1) < 0, ~moved, moved)
         moved = moved.movedim(0, -3).flatten(-3)
         if self.index is None:
             return moved
-        batch = permutation.shape[:-1]
-        identity = torch.arange(length, device=permutation.device).expand(*batch, length)
+        batch = units.shape[:-1]
+        identity = torch.arange(length, device=units.device).expand(*batch, length)
         return identity.scatter(-1, table.expand(*batch, len(table)), moved)
 
-    def permuted(self, value: Tensor, permutation: Tensor, rank: int) -> Tensor:
-        """A site's tensor, with unit ``i`` taken from unit ``permutation[i]``.
+    def take(self, value: Tensor, units: Tensor, rank: int) -> Tensor:
+        """A site's tensor, with unit ``i`` taken from unit ``units[i]``.
 
         :param value: shape ``(*batch, *site shape)``; ``dim`` counts from the right.
-        :param permutation: shape ``(*batch, size)``; signed, if the axis is.
+        :param units: a permutation, shape ``(*batch, size)``.
         :param rank: number of dimensions of the site's shape.
         """
-        index = self.gather_index(permutation, value.shape[self.dim])
-        if not self.sign:
-            return _take(value, index, self.dim, rank)
-        signs = _along(sign_of(index), self.dim, rank)
-        return _take(value, unit_of(index), self.dim, rank) * signs
+        return _take(value, self.gather_index(units, value.shape[self.dim]), self.dim, rank)
+
+    def along(self, numbers: Tensor, length: int, rank: int, *, elsewhere: float = 1.0) -> Tensor:
+        """Numbers, one a unit, laid along the axis of a site.
+
+        :param numbers: shape ``(*batch, size)``.
+        :param length: length of the axis.
+        :param rank: number of dimensions of the site's shape.
+        :param elsewhere: the number at coordinates that belong to no unit.
+        :returns: shape ``(*batch, *site shape)``, of length one along all other axes of the site.
+        """
+        batch = numbers.shape[:-1]
+        if self.outer * self.inner > 1:
+            numbers = numbers[..., None, :, None].expand(*batch, self.outer, -1, self.inner)
+            numbers = numbers.reshape(*batch, -1)
+        if self.index is not None:
+            table = self.coordinates(length, numbers.device)
+            laid = numbers.new_full((*batch, length), elsewhere)
+            numbers = laid.index_copy(-1, table, numbers)
+        return numbers.reshape(
+            *batch, *(1,) * (rank + self.dim), numbers.shape[-1], *(1,) * (-1 - self.dim)
+        )
 
     def units(self, value: Tensor, rank: int) -> Tensor:
         """Everything in a site's tensor that belongs to each unit.
@@ -161,7 +161,7 @@ class Axis:
         :returns: shape ``(*batch, size, entries of a unit)``.
         """
         if self.index is not None:
-            table = self._coordinates(value.shape[self.dim], value.device)
+            table = self.coordinates(value.shape[self.dim], value.device)
             value = value.index_select(self.dim, table)
         return self._units_first(value, rank).flatten(value.dim() - rank + 1)
 
@@ -182,13 +182,13 @@ class Axis:
         value = value.reshape(*units.shape[:-2], *left, permuted, *right)
         if self.index is None:
             return value
-        table = self._coordinates(shape[dim], units.device)
+        table = self.coordinates(shape[dim], units.device)
         full = value.new_zeros(*units.shape[:-2], *shape)
         return full.index_copy(self.dim, table, value)
 
     def unit_coordinates(self, length: int) -> Tensor:
         """The coordinates of each unit along an axis of this length, shape ``(size, entries)``."""
-        table = self._coordinates(length, torch.device("cpu"))
+        table = self.coordinates(length, torch.device("cpu"))
         return table.view(self.outer, -1, self.inner).movedim(1, 0).flatten(1)
 
     def _units_first(self, value: Tensor, rank: int) -> Tensor:
@@ -201,9 +201,22 @@ class Axis:
             return value.unsqueeze(-1)
         return value if dim == batch else value.movedim(dim, batch)
 
-    def _coordinates(self, length: int, device: torch.device) -> Tensor:
-        coordinates = range(length) if self.index is None else self.index
-        return torch.tensor(coordinates, device=device)
+    def coordinates(self, length: int, device: torch.device) -> Tensor:
+        """The coordinates that belong to units, in ``(outer, size, inner)`` order."""
+        index = range(length) if self.index is None else self.index
+        if isinstance(index, range):
+            return torch.arange(index.start, index.stop, index.step, device=device)
+        return torch.tensor(index, device=device)
+
+    @property
+    def plain(self) -> Axis:
+        """The same coordinates, without what a group does to its units there."""
+        return replace(self, sign=False, scale=0, permute=True)
+
+    @property
+    def of_scales(self) -> Axis:
+        """The same axis of the scales of what lies along it, which never change their sign."""
+        return replace(self, sign=False)
 
 
 def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
@@ -224,10 +237,3 @@ def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
     num_units = units.shape[: units.dim() - rank + 1].numel()
     taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
     return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
-
-
-def _along(vectors: Tensor, dim: int, rank: int) -> Tensor:
-    """Vectors, shape ``(*batch, length)``, laid along a negative dimension of a site."""
-    return vectors.reshape(
-        *vectors.shape[:-1], *(1,) * (rank + dim), vectors.shape[-1], *(1,) * (-1 - dim)
-    )

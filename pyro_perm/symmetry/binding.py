@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import torch
 from torch.distributions import biject_to, constraints
 
 from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.spec import Spec
 
-Spec = Mapping[str, Mapping[str, tuple[Axis, ...]]]
 SiteAxes = tuple[tuple[str, Axis], ...]
 
 
@@ -53,12 +52,11 @@ def resolve_axes(
     :param shapes: shape of every site in the spec.
     :returns: group -> number of units, and group -> pairs of a site and an axis, whose dimension
         counts from the right.
-    :raises ValueError: if an axis does not exist, if the axes of a group have different numbers of
-        units, or if two axes of a site do not commute.
+    :raises ValueError: if an axis does not exist, or if the axes of a group have different numbers
+        of units.
     """
     sizes: dict[str, int] = {}
     axes: dict[str, SiteAxes] = {}
-    acting: dict[str, list[tuple[str, Axis]]] = {}
     for group, sites in spec.items():
         for site, each in sites.items():
             for axis in each:
@@ -71,9 +69,6 @@ def resolve_axes(
                         f"{axis} of site '{site}': all axes of a group need the same number"
                     )
                 axes[group] = (*axes.get(group, ()), (site, resolved))
-                acting.setdefault(site, []).append((group, resolved))
-    for site, each_acting in acting.items():
-        _require_commuting(site, each_acting, shapes[site])
     return sizes, axes
 
 
@@ -105,15 +100,6 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
         ]
         shapes[site] = _with_coordinates(shape, node["fn"].support, dims)
     return shapes
-
-
-def described(sites: Mapping[str, tuple[Axis, ...]]) -> str:
-    """One group's sites and axes, as its spec would be written."""
-    each = (
-        f"{site!r}: {axes[0] if len(axes) == 1 else '(' + ', '.join(map(str, axes)) + ')'}"
-        for site, axes in sites.items()
-    )
-    return "{" + ", ".join(each) + "}"
 
 
 def unwrapped(support: constraints.Constraint) -> constraints.Constraint:
@@ -165,12 +151,3 @@ def _not_latent(group: str, site: str, trace: Any, latent: list[str]) -> str:
         f"group '{group}' names site '{site}', which {what} the model; "
         f"the model's latent sites are {latent}"
     )
-
-
-def _require_commuting(site: str, acting: list[tuple[str, Axis]], shape: SiteShape) -> None:
-    for (group, axis), (other_group, other) in combinations(acting, 2):
-        if not axis.commutes_with(other, shape.shape[axis.dim]):
-            raise ValueError(
-                f"site '{site}': group '{group}' along axis {axis} and group '{other_group}' along "
-                f"axis {other} permute the same entries and do not commute; give each its own axis"
-            )

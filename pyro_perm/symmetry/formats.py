@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import SiteShape, Spec
+from pyro_perm.symmetry.binding import SiteShape
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.group import SymmetryGroup
+from pyro_perm.symmetry.spec import Spec
 
 _FORMAT = "pyro_perm.PermutationSymmetry"
 _WIDTH = 100
@@ -93,38 +95,32 @@ def _shape_from_json(fields: Mapping[str, Any]) -> SiteShape:
     return SiteShape(**as_tuples)
 
 
-def summary(
-    spec: Spec,
-    sizes: Mapping[str, int],
-    log_orders: Mapping[str, float],
-    reasons: Mapping[str, str],
-) -> str:
+def summary(symmetry: SymmetryGroup, spec: Spec, reasons: Mapping[str, str]) -> str:
     """A table of the groups, and why the other axes are not permuted, wrapped at 100 characters.
 
     An axis whose entries rescaling a unit by ``c`` multiplies by ``c^k`` is marked ``c^k``.
     """
+    factors = {factor.name: factor for factor in symmetry.factors}
+    legends = {action.legend: None for factor in symmetry.factors for action in factor.actions}
     rows = [("group", "size", "log n!", "axes")]
+    if legends:
+        rows = [("group", "size", "log order", f"axes ({', '.join(legends)})")]
     for group, sites in spec.items():
+        factor = factors[group]
         names = (
-            _marked(site, axis).replace(" ", _NO_BREAK)
+            f"{_marks(factor, axis)}{site}[{axis.plain}]".replace(" ", _NO_BREAK)
             for site, axes in sites.items()
             for axis in axes
         )
-        rows.append((group, str(sizes[group]), f"{log_orders[group]:.1f}", ", ".join(names)))
-    axes_of = {g: [axis for axes in sites.values() for axis in axes] for g, sites in spec.items()}
-    scaled = [group for group, axes in axes_of.items() if any(axis.scale for axis in axes)]
-    signed = any(axis.sign for axes in axes_of.values() for axis in axes)
-    if signed or scaled:
-        legend = ["± flips sign"] * signed + ["c^k rescales"] * bool(scaled)
-        nats = "log order" if signed else "log n!"
-        rows[0] = ("group", "size", nats, f"axes ({', '.join(legend)})")
+        what = "" if factor.permutes else "units stay in place: "
+        nats = f"{factor.log_compact_order:.1f}"
+        rows.append((group, str(factor.size), nats, what + ", ".join(names)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for group, size, nats, axes in rows:
         start = f"{group:<{widths[0]}}  {size:>{widths[1]}}  {nats:>{widths[2]}}  "
         lines += _wrapped(axes, start, len(start) * " ")
-    total = f"log |G| = {sum(log_orders.values()):.1f} nats"
-    lines.append(total + (f", {sum(sizes[group] for group in scaled)} scales" if scaled else ""))
+    lines.append(_order(symmetry))
     if reasons:
         lines += ["", "not permuted:"]
         for explanation in explanations(reasons):
@@ -148,10 +144,19 @@ def explanations(reasons: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _marked(site: str, axis: Axis) -> str:
-    """An axis with what happens to its entries."""
-    power = {0: "", 1: "c "}.get(axis.scale, f"c^{axis.scale} ")
-    return f"{power}{'±' if axis.sign else ''}{site}[{replace(axis, sign=False, scale=0)}]"
+def _order(symmetry: SymmetryGroup) -> str:
+    """The order of the compact part, and the number of dimensions of what is not compact."""
+    order = f"log |G| = {sum(factor.log_compact_order for factor in symmetry.factors):.1f} nats"
+    numbers: dict[str, int] = {}
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            if not action.is_compact:
+                numbers[action.name] = numbers.get(action.name, 0) + factor.size
+    return ", ".join([order, *(f"{number} {name}s" for name, number in numbers.items())])
+
+
+def _marks(factor: Factor, axis: Axis) -> str:
+    return "".join(action.mark(axis) for action in reversed(factor.actions))
 
 
 def _wrapped(text: str, start: str, indent: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -13,31 +14,12 @@ from torch import Tensor
 
 from pyro_perm.symmetry import elements
 from pyro_perm.symmetry.axis import Axis
-from pyro_perm.symmetry.binding import SiteShape, Spec, described, resolve_axes
-from pyro_perm.symmetry.elements import unit_of
+from pyro_perm.symmetry.binding import SiteShape, resolve_axes
+from pyro_perm.symmetry.elements import AnyElement, Elements
+from pyro_perm.symmetry.factor import Factor, Motion, commute
+from pyro_perm.symmetry.spec import Spec, describe
 
-Permutations = Mapping[str, Tensor]
 Acting = tuple[tuple[str, Axis], ...]
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One group of units, and where they lie.
-
-    Attributes:
-        name: name of the group.
-        size: number of units.
-        axes: pairs of a site and an axis of it, whose dimension counts from the right.
-    """
-
-    name: str
-    size: int
-    axes: tuple[tuple[str, Axis], ...]
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether units flip their signs."""
-        return any(axis.sign for _, axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,10 @@ class SymmetryGroup:
         sizes, axes = resolve_axes(spec, shapes)
         factors = tuple(Factor(name, size, axes[name]) for name, size in sizes.items())
         sites = dict.fromkeys(site for sites in spec.values() for site in sites)
-        return cls(factors, tuple((site, shapes[site]) for site in sites))
+        group = cls(factors, tuple((site, shapes[site]) for site in sites))
+        for site in group.sites:
+            group._require_commuting(site)
+        return group
 
     def __hash__(self) -> int:
         return self._hash
@@ -79,7 +64,7 @@ class SymmetryGroup:
         return type(self), (self.factors, self.shapes)
 
     def __repr__(self) -> str:
-        lines = [f"    {group!r}: {described(sites)}," for group, sites in self.spec.items()]
+        lines = [f"    {group!r}: {describe(sites)}," for group, sites in self.spec.items()]
         return "\n".join(["SymmetryGroup({", *lines, "})"])
 
     def __bool__(self) -> bool:
@@ -102,9 +87,9 @@ class SymmetryGroup:
         return MappingProxyType({factor.name: factor.size for factor in self.factors})
 
     @cached_property
-    def signed_groups(self) -> tuple[str, ...]:
-        """Groups that flip the signs of their units."""
-        return tuple(factor.name for factor in self.factors if factor.is_signed)
+    def acting_groups(self) -> tuple[str, ...]:
+        """Groups that act on each of their units by itself, be it that they also permute them."""
+        return tuple(factor.name for factor in self.factors if factor.actions)
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
@@ -113,15 +98,17 @@ class SymmetryGroup:
 
     @cached_property
     def log_orders(self) -> Mapping[str, float]:
-        """``log n!`` of each group, or ``log n! 2^n`` if it flips signs, in nats."""
-        return MappingProxyType(
-            {f.name: elements.log_order(f.size, signed=f.is_signed) for f in self.factors}
-        )
+        """``log n! |H|^n`` of each group, in nats; infinite where the group is not compact."""
+        return MappingProxyType({factor.name: factor.log_order for factor in self.factors})
 
     @cached_property
     def log_order(self) -> float:
         """``log |G|`` in nats."""
         return sum(self.log_orders.values())
+
+    def factor(self, group: str) -> Factor:
+        """The group with this name."""
+        return self._factors[group]
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of a site's value, plates included."""
@@ -159,62 +146,71 @@ class SymmetryGroup:
         *,
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Draw uniformly from the group.
+    ) -> dict[str, AnyElement]:
+        """Draw from the group, uniformly where it is compact.
 
         :param sample_shape: shape of the batch of independent elements.
-        :returns: group -> permutation, shape ``(*sample_shape, n)``.
+        :returns: group -> permutation or :class:`Element`, shape ``(*sample_shape, n)``.
         """
         return {
-            factor.name: elements.sample(
-                sample_shape,
-                factor.size,
-                signed=factor.is_signed,
-                device=device,
-                generator=generator,
-            )
+            factor.name: factor.sample(sample_shape, device=device, generator=generator)
             for factor in self.factors
         }
 
-    def generators(self) -> Iterator[tuple[str, Tensor]]:
+    def generators(self) -> Iterator[tuple[str, AnyElement]]:
         """Pairs of a group and one of its generators, shape ``(n,)``."""
         for factor in self.factors:
-            for permutation in elements.generators(factor.size, signed=factor.is_signed):
-                yield factor.name, permutation
+            for _, element in factor.generators():
+                yield factor.name, element
 
-    def apply(self, permutations: Permutations, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def apply(self, element: Elements, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Act on values, or on anything of the sites' shapes, such as locs and scales.
 
-        Batch dimensions on the left of permutations and values broadcast against each other.
-        Groups without a permutation are left alone, and so are sites that no group permutes.
+        Batch dimensions on the left of elements and values broadcast against each other. Groups
+        that are not named are left alone, and so are sites that no group acts on.
 
-        :param permutations: group -> permutation, shape ``(*batch, n)``. Nothing checks them here.
+        :param element: group -> permutation or :class:`Element`, shape ``(*batch, n)``. Nothing
+            checks them here.
         :param values: site -> tensor, shape ``(*batch, *site shape)``.
         :returns: site -> tensor, with unit ``i`` taken from unit ``permutation[i]``.
         """
+        motions = {group: self._factors[group].motion(part) for group, part in element.items()}
         return {
-            site: act(
-                self.actions_on(site), self.signed_groups, permutations, value, self.site_rank(site)
-            )
+            site: move(self.actions_on(site), motions, value, self.site_rank(site))
             if site in self._shapes
             else value
             for site, value in values.items()
         }
 
     @staticmethod
-    def inverse(permutations: Permutations) -> dict[str, Tensor]:
+    def inverse(element: Elements) -> dict[str, AnyElement]:
         """The element that undoes another."""
-        return {group: elements.inverse(p) for group, p in permutations.items()}
+        return {group: elements.inverse(part) for group, part in element.items()}
 
     @staticmethod
-    def compose(first: Permutations, second: Permutations) -> dict[str, Tensor]:
+    def compose(first: Elements, second: Elements) -> dict[str, AnyElement]:
         """The element that acts like ``second``, then ``first``: ``(first second) . w``.
 
-        :raises ValueError: if the two do not permute the same groups.
+        :raises ValueError: if the two do not act on the same groups.
         """
         if first.keys() != second.keys():
             raise ValueError(f"cannot compose groups {list(first)} with groups {list(second)}")
-        return {group: elements.compose(p, second[group]) for group, p in first.items()}
+        return {group: elements.compose(part, second[group]) for group, part in first.items()}
+
+    def _require_commuting(self, site: str) -> None:
+        shape = self.site_shape(site)
+        for (group, axis), (other_group, other) in combinations(self.actions_on(site), 2):
+            factors = self.factor(group), self.factor(other_group)
+            if not commute(factors[0], axis, factors[1], other, shape[axis.dim]):
+                raise ValueError(
+                    f"site '{site}': group '{group}' along axis {axis} and group '{other_group}' "
+                    f"along axis {other} permute the same entries and do not commute; give each "
+                    "its own axis"
+                )
+
+    @cached_property
+    def _factors(self) -> dict[str, Factor]:
+        return {factor.name: factor for factor in self.factors}
 
     @cached_property
     def _shapes(self) -> dict[str, SiteShape]:
@@ -242,24 +238,29 @@ class GroupSpec(Protocol):
         """The group on sites of these shapes."""
 
 
-def act(
-    acting: Iterable[tuple[str, Axis]],
-    signed: Collection[str],
-    permutations: Permutations,
-    value: Tensor,
-    rank: int,
+def move(
+    acting: Iterable[tuple[str, Axis]], motions: Mapping[str, Motion], value: Tensor, rank: int
 ) -> Tensor:
-    """Let groups act on one site.
+    """Let elements of groups act on one site.
 
     :param acting: pairs of a group and one of its axes, whose dimension counts from the right.
-    :param signed: groups that flip signs.
+    :param motions: what the elements of some groups do.
     :param value: shape ``(*batch, *site shape)``.
     :param rank: number of dimensions of the site's shape.
     """
     for group, axis in acting:
-        if group in permutations:
-            permutation = permutations[group].to(value.device)
-            if group in signed and not axis.sign:
-                permutation = unit_of(permutation)
-            value = axis.permuted(value, permutation, rank)
+        if group in motions:
+            value = motions[group].apply(value, axis, rank)
     return value
+
+
+def require_sizes(
+    site: str, acting: Iterable[tuple[str, Axis]], sizes: Mapping[str, int], shape: tuple[int, ...]
+) -> None:
+    """Refuse elements of another number of units than there are along a site's axes."""
+    for group, axis in acting:
+        if group in sizes and axis.size(shape[axis.dim]) != sizes[group]:
+            raise ValueError(
+                f"group '{group}', site '{site}': axis {axis} has {axis.size(shape[axis.dim])} "
+                f"units, but the permutation has {sizes[group]}"
+            )

@@ -43,10 +43,11 @@ def coupled_sites(symmetry: SymmetryGroup) -> tuple[str, ...]:
 def elementwise_sites(symmetry: SymmetryGroup) -> tuple[str, ...]:
     """Sites whose density under a given element is not a sum over matrices of unit pairs.
 
-    These are the coupled sites, and all sites of groups that flip signs: unit pairs sum over them.
+    These are the coupled sites, and all sites of groups that act on units by themselves: unit pairs
+    sum over what these do.
     """
-    signed = (site for group in symmetry.signed_groups for site in symmetry.spec[group])
-    return tuple(dict.fromkeys((*coupled_sites(symmetry), *signed)))
+    acted_on = (site for group in symmetry.acting_groups for site in symmetry.spec[group])
+    return tuple(dict.fromkeys((*coupled_sites(symmetry), *acted_on)))
 
 
 @lru_cache

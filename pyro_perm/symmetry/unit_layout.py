@@ -5,30 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
+from pyro_perm.symmetry.actions.orbits import Orbits, Part
+from pyro_perm.symmetry.actions.permute import SingleImages
+from pyro_perm.symmetry.actions.unit_action import UnitAction
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.group import SymmetryGroup
-
-
-class Part(NamedTuple):
-    """What a group permutes along one axis.
-
-    Attributes:
-        position: position of the site.
-        axis: the axis.
-        shape: shape of the site.
-        width: number of entries of each unit.
-    """
-
-    position: int
-    axis: Axis
-    shape: tuple[int, ...]
-    width: int
 
 
 @dataclass(frozen=True)
@@ -38,13 +24,12 @@ class UnitLayout:
     Attributes:
         size: number of units.
         parts: one for each axis of the group.
-        flips: which entries of a unit its flip negates, shape ``(width,)``; None if the group has
-            no flips.
+        actions: what acts on each unit by itself.
     """
 
     size: int
     parts: tuple[Part, ...]
-    flips: Tensor | None
+    actions: tuple[UnitAction, ...]
 
     @classmethod
     @lru_cache
@@ -56,11 +41,19 @@ class UnitLayout:
             for acting, axis in symmetry.actions_on(site)
             if acting == group
         )
-        flips = None
-        if group in symmetry.signed_groups:
-            signs = [part.axis.sign for part in parts for _ in range(part.width)]
-            flips = torch.tensor(signs, dtype=torch.bool)
-        return cls(symmetry.groups[group], parts, flips)
+        factor = symmetry.factor(group)
+        return cls(factor.size, parts, factor.actions)
+
+    @cached_property
+    def orbits(self) -> Orbits:
+        """How the actions move the entries of a unit.
+
+        :raises ValueError: if densities cannot be summed over one of them.
+        """
+        orbits: Orbits = SingleImages()
+        for action in reversed(self.actions):
+            orbits = action.orbits(self.parts, orbits)
+        return orbits
 
     @property
     def width(self) -> int:

@@ -11,9 +11,10 @@ from pyro_perm.program.opening import open_program
 from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
 from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup
+from pyro_perm.verification.errors import SymmetryVerificationError
 from pyro_perm.verification.explanations import doubt, explanation
 from pyro_perm.verification.group_check import GroupCheck
-from pyro_perm.verification.log_density import LogDensity, Point, SymmetryVerificationError
+from pyro_perm.verification.log_density import LogDensity, Point
 from pyro_perm.verification.moves import RESCALE, Move, generators, random_element, rescalings
 from pyro_perm.verification.repairs import repair_of_scales
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pyro_perm.symmetry.actions import actions_of
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.group import GroupSpec
 from pyro_perm.verification.group_check import GroupCheck
 from pyro_perm.verification.moves import FLIP, PERMUTE, RESCALE
 
 _MOVERS = {PERMUTE: "", FLIP: "flipping a unit of ", RESCALE: "rescaling the units of "}
-_SUBJECTS = {PERMUTE: "the log joint", FLIP: "the log joint", RESCALE: "the likelihood"}
 
 
 def explanation(symmetry: GroupSpec, check: GroupCheck) -> str:
@@ -17,7 +17,7 @@ def explanation(symmetry: GroupSpec, check: GroupCheck) -> str:
     control = "" if check.control is None else f" (mis-tied control {check.control:.1e})"
     what = ", ".join(f"'{site}' by {check.by_site[site]:.2g} nats" for site in changed)
     return (
-        f"{_mover(check)} changes {_SUBJECTS[check.action]} by {check.change:.1e} nats{control}: "
+        f"{_mover(check)} changes {_subject(check)} by {check.change:.1e} nats{control}: "
         f"the log-probability of site {what or 'none'}; {_advice(symmetry, check, changed)}"
     )
 
@@ -28,10 +28,10 @@ def doubt(symmetry: GroupSpec, check: GroupCheck) -> str:
         (site, axis)
         for site, axes in symmetry.spec[check.group].items()
         for axis in axes
-        if _moves(axis, check.action)
+        if _moves(symmetry, check, axis)
     )
     return (
-        f"{_mover(check)} leaves {_SUBJECTS[check.action]} as it is, but so does the group without "
+        f"{_mover(check)} leaves {_subject(check)} as it is, but so does the group without "
         f"axis {axis} of site '{site}': the check could not have noticed a wrong spec. Call "
         "verify() with data on which the site matters, or leave the axis out"
     )
@@ -68,9 +68,16 @@ def _advice_on_scales(check: GroupCheck, prior: str | None, axes: str) -> str:
     return f"an activation is not homogeneous, or a scale is wrong or missing in {axes}"
 
 
-def _moves(axis: Axis, action: str) -> bool:
-    return {PERMUTE: True, FLIP: axis.sign, RESCALE: bool(axis.scale)}[action]
+def _moves(symmetry: GroupSpec, check: GroupCheck, axis: Axis) -> bool:
+    actions = actions_of([a for axes in symmetry.spec[check.group].values() for a in axes])
+    acting = [action for action in actions if action.verb == check.action]
+    return check.action == PERMUTE or any(action.degree(axis) for action in acting)
 
 
 def _mover(check: GroupCheck) -> str:
-    return f"{_MOVERS[check.action]}group '{check.group}'"
+    mover = _MOVERS.get(check.action, f"to {check.action} a unit of ")
+    return f"{mover}group '{check.group}'"
+
+
+def _subject(check: GroupCheck) -> str:
+    return "the likelihood" if check.action == RESCALE else "the log joint"

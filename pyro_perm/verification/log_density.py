@@ -13,14 +13,11 @@ from torch import Tensor
 
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.program import Program
+from pyro_perm.verification.errors import SymmetryVerificationError
 from pyro_perm.verification.moves import Move, apply_all
 
 _MAX_DRAWS = 20
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-class SymmetryVerificationError(ValueError):
-    """A group changes what it must leave alone in the model's log joint: the spec is wrong."""
 
 
 @dataclass(frozen=True)

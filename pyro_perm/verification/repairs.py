@@ -9,7 +9,8 @@ from torch.distributions import constraints
 
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import unwrapped
-from pyro_perm.symmetry.group import Factor, SymmetryGroup
+from pyro_perm.symmetry.factor import Factor
+from pyro_perm.symmetry.group import SymmetryGroup
 from pyro_perm.verification.log_density import LogDensity, Point
 from pyro_perm.verification.moves import Move, SiteAxes
 

@@ -27,7 +27,8 @@ import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.posterior.bounds.certificate import certify
 from pyro_perm.posterior.bounds.draws import Draw
-from pyro_perm.posterior.bounds.intervals import draw_density
+from pyro_perm.program.call import Call
+from pyro_perm.sampling import draw_density
 
 JOINT = [AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 
@@ -119,8 +120,9 @@ def test_certificates_contain_what_is_too_much_for_exact(kind):
     problem = one_hidden_layer(8)
     guide = symmetrized(random_base(kind, problem), problem)
     guide(*problem.args)
+    call = Call(guide, problem.args)
     with torch.no_grad():
-        densities = [draw_density(guide, guide.symmetry.group, problem.args, {}) for _ in range(12)]
+        densities = [draw_density(call, guide.symmetry.group) for _ in range(12)]
         certificate = certify(map(Draw, densities).__next__, len(densities))
         everything = {"hidden": torch.tensor(list(itertools.permutations(range(8))))}
         exact = guide.symmetry.log_order - torch.stack(

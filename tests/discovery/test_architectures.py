@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import examples.graphs_and_spectra
 import examples.networks
 import examples.sequence_networks
 import examples.statistical_models  # noqa: F401
@@ -34,6 +35,7 @@ def unpermuted_axes(symmetry: PermutationSymmetry, model: Any, args: Any) -> set
     } - permuted
 
 
+@pytest.mark.filterwarnings("ignore:dropout at .* draws a random mask:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_every_axis_of_every_group_is_found(example: Example) -> None:
     model, *args = example.build()

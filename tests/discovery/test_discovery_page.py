@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import examples.graphs_and_spectra
 import examples.networks
 import examples.sequence_networks
 import examples.statistical_models  # noqa: F401

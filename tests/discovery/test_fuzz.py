@@ -1,7 +1,9 @@
-"""Soundness on random programs: whatever is found must leave the log joint invariant.
+"""Soundness on random programs: whatever is found must leave alone what it must.
 
+That is the log joint under permutations and flips, and the likelihood under scales.
 ``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a few hundred. ``python
-tests/discovery/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups it found.
+tests/discovery/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints how many groups permute,
+flip and rescale, and how many of them have an effective control.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from examples.programs import Program, data
 from pyro import poutine
+from torch import Tensor
 
 from pyro_perm.discovery import find_symmetry, register_axis_rule
+from pyro_perm.discovery.gradings.rules import SCALES, GradingRules
 from pyro_perm.discovery.permutations.rules import table
 from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_groups
 
@@ -36,7 +41,8 @@ def check_programs(seeds: range) -> list[GroupCheck]:
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the model reads a value")
-            checks += check_groups(find_symmetry(program, *args, signs=True), program, *args)
+            symmetry = find_symmetry(program, *args, signs=True, scales=True)
+            checks += check_groups(symmetry, program, *args)
     return checks
 
 
@@ -78,6 +84,19 @@ def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
         check_programs(range(60))
 
 
+@pytest.mark.parametrize("name", ["add.Tensor", "tanh.default", "mul.Tensor"])
+def test_the_fuzzer_notices_a_degree_that_nothing_is_demanded_of(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(rules: GradingRules, *arguments: Any) -> Tensor:
+        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        return tensors[-1].expand(rules.result_shapes[0])
+
+    monkeypatch.setitem(SCALES._table, f"aten.{name}", careless)
+    with pytest.raises(SymmetryVerificationError, match="rescaling the units of group"):
+        check_programs(range(60))
+
+
 def operator(name: str) -> object:
     packet, _, overload = name.partition(".")
     found = getattr(torch.ops.aten, packet)
@@ -88,10 +107,12 @@ if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
     start, stop = map(int, sys.argv[1:])
     checks = check_programs(range(start, stop))
-    failed = sum(not check.passed for check in checks)
-    effective, num = effective_controls(checks)
-    signed = sum(check.is_flip for check in checks)
-    print(
-        f"programs {start} to {stop - 1}: {len(checks) - signed} groups, {signed} signed, ", end=""
-    )
-    print(f"{failed} failures, {effective} of {num} controls effective")
+    print(f"programs {start} to {stop - 1}:")
+    for action in ("permute", "flip", "rescale"):
+        those = [check for check in checks if check.action == action]
+        failed = sum(not check.passed for check in those)
+        effective, num = effective_controls(those)
+        print(
+            f"  {len(those)} groups {action}, {failed} failures, "
+            f"{effective} of {num} controls effective"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import examples.graphs_and_spectra
 import examples.networks
 import examples.sequence_networks
 import examples.statistical_models  # noqa: F401

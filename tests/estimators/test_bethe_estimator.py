@@ -15,6 +15,7 @@ import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import lower_terms, upper_terms
+from pyro_perm.symmetry.actions.permute import SingleImages
 
 
 def layer(n, entries, spread, scale=1.0, dtype=torch.float64, num=(), seed=0):
@@ -150,7 +151,7 @@ def test_screening_changes_nothing_that_matters(clumps, num, monkeypatch):
 def test_screen_is_refreshed_before_units_meet():
     locs = 100.0 * torch.arange(400.0).unsqueeze(-1).expand(400, 20).contiguous()
     scales = torch.ones(400, 20)
-    screen = Screen()
+    screen = Screen(SingleImages())
     assert screen.clusters([locs], [scales]) == []
     assert screen.clusters([locs + 1e-3], [scales]) == []
     moving = locs.clone()
@@ -163,7 +164,7 @@ def test_screen_is_refreshed_before_units_meet():
 
 
 def test_screen_does_not_mistake_another_layer_for_its_own():
-    screen, scales = Screen(), torch.ones(400, 20)
+    screen, scales = Screen(SingleImages()), torch.ones(400, 20)
     apart = 100.0 * torch.arange(400.0).unsqueeze(-1).expand(400, 20).contiguous()
     assert screen.clusters([apart], [scales]) == []
     (together,) = screen.clusters([torch.zeros(400, 20)], [scales])

@@ -132,7 +132,7 @@ def test_orders_of_the_groups_do_not_matter_to_the_bounds():
     one_way = two_layers(8, 3, 0.3, 200)
     spec = dict(reversed(one_way.symmetry.spec.items()))
     shapes = {site: loc.shape for site, loc in one_way.locs.items()}
-    other_way = replace(one_way, symmetry=pp.PermutationSymmetry(spec, shapes=shapes))
+    other_way = replace(one_way, symmetry=pp.PermutationSymmetry(spec, shapes=shapes).group)
     one, other = (pp.ImportanceSampled(32).bounds(d) for d in (one_way, other_way))
     for lower, upper in ((one.lower, other.upper), (other.lower, one.upper)):
         gap, error = mean_and_error(upper - lower)
@@ -163,7 +163,7 @@ def test_any_base_with_a_density_is_bounded():
     loc, scale = 0.8 * torch.randn(n, d), 0.5 + torch.rand(n, d)
     z = rho**0.5 * torch.randn(num, 1, 1) + (1 - rho) ** 0.5 * torch.randn(num, n, d)
     density = EquicorrelatedDensity(
-        symmetry, {"w": loc + scale * z}, {"w": loc}, {"w": scale}, torch.Size([num]), rho=rho
+        symmetry.group, {"w": loc + scale * z}, {"w": loc}, {"w": scale}, torch.Size([num]), rho=rho
     )
     everything = all_permutations(n).unsqueeze(1).expand(-1, num, -1)
     exact = symmetry.log_order - density.log_ratio({"hidden": everything}).logsumexp(0)

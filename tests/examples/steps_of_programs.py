@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from examples.random_program import STEPS, Program, steps
 from torch import Tensor
 
-POINTWISE = [torch.tanh, torch.relu, torch.sigmoid, torch.sin, F.softplus, lambda h: h * h * 0.3]
+POINTWISE = [
+    *(torch.tanh, torch.sigmoid, torch.sin, F.softplus, F.relu6, lambda h: h * h * 0.3),
+    *(torch.relu, torch.relu, torch.abs, F.leaky_relu, lambda h: torch.where(h > 0, h, 0.2 * h)),
+    *(lambda h, e=e: h / (h.norm(dim=-1, keepdim=True) + e) for e in (0.0, 0.01)),
+]
 ORDERED: list[Callable[[Tensor, int], Tensor]] = [
     lambda h, dim: h.cumsum(dim),
     lambda h, dim: h.flip(dim),
@@ -27,7 +31,8 @@ def _pointwise(p: Program, h: Tensor) -> Tensor:
 
 def _bias(p: Program, h: Tensor) -> Tensor:
     dim = p.choose.randrange(1, h.dim())
-    return h + p.weight(h.shape[dim]).view(-1, *[1] * (h.dim() - 1 - dim))
+    w = p.weight(h.shape[dim]).view(-1, *[1] * (h.dim() - 1 - dim))
+    return p.choose.choice([h + w, h + w, h * w, h / w])
 
 
 def _softmax(p: Program, h: Tensor) -> Tensor:

@@ -131,7 +131,8 @@ def test_one_of_several_observed_sites_is_chosen():
 
     x = torch.ones(4)
     samples = {"slope": torch.ones(2)}
-    prediction = pp.predict(model, samples, x, x, site="z", progress=False)
+    with pytest.warns(UserWarning, match="'penalty' is part .* in no plate"):
+        prediction = pp.predict(model, samples, x, x, site="z", progress=False)
     assert prediction.log_likelihood.shape == (2,)
     for wrong in (None, "slope", "w"):
         with pytest.raises(

@@ -11,8 +11,14 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroSample, pyro_method
+from pyro.ops import packed
 
-from pyro_perm.program._pyro_internals import outer_handler, own_calls
+from pyro_perm.program._pyro_internals import (
+    outer_handler,
+    own_calls,
+    packed_as,
+    packed_dims,
+)
 
 
 def model() -> None:
@@ -58,3 +64,13 @@ class Cached(PyroModule):
 def test_a_module_that_is_being_called_draws_anew_in_calls_of_its_own() -> None:
     first, own, after = Cached().around()
     assert first is after and own is not first
+
+
+def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
+    tensor = packed.pack(torch.ones(2, 1, 3), {-3: "a", -2: "b", -1: "c"})
+    assert tensor.shape == (2, 3) and packed_dims(tensor) == {"a", "c"}
+    narrow = packed_as(tensor, torch.float16)
+    assert narrow.dtype == torch.float16 and packed_dims(narrow) == {"a", "c"}
+    assert packed_as(tensor, tensor.dtype) is tensor
+    restored = packed.unpack(narrow, {"a": -3, "b": -2, "c": -1})
+    assert restored.shape == (2, 1, 3)

@@ -1,26 +1,25 @@
 """Draws that are vectorized over say what they say one by one."""
 
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from problems import PROBLEMS, normal
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_perm.demo.model import Classification, Regression
-from pyro_perm.posterior.export.draws import (
-    Call,
-    evaluate,
-    guide_posterior,
-    prior,
-    symmetrized_posterior,
-)
+from pyro_perm.posterior.export.draws import evaluate, exported, guide_posterior, prior
 from pyro_perm.program import vectorized
-from pyro_perm.program.full_data import run
+from pyro_perm.program.call import Call
+from pyro_perm.program.full_data import survey
 from pyro_perm.program.vectorized import DrawMapper
 
 NUM_TOGETHER = 4
 NUM = 1 + NUM_TOGETHER  # The first draw goes alone.
+INDEX = {"index": torch.arange(NUM)}
 ALONE, TOGETHER = DrawMapper(1, progress=False), DrawMapper(NUM_TOGETHER, progress=False)
 
 
@@ -44,7 +43,8 @@ def went_alone(monkeypatch):
 
 
 def assert_same_densities(call, drawn):
-    alone, together = (evaluate(call, run(*call), drawn, m) for m in (ALONE, TOGETHER))
+    export = exported(survey(call), drawn["posterior"])
+    alone, together = (evaluate(export, drawn, m) for m in (ALONE, TOGETHER))
     for group in ("log_likelihood", "sample_stats"):
         assert alone[group]
         torch.testing.assert_close(together[group], alone[group])
@@ -53,13 +53,18 @@ def assert_same_densities(call, drawn):
 
 
 def draw_from_guide(call, **options):
-    guide = AutoNormal(call.model, init_scale=0.4, **options)
-    return guide_posterior(call, guide, run(*call), NUM, ALONE)
+    guide = AutoNormal(call.program, init_scale=0.4, **options)
+    return posterior(call, guide, ALONE)
+
+
+def posterior(call, guide, map_draws):
+    guide(*call.args)
+    return guide_posterior(survey(call), survey(replace(call, program=guide)), NUM, map_draws)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_models_vectorize_and_keep_their_densities(problem, went_alone):
-    call = Call(problem.model, problem.args, {})
+    call = Call(problem.model, problem.args)
     drawn = draw_from_guide(call, create_plates=problem.create_plates)
     went_alone.clear()
     assert_same_densities(call, drawn)
@@ -70,7 +75,7 @@ def test_models_vectorize_and_keep_their_densities(problem, went_alone):
 def test_ordinary_modules_vectorize_and_keep_their_densities(network, went_alone):
     x = torch.randn(9, 3)
     y = torch.randn(9) if network is Regression else torch.arange(9) % 3
-    call = Call(network(3, 4, 1 if network is Regression else 3), (x, y), {})
+    call = Call(network(3, 4, 1 if network is Regression else 3), (x, y))
     drawn = draw_from_guide(call)
     went_alone.clear()
     assert_same_densities(call, drawn)
@@ -99,20 +104,27 @@ def binomial(y):
         pyro.sample("y", dist.Binomial(5, p), obs=(4 * y).round())
 
 
-@pytest.mark.parametrize("model", [branching, heavy_tailed, binomial])
+def mixture(y):
+    """vmap cannot sum out."""
+    mu = normal("mu", 2)
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(mu[..., 0] + z * mu[..., 1], 0.5), obs=y)
+
+
+@pytest.mark.parametrize("model", [branching, heavy_tailed, binomial, mixture])
 def test_other_models_go_one_by_one(model, went_alone):
-    call = Call(model, (torch.rand(3),), {})
-    drawn = draw_from_guide(call)
+    call = Call(model, (torch.rand(3),))
+    drawn = posterior(call, AutoNormal(poutine.block(model, hide=["z"]), init_scale=0.4), ALONE)
     went_alone.clear()
     assert_same_densities(call, drawn)
     assert len(went_alone) == 2 * NUM
 
 
 def test_draws_that_go_together_differ(went_alone):
-    call = Call(PROBLEMS[0].model, PROBLEMS[0].args, {})
-    groups = prior(call, run(*call), NUM, TOGETHER)
-    guide = AutoNormal(call.model, init_scale=0.4)
-    groups |= guide_posterior(call, guide, run(*call), NUM, TOGETHER)
+    call = Call(PROBLEMS[0].model, PROBLEMS[0].args)
+    groups = posterior(call, AutoNormal(call.program, init_scale=0.4), TOGETHER)
+    groups |= prior(exported(survey(call), groups["posterior"]), NUM, TOGETHER)
     assert len(went_alone) == 2
     for group in ("prior", "prior_predictive", "posterior"):
         for values in groups[group].values():
@@ -120,8 +132,8 @@ def test_draws_that_go_together_differ(went_alone):
 
 
 def test_symmetrized_guides_vectorize(went_alone):
-    call = Call(PROBLEMS[0].model, PROBLEMS[0].args, {})
-    symmetrized_posterior(call, PROBLEMS[0].guide(), run(*call), NUM, TOGETHER)
+    call = Call(PROBLEMS[0].model, PROBLEMS[0].args)
+    posterior(call, PROBLEMS[0].guide(), TOGETHER)
     assert len(went_alone) == 1
 
 
@@ -133,12 +145,13 @@ def test_failure_of_the_function_itself_comes_through():
         seen.append(1)
 
     seen = []
+    full = survey(Call(model))
     with pytest.raises(ValueError, match="the model's own"):
-        prior(Call(model, (), {}), run(model, (), {}), NUM, TOGETHER)
+        TOGETHER(lambda _: {"drawn": full.draw().values}, INDEX, description="draws")
 
 
 def test_progress_can_be_shown(capsys):
-    call = Call(normal, ("w", 1), {})
+    full = survey(Call(normal, ("w", 1)))
     for mapper, shown in ((TOGETHER, False), (DrawMapper(1, progress=True), True)):
-        prior(call, run(*call), NUM, mapper)
-        assert ("prior draws" in capsys.readouterr().err) is shown
+        mapper(lambda _: {"drawn": full.draw().values}, INDEX, description="some draws")
+        assert ("some draws" in capsys.readouterr().err) is shown

@@ -1,8 +1,7 @@
 """The kinds of base guides: how the density of each is read off its traced sites, or why not.
 
-Each kind is one short file. One that can be symmetrized has a :class:`Reader`, which tells how it
-drew a site, and is listed in :data:`READERS`; one that cannot has a :class:`Refusal`, in
-:data:`REFUSALS`.
+Each kind is one short file. One that can be symmetrized has a ``Reader``, which tells how it drew a
+site, and is listed in ``READERS``; one that cannot has a ``Refusal``, in ``REFUSALS``.
 """
 
 from pyro_perm.density.base_guides.reading import base_node, read_density

@@ -21,7 +21,7 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
 
     :param sites: trace nodes of the base guide.
     :raises TypeError: if a site is no part of a Gaussian, or a joint Gaussian has other parts than
-        all sites of a symmetry without signs.
+        all sites of a symmetry that only permutes.
     """
     plates = max(symmetry.site_plates(site) for site in symmetry.sites)
     drawn = {site: _read(site, sites, symmetry, plates) for site in symmetry.sites}
@@ -96,18 +96,19 @@ def _how_drawn(site: str, sites: Sites) -> str:
 
 
 def _require_whole(joint: JointDraw, symmetry: SymmetryGroup) -> None:
-    """Refuse a vector drawn jointly that lacks sites of a symmetry, or whose units change signs."""
+    """Refuse a vector drawn jointly that lacks sites of a symmetry that only permutes."""
     for site in symmetry.sites:
         if site not in joint.slices:
             raise TypeError(
                 f"the base guide draws {', '.join(map(repr, joint.slices))} jointly, but not with "
                 f"site '{site}' of the same symmetry: draw all of its sites by one guide"
             )
-    for group in symmetry.signed_groups:
-        raise TypeError(
-            f"group '{group}' flips the signs of its units, which takes a base guide with "
-            "independent sites: wrap an AutoNormal, or find the symmetry without signs"
-        )
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            raise TypeError(
+                f"group '{factor.name}' {action.deed} its units, which takes a base guide with "
+                "independent sites: wrap an AutoNormal, or find a symmetry that only permutes"
+            )
 
 
 def _without_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:

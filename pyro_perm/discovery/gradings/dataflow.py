@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_perm.discovery.gradings.degrees import INVARIANT, DegreeTable
-from pyro_perm.discovery.gradings.linear_equations import Equations
+from pyro_perm.discovery.gradings.linear_equations import Equations, LinearForm
 from pyro_perm.discovery.gradings.rules import Grading, GradingRules
 from pyro_perm.discovery.recording.graph import Call, Graph, Node
 from pyro_perm.discovery.recording.log_joint import LogJoint
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.symmetry.axis import Axis
 
 Sites = Mapping[str, tuple[Axis, ...]]
 Unknown = tuple[str, Axis]
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What must hold for the degrees of a unit's entries.
+
+    Attributes:
+        equations: for the unknowns.
+        forms: the degrees of tensors that are computed from data, in the order in which these are.
+    """
+
+    equations: Equations
+    forms: list[LinearForm]
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,8 @@ class GradedJoint:
     joint: LogJoint
     grading: Grading
 
-    def equations(self, unknowns: Sequence[Unknown], factors: Iterable[str]) -> Equations:
-        """What must hold for the degrees of a unit's entries if some factors are not to change.
+    def demands(self, unknowns: Sequence[Unknown], factors: Iterable[str]) -> Demands:
+        """What must hold if some factors are not to change when a unit is acted on.
 
         :param unknowns: the axes whose degrees are unknown, each with its site; all other latent
             entries are left alone.
@@ -46,12 +59,25 @@ class GradedJoint:
         for k, (site, axis) in enumerate(unknowns):
             dataflow.act_on_first_unit(self.joint.latents[site].node, axis, k)
         outputs = {site: self.joint.factors[site] for site in factors}
+        forms: dict[LinearForm, None] = {}
         for call in self.joint.graph.live_calls(list(outputs.values())):
             if equations.has_solutions and dataflow.moves(call):
                 dataflow.run(call)
+                if any(id(node) in self._data for node in call.inputs):
+                    forms.update(dict.fromkeys(dataflow.forms_of_results(call)))
         for site, node in outputs.items():
             dataflow.require_invariant(node, f"the log-probability of site '{site}'")
-        return equations
+        return Demands(equations, list(forms))
+
+    @cached_property
+    def _data(self) -> set[int]:
+        """Data, parameters and random numbers, and what is computed from them."""
+        calls = self.joint.graph.calls
+        found = {id(node) for call in calls for node in call.inputs if node.fixed}
+        for call in calls:
+            if any(id(node) in found for node in call.inputs):
+                found.update(map(id, call.outputs))
+        return found
 
     @cached_property
     def _zeros(self) -> dict[int, Tensor]:
@@ -110,6 +136,13 @@ class _Dataflow:
             if bool((degrees != INVARIANT).any()) and not node.fixed:
                 self.degrees[id(node)] = degrees
 
+    def forms_of_results(self, call: Call) -> Iterator[LinearForm]:
+        """The degrees other than zero of what a call has computed."""
+        for node in call.outputs:
+            degrees = self._degrees_of(node)
+            for degree in degrees[degrees > INVARIANT].unique().tolist():
+                yield self._table.difference(degree, INVARIANT)
+
     def require_invariant(self, node: Node, what: str) -> None:
         """Demand that a tensor does not change."""
         self._rules(what, None, ()).refuse(self._degrees_of(node))
@@ -136,7 +169,7 @@ class _Dataflow:
         if known is not None:
             return known
         if node.content is None or self._may_be_data(node.content):
-            return torch.full(node.shape, INVARIANT)
+            return torch.tensor(INVARIANT).expand(node.shape)
         return self._grading.degrees_of(node.content.cpu()).expand(node.shape)
 
     def _may_be_data(self, content: Tensor) -> bool:

@@ -47,7 +47,7 @@ def _flipping_axes(graded: GradedJoint, sites: Sites) -> tuple[set[Unknown], Rea
     ]
     if not unknowns:
         return set(), Reason("no site of the group has the whole real line as its support")
-    equations = graded.equations(unknowns, graded.joint.factors)
+    equations = graded.demands(unknowns, graded.joint.factors).equations
     best = max(equations.solutions(), key=sum, default=())
     flipping = {unknown for unknown, flips in zip(unknowns, best, strict=False) if flips}
     return flipping, equations.cause

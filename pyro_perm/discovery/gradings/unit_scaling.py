@@ -34,7 +34,8 @@ class UnitScaling:
         """The degrees that are not zero, or the reason why all are.
 
         Of several solutions the one with the smallest degrees is taken, of these the one along most
-        axes. They have no common divisor, and what the model uses first has a positive one.
+        axes. The degrees have no common divisor, and those of incoming entries are positive: what
+        the model first computes from data is multiplied by a positive power.
 
         :param sites: site -> the axes along which the units lie; the first unit is rescaled.
         """
@@ -45,10 +46,11 @@ class UnitScaling:
         unknowns = [(site, axis) for site in used if site in sites for axis in sites[site]]
         fixed = {site: why for site in sites if (why := self._why_fixed(site, sites)) is not None}
         free = [(site, axis) for site, axis in unknowns if site not in fixed]
-        equations = self._graded.equations(free, factors)
-        if not equations.has_solutions:
-            return {}, self._why_none(equations, unknowns, fixed, factors)
-        natural = min(map(_primitive, equations.solutions()), key=_unnaturalness)
+        demands = self._graded.demands(free, factors)
+        if not demands.equations.has_solutions:
+            return {}, self._why_none(demands.equations, unknowns, fixed, factors)
+        natural = min(map(_primitive, demands.equations.solutions()), key=_unnaturalness)
+        natural = _oriented(natural, demands.forms)
         return {unknown: d for unknown, d in zip(free, natural, strict=True) if d}, None
 
     def _why_none(
@@ -61,7 +63,7 @@ class UnitScaling:
         """Why there is no solution: the likelihood, or sites that are fixed on top of it."""
         if not unknowns:
             return Reason("no likelihood depends on the group's sites")
-        unfixed = self._graded.equations(unknowns, factors)
+        unfixed = self._graded.demands(unknowns, factors).equations
         for k, (site, _) in enumerate(unknowns):
             if unfixed.has_solutions and site in fixed:
                 unfixed.add(unit_form(k, len(unknowns)), fixed[site])
@@ -116,6 +118,13 @@ def _primitive(solution: LinearForm) -> tuple[int, ...]:
     divisor = math.gcd(*integers)
     sign = 1 if next(filter(None, integers)) > 0 else -1
     return tuple(sign * x // divisor for x in integers)
+
+
+def _oriented(degrees: tuple[int, ...], forms: list[LinearForm]) -> tuple[int, ...]:
+    """The degrees or their opposites, such that the first of some linear forms is positive."""
+    values = [sum(x * d for x, d in zip(form, degrees, strict=True)) for form in forms]
+    sign = -1 if next((value for value in values if value), 1) < 0 else 1
+    return tuple(sign * degree for degree in degrees)
 
 
 def _unnaturalness(degrees: tuple[int, ...]) -> tuple[int, int]:

@@ -171,14 +171,14 @@ def denotation(axis: AxisExpr, permutations: Mapping[Atom, Tensor]) -> Tensor:
     """
     axis = resolve(axis)
     if isinstance(axis, Atom):
-        return permutations.get(axis, torch.arange(axis.size))
+        return permutations.get(axis, torch.arange(axis.size, device="cpu"))
     if isinstance(axis, Product):
-        moved = torch.zeros(1, dtype=torch.long)
+        moved = torch.zeros(1, dtype=torch.long, device="cpu")
         for factor in axis.factors:
             inner = denotation(factor, permutations)
             moved = (moved[:, None] * len(inner) + inner).flatten()
         return moved
-    parts, offset = [torch.zeros(0, dtype=torch.long)], 0
+    parts, offset = [torch.zeros(0, dtype=torch.long, device="cpu")], 0
     for segment in axis.segments:
         parts.append(denotation(segment, permutations) + offset)
         offset += size_of(segment)
@@ -231,6 +231,24 @@ def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, Ax
     for _, other in halves[1:]:
         tie(common, other, why)
     return sum_of(left for left, _ in halves), resolve(common)
+
+
+def has_factor(axis: AxisExpr, right: int) -> bool:
+    """Whether :func:`split_product` can write an axis as ``left * right``."""
+    axis = resolve(axis)
+    size = size_of(axis)
+    if right in (1, size):
+        return True
+    if right == 0 or size % right:
+        return False
+    if isinstance(axis, Sum):
+        return all(has_factor(segment, right) for segment in axis.segments)
+    if isinstance(axis, Product):
+        last, rest = axis.factors[-1], product_of(axis.factors[:-1])
+        length = size_of(last)
+        is_whole = right % length == 0
+        return has_factor(rest, right // length) if is_whole else has_factor(last, right)
+    return True
 
 
 def split_sum(axis: AxisExpr, first: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:

@@ -1,6 +1,6 @@
 """Certified intervals for the mutual information: the better of several bounds on either side.
 
-Pilot draws choose the methods (see :mod:`pyro_perm.posterior.bounds.portfolio`). Against those that
+Pilot draws choose the methods (``pyro_perm.posterior.bounds.portfolio``). Against those that
 mislead, the methods compete with each other and with the trivial bounds, 0 and ``log |G|``, on the
 reported draws as well, which are split in two: each half chooses what is reported on the other, so
 that no draw takes part in the choice of its own bound.
@@ -54,7 +54,7 @@ class MutualInformation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both bounds as they are printed: within ``[0, log |G|]``, and in order.
+        """The bounds as printed, within ``[0, log |G|]`` and in order.
 
         By their noise the estimates ``lower`` and ``upper`` may leave this range and cross. To
         average over several runs, take them as they are: cut off, they are biased inwards.

@@ -24,6 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_perm.posterior.bounds.packed_model import PackedModel
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.restoration import restored
 
 _POWER = 4
 _ACCEPTANCE = 0.8
@@ -50,6 +52,7 @@ class Evidence:
     log_weights: Tensor
 
 
+@refuse_shared_keywords
 def log_evidence(
     model: Callable[..., Any],
     *args: Any,
@@ -77,14 +80,16 @@ def log_evidence(
             f"num_particles={num_particles} must be at least 2, num_temperatures="
             f"{num_temperatures} and num_leapfrog_steps={num_leapfrog_steps} at least 1"
         )
-    packed = PackedModel(model, args, kwargs)
-    annealed = _annealed(packed)
     powers = [(t / num_temperatures) ** _POWER for t in range(num_temperatures + 1)]
     with (
+        restored(model, args, kwargs) as writes,
         torch.no_grad(),
         pyro.validation_enabled(False),
         tqdm(total=2 * num_temperatures, desc="annealing", disable=not progress) as bar,
     ):
+        with writes:
+            packed = PackedModel(Call(model, args, kwargs))
+        annealed = _annealed(packed)
         transitions = []
         pilot = _pilot(annealed, packed.draw(num_particles), powers[1:], num_leapfrog_steps)
         for transition in pilot:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 
-from pyro_perm.closed_form import ClosedFormTrace_ELBO
-from pyro_perm.density.base_guides import read_density
-from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, verified_symmetry
-from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.first_call import as_estimator
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import Row, table
+from pyro_perm.posterior.bounds.base_elbo import BaseELBO
 from pyro_perm.posterior.bounds.certificate import MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
-from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.trace_sites import SymmetrizeMessenger, log_ratio_nodes
+from pyro_perm.posterior.whose_symmetry import symmetry_of
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.restoration import restored
+from pyro_perm.sampling import draw_density
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,32 +32,47 @@ class SymmetrizedELBO:
         upper: the same from above.
         lower_standard_error: of ``lower``.
         upper_standard_error: of ``upper``.
-        mean_field: ``ELBO(q)``, its KL term in closed form where it exists.
-        mean_field_standard_error: of ``mean_field``.
+        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists.
+        base_standard_error: of ``base``.
         log_order: ``log |G|``, the most that symmetrization can gain.
         mutual_information: the interval for ``I(g; w)``.
+        weight: of ``I(g; w)`` in the ELBO: the scale that handlers give to the guide's sites, as
+            those do who train on a loss per observation.
     """
 
     lower: float
     upper: float
     lower_standard_error: float
     upper_standard_error: float
-    mean_field: float
-    mean_field_standard_error: float
+    base: float
+    base_standard_error: float
     log_order: float
     mutual_information: MutualInformation
+    weight: float = 1.0
+
+    @property
+    def mean_field(self) -> float:
+        """The former name of ``base``, which need not be that of a mean-field guide."""
+        _warn_of_former_name("mean_field", "base")
+        return self.base
+
+    @property
+    def mean_field_standard_error(self) -> float:
+        """The former name of ``base_standard_error``."""
+        _warn_of_former_name("mean_field_standard_error", "base_standard_error")
+        return self.base_standard_error
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both bounds as they are printed: see :attr:`MutualInformation.interval`."""
+        """The bounds as printed, like those of ``MutualInformation.interval``."""
         lower, upper = self.mutual_information.interval
-        return self.mean_field + lower, self.mean_field + upper
+        return self.base + self.weight * lower, self.base + self.weight * upper
 
     def __repr__(self) -> str:
         information = self.mutual_information
         lower, upper = self.interval
         rows = [
-            Row("ELBO(q)", self.mean_field, self.mean_field_standard_error),
+            Row("ELBO(q)", self.base, self.base_standard_error),
             Row("ELBO(q^G), lower bound", lower, self.lower_standard_error),
             Row("ELBO(q^G), upper bound", upper, self.upper_standard_error),
             *information.rows,
@@ -67,8 +80,9 @@ class SymmetrizedELBO:
         return table(self.log_order, information.num_samples, rows, information.skipped)
 
 
+@refuse_shared_keywords
 def mutual_information(
-    guide: AutoGuide,
+    guide: Callable[..., Any],
     *args: Any,
     num_samples: int = 64,
     estimator: Estimator | None = None,
@@ -104,7 +118,8 @@ def mutual_information(
       I(g; w), lower bound 1.79 +- 0.00  exact
       I(g; w), upper bound 1.79 +- 0.00  exact
 
-    :param guide: an :class:`AutoSymmetrized`, or a plain autoguide with ``symmetry`` given.
+    :param guide: an :class:`AutoSymmetrized`, or with ``symmetry`` given any guide that the losses
+        take: an autoguide, or a function that samples independent Normals.
     :param args: arguments of the model; ``kwargs`` likewise.
     :param num_samples: number of samples of the guide, at least 4.
     :param estimator: one method in place of the portfolio.
@@ -119,18 +134,22 @@ def mutual_information(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
-    group = symmetry_of(guide, symmetry, None, args, kwargs)
+    call = Call(guide, args, kwargs)
+    with torch.no_grad(), restored(guide, args, kwargs) as writes:
+        with writes:
+            group = symmetry_of(call, symmetry)
 
-    def draw() -> Draw:
-        return Draw(draw_density(guide, group, args, kwargs))
+        def draw() -> Draw:
+            return Draw(draw_density(call, group))
 
-    certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
+        certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
     return certificate.summary()
 
 
+@refuse_shared_keywords
 def symmetrized_elbo(
     model: Callable[..., Any],
-    guide: AutoGuide,
+    guide: Callable[..., Any],
     *args: Any,
     num_samples: int = 64,
     estimator: Estimator | None = None,
@@ -153,53 +172,38 @@ def symmetrized_elbo(
     >>> locs = init_to_value(values={"w": torch.tensor([-2.0, 0.0, 2.0])})
     >>> guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=locs, init_scale=0.1))
     >>> elbo = pp.symmetrized_elbo(model, guide, num_samples=100, progress=False)
-    >>> print(f"{elbo.mean_field:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
+    >>> print(f"{elbo.base:.1f} + {elbo.mutual_information.lower:.1f} = {elbo.lower:.1f}")
     -10.5 + 1.8 = -8.7
 
-    :param model: the model; runs once a sample, not vectorized.
+    :param model: the model; runs once a sample, not vectorized. Latent sites that the guide leaves
+        out are summed out, where they are marked with ``infer={"enumerate": "parallel"}``.
     :param guide: see :func:`mutual_information`, as are the other parameters.
     :returns: the interval, in nats.
-    :raises ValueError: as :func:`mutual_information`.
+    :raises ValueError: as :func:`mutual_information`; and if the guide leaves out a latent site
+        that cannot be summed out, or draws what is none.
     :raises TypeError: if the guide cannot be symmetrized.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
-    group = symmetry_of(guide, symmetry, model, args, kwargs)
-    loss = ClosedFormTrace_ELBO()
-
-    def draw() -> Draw:
-        model_trace, guide_trace = next(loss._get_traces(model, guide, args, kwargs))
-        elbo = _elbo_of_base(model_trace, guide_trace)
-        return Draw(read_density(guide_trace.nodes, group), elbo)
-
-    certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
-    mean_field = certificate.elbos
-    lower, upper = mean_field + certificate.lower, mean_field + certificate.upper
+    call = Call(guide, args, kwargs)
+    with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
+        with writes:
+            group = symmetry_of(call, symmetry, model)
+            source = BaseELBO.of(replace(call, program=model), call, group)
+        certificate = certify(source, num_samples, estimators, budget=budget, progress=progress)
+    base, weight = certificate.elbos, source.weight
+    lower, upper = base + weight * certificate.lower, base + weight * certificate.upper
     return SymmetrizedELBO(
         lower=lower.mean().item(),
         upper=upper.mean().item(),
         lower_standard_error=standard_error(lower),
         upper_standard_error=standard_error(upper),
-        mean_field=mean_field.mean().item(),
-        mean_field_standard_error=standard_error(mean_field),
+        base=base.mean().item(),
+        base_standard_error=standard_error(base),
         log_order=certificate.log_order,
         mutual_information=certificate.summary(),
+        weight=weight,
     )
-
-
-def draw_density(
-    guide: AutoGuide, symmetry: SymmetryGroup, args: Any, kwargs: Any
-) -> FactorizedDensity:
-    """The base guide's density, with one draw from it."""
-    with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
-        guide(*args, **kwargs)
-    return read_density(base.sites, symmetry)
-
-
-def _elbo_of_base(model_trace: Any, guide_trace: Any) -> float:
-    gains = log_ratio_nodes(model_trace.nodes)
-    log_joint = model_trace.log_prob_sum(lambda name, _: name not in gains)
-    return float(log_joint - guide_trace.log_prob_sum())
 
 
 def _bounding(estimator: Estimator | None) -> Sequence[Estimator] | None:
@@ -215,30 +219,9 @@ def _bounding(estimator: Estimator | None) -> Sequence[Estimator] | None:
     return [estimator]
 
 
-def symmetry_of(
-    guide: AutoGuide,
-    symmetry: PermutationSymmetry | None,
-    model: Callable[..., Any] | None,
-    args: Any,
-    kwargs: Any,
-) -> SymmetryGroup:
-    """The group that the guide or the caller brings, known to fit the model."""
-    if not isinstance(guide, AutoGuide):
-        raise TypeError(
-            f"guide must be an AutoSymmetrized or an AutoNormal, but is a {type(guide).__name__}"
-        )
-    if not isinstance(guide, AutoSymmetrized):
-        if model is None and guide._model is None:
-            raise ValueError(
-                "the guide was copied or pickled, and Pyro drops its model then: use "
-                "symmetrized_elbo(model, guide, ...), whose result has the mutual information"
-            )
-        model = guide.model if model is None else model
-        return verified_symmetry(symmetry, model, args, kwargs).group
-    if symmetry is not None and symmetry != guide.symmetry:
-        raise ValueError("the guide brings its own symmetry: leave out symmetry=")
-    if guide.prototype_trace is None:
-        with poutine.block(), torch.no_grad():
-            guide(*args, **kwargs)
-    assert guide.symmetry is not None
-    return guide.symmetry.group
+def _warn_of_former_name(former: str, name: str) -> None:
+    warnings.warn(
+        f"SymmetrizedELBO.{former} is now called {name}, and will go with version 0.2",
+        DeprecationWarning,
+        stacklevel=3,
+    )

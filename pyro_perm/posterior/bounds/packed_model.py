@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_perm.posterior.export.draws import Call, prior
-from pyro_perm.program.full_data import log_joint, run
-from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.program.call import Call
+from pyro_perm.program.full_data import FullData, Site, SiteKind, survey
+from pyro_perm.program.vectorized import DrawMapper, Groups, Values
 
 
 class PackedModel:
     """The densities of a model over its packed latent values.
 
-    :param model: a Pyro model.
-    :param args: its arguments; ``kwargs`` likewise.
+    :param call: a Pyro model, and its arguments.
     :raises ValueError: if a latent site is discrete, or its density is scaled.
     """
 
-    def __init__(self, model: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._call = Call(model, args, kwargs)
+    def __init__(self, call: Call) -> None:
         with torch.no_grad(), poutine.seed(rng_seed=0):
-            trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
-            self._sites = run(model, args, kwargs)
-        latent = {name: site for name, site in self._sites.items() if site.is_latent}
-        for name, site in latent.items():
-            if trace.nodes[name]["fn"].support.is_discrete:
-                raise ValueError(f"site '{name}' is discrete: marginalize it")
-            if not torch.equal(site.scaled_log_prob, site.log_prob):
+            self._model = survey(call)
+        self._to_support = {}
+        for name in self._model.names(SiteKind.LATENT):
+            site = self._model.sites[name]
+            if site.support.is_discrete:  # vmap refuses to enumerate it.
+                raise ValueError(
+                    f"site '{name}' is discrete: marginalize it in the model, for example with "
+                    "MixtureSameFamily"
+                )
+            if _is_scaled(self._model, site):
                 raise ValueError(f"site '{name}' has a scaled density, which is no prior")
-        self._to_support = {n: biject_to(trace.nodes[n]["fn"].support) for n in latent}
-        shapes = {n: self._to_support[n].inv(site.value).shape for n, site in latent.items()}
-        self._shapes: dict[str, torch.Size] = shapes
+            self._to_support[name] = biject_to(site.support)
+        self._shapes: dict[str, torch.Size] = {
+            name: to_support.inv(self._model.sites[name].value).shape
+            for name, to_support in self._to_support.items()
+        }
 
     def draw(self, num: int) -> Tensor:
         """Packed draws from the prior, shape ``(num, dimensions)``."""
+
+        def draw(_: Values) -> Groups:
+            drawn = self._model.replicating.draw().values
+            return {"prior": {name: drawn[name] for name in self._shapes}}
+
         map_draws = DrawMapper(at_once=num, progress=False)
-        draws = prior(self._call, self._sites, num, map_draws)["prior"]
-        packed = [
-            self._to_support[name].inv(draws[name][0]).reshape(num, -1) for name in self._shapes
-        ]
+        draws = map_draws(draw, {"index": torch.arange(num)}, description="prior draws")["prior"]
+        packed = [self._to_support[name].inv(draws[name]).reshape(num, -1) for name in self._shapes]
         return torch.cat(packed, -1)
 
     def log_densities(self, packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +59,13 @@ class PackedModel:
             to_support = self._to_support[name]
             values[name] = to_support(part)
             log_jacobian = log_jacobian + to_support.log_abs_det_jacobian(part, values[name]).sum()
-        sites = run(self._call.model, self._call.args, self._call.kwargs, values)
-        log_prior = log_joint({name: sites[name] for name in values}) + log_jacobian
-        return log_prior, log_joint({n: site for n, site in sites.items() if n not in values})
+        model = self._model
+        terms = model.evaluate(values).terms
+        prior = [term for term in terms if values.keys() >= set(term.sites)]
+        likelihood = [term for term in terms if not values.keys() >= set(term.sites)]
+        return model.log_joint(prior) + log_jacobian, model.log_joint(likelihood)
+
+
+def _is_scaled(model: FullData, site: Site) -> bool:
+    scale = torch.as_tensor(site.scale)
+    return bool((scale != 1).any()) or not model.passed.isdisjoint(site.plates.values())

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
 from pyro_perm.first_call import as_symmetry
-from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.export.dims import constant_dims, default_dims
+from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims
 from pyro_perm.posterior.export.draws import (
-    Call,
+    Exported,
     evaluate,
+    exported,
     guide_posterior,
     mcmc_posterior,
     prior,
-    symmetrized_posterior,
 )
-from pyro_perm.program.full_data import Site, run
-from pyro_perm.program.vectorized import DrawMapper, Groups
+from pyro_perm.posterior.whose_symmetry import symmetry_if_any
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.restoration import restored
+from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.sampling import looking_on, set_up
 from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
 Arrays = dict[str, NDArray[Any]]
 
 
+@refuse_shared_keywords
 def to_arviz(
     model: Program,
     guide: Program | MCMC,
@@ -119,32 +124,33 @@ def to_arviz(
     """
     _require_count("num_prior_samples", num_prior_samples, 0)
     _require_count("draws_at_once", draws_at_once, 1)
-    seed = _seed(seed)
     symmetry = as_symmetry(symmetry)
     if not isinstance(elbo, SymmetrizedELBO | None):
         raise TypeError(f"elbo must be what symmetrized_elbo returns, but is {elbo!r}")
     call = Call(model, args, kwargs)
     map_draws = DrawMapper(draws_at_once, progress)
-    with torch.no_grad(), poutine.seed(rng_seed=seed):
-        sites = run(model, args, kwargs)
-        drawn = _posterior(call, guide, sites, num_samples, map_draws)
-        draws = evaluate(call, sites, drawn, map_draws)
+    with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
+        seed = _seed(seed)
+        pyro.set_rng_seed(seed)
+        with writes:
+            program = survey(call)
+            draw = _draws_of(guide, program, call, num_samples)
+        drawn = draw(map_draws)
+        with writes:
+            export = exported(program, drawn["posterior"])
+        datasets: dict[str, Values] = evaluate(export, drawn, map_draws)
         if num_prior_samples:
-            draws |= prior(call, sites, num_prior_samples, map_draws)
-        group = _symmetry(call, guide, symmetry)
-    groups = {name: _to_numpy(values) for name, values in draws.items()}
-    observed = {name: site.value for name, site in sites.items() if site.is_observation}
-    groups["observed_data"] = _to_numpy(observed)
-    groups["constant_data"] = _constants(call, groups["observed_data"])
-    shown = {n: site for n, site in sites.items() if site.is_latent or site.is_observation}
-    site_dims, site_coords = default_dims(shown, group)
-    named = {**site_dims, **(dims or {})}
-    named = {**constant_dims(groups["constant_data"], groups["observed_data"], named), **named}
-    used = {name for names in named.values() for name in names}
+            datasets |= prior(export, num_prior_samples, map_draws)
+        group = symmetry_if_any(guide, symmetry, call)
+    arrays = {dataset: _to_numpy(values) for dataset, values in datasets.items()}
+    arrays["observed_data"] = _to_numpy({n: program.sites[n].value for n in export.observed})
+    arrays["constant_data"] = _constants(call, arrays["observed_data"])
+    named, entries = _dims(export, arrays, group, dims or {})
+    used = {name for each in named.values() for names in each.values() for name in names}
     return assemble(
-        groups,
+        arrays,
         dims=named,
-        coords={name: c for name, c in site_coords.items() if name in used} | dict(coords or {}),
+        coords={name: c for name, c in entries.items() if name in used} | dict(coords or {}),
         attributes={
             "/": {**versions(), "seed": seed, **source(guide), **bounds(group, elbo)},
             "sample_stats": statistics(guide),
@@ -152,55 +158,55 @@ def to_arviz(
     )
 
 
-def _posterior(
-    call: Call,
-    guide: Program | MCMC,
-    sites: Mapping[str, Site],
-    num_samples: int | None,
-    map_draws: DrawMapper,
-) -> Groups:
+def _draws_of(
+    guide: Program | MCMC, model: FullData, call: Call, num_samples: int | None
+) -> Callable[[DrawMapper], Groups]:
+    """The draws of the posterior, still to be made."""
     if isinstance(guide, MCMC):
         if num_samples is not None:
             raise ValueError("an MCMC brings its own draws: leave out num_samples=")
-        return mcmc_posterior(guide, sites)
+        return lambda _: mcmc_posterior(model, guide)
     if not callable(guide):
         raise TypeError(f"guide must be a guide or an MCMC, but is a {type(guide).__name__}")
     num_samples = 1000 if num_samples is None else num_samples
     _require_count("num_samples", num_samples, 1)
-    if isinstance(guide, AutoSymmetrized):
-        return symmetrized_posterior(call, guide, sites, num_samples, map_draws)
-    return guide_posterior(call, guide, sites, num_samples, map_draws)
+    guide_call = replace(call, program=guide)
+    set_up(guide_call)
+    with looking_on():
+        program = survey(guide_call)
+    return partial(guide_posterior, model, program, num_samples)
 
 
-def _symmetry(
-    call: Call, guide: Program | MCMC, symmetry: PermutationSymmetry | None
-) -> SymmetryGroup | None:
-    """The group that the guide or the caller brings."""
-    if not isinstance(guide, AutoSymmetrized):
-        if symmetry is not None:
-            symmetry.verify(call.model, *call.args, **call.kwargs)
-        return None if symmetry is None else symmetry.group
-    assert guide.symmetry is not None
-    if symmetry is not None and symmetry != guide.symmetry:
-        raise ValueError("the guide brings its own symmetry: leave out symmetry=")
-    return guide.symmetry.group
+def _dims(
+    export: Exported,
+    arrays: Mapping[str, Arrays],
+    group: SymmetryGroup | None,
+    given: Mapping[str, Sequence[str | None]],
+) -> tuple[dict[str, Mapping[str, Sequence[str | None]]], Coords]:
+    """Dataset -> variable -> dimensions, the given ones first; dimension -> coordinates."""
+    sites = export.model.sites
+    shown = {name: sites[name] for name in (*export.latent, *export.functions, *export.observed)}
+    of_sites, coords = default_dims(shown, group)
+    everywhere = {**of_sites, **given}
+    observed, constants = arrays["observed_data"], arrays["constant_data"]
+    unnamed: Dims = {name: [] for name in constants}
+    of_constants = unnamed | constant_dims(constants, observed, everywhere)
+    of_terms = {
+        name: [terms[0].plates.get(dim) for dim in range(-terms[0].log_prob.dim(), 0)]
+        for name, terms in export.pointwise.terms.items()
+    }
+    return {
+        "/": everywhere,
+        "constant_data": {**of_constants, **given},
+        "log_likelihood": {**of_terms, **given},
+    }, coords
 
 
 def _constants(call: Call, observed: Arrays) -> Arrays:
     """Tensor arguments of the model, by parameter name, other than the observations."""
-    program = call.model.forward if isinstance(call.model, torch.nn.Module) else call.model
-    signature = inspect.signature(program)
-    arguments: dict[str, Any] = {}
-    for name, value in signature.bind(*call.args, **call.kwargs).arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            arguments |= {f"{name}_{i}": entry for i, entry in enumerate(value)}
-        else:
-            arguments |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     return {
         name: values
-        for name, values in _to_numpy(tensors).items()
+        for name, values in _to_numpy(call.tensors()).items()
         if not any(np.array_equal(values, data, equal_nan=True) for data in observed.values())
     }
 

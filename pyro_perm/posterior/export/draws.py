@@ -2,107 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer import MCMC
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyro_perm.density.base_guides import read_density
-from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.estimators import Estimator
 from pyro_perm.guide import AutoSymmetrized
-from pyro_perm.log_ratio import log_ratio_of
-from pyro_perm.posterior.bounds.intervals import draw_density, symmetry_of
-from pyro_perm.program.full_data import Site, log_joint, run
+from pyro_perm.posterior.latents import require_no_others, summed_out, together
+from pyro_perm.posterior.likelihood import Pointwise, pointwise
+from pyro_perm.program.full_data import FullData, SiteKind
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
-from pyro_perm.trace_sites import SymmetrizeMessenger
+from pyro_perm.sampling import draw_guide
 
 Program = Callable[..., Any]
-_PAIRS_AT_ONCE = 2**23
 
 
-class Call(NamedTuple):
-    """A model, and what it is called with.
+@dataclass(frozen=True)
+class Exported:
+    """What of a model is exported.
 
     Attributes:
         model: the model.
-        args: its arguments, which are the guide's as well.
-        kwargs: likewise.
+        summed_out: its latent sites that the posterior leaves out, and that are summed out.
+        functions: its sites that are functions of others.
+        pointwise: its log-likelihood, by observation.
     """
 
-    model: Program
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    model: FullData
+    summed_out: tuple[str, ...]
+    functions: tuple[str, ...]
+    pointwise: Pointwise
+
+    @property
+    def latent(self) -> list[str]:
+        """Names of the latent sites that the posterior draws."""
+        return [n for n in self.model.names(SiteKind.LATENT) if n not in self.summed_out]
+
+    @property
+    def observed(self) -> list[str]:
+        """Names of the observed sites."""
+        return self.model.names(SiteKind.OBSERVATION)
 
 
 def guide_posterior(
-    call: Call, guide: Program, sites: Mapping[str, Site], num_samples: int, map_draws: DrawMapper
+    model: FullData, guide: FullData, num_samples: int, map_draws: DrawMapper
 ) -> Groups:
     """Independent draws from a guide.
 
-    :param sites: those of the model.
-    :returns: groups ``posterior``, with the model's auxiliary sites, and ``sample_stats``, which
-        has the density ``log_q``; shape ``(1, num_samples, ...)``.
-    :raises ValueError: if the guide leaves out a latent site of the model, or there is none.
+    :returns: ``posterior``, with the model's auxiliary sites, and ``sample_stats``, which has the
+        density ``log_q``; shape ``(1, num_samples, ...)``.
+    :raises ValueError: if the guide leaves out a latent site of the model that cannot be summed
+        out, or draws what is none, or if there is none.
     """
-
-    def draw(_: Values) -> Groups:
-        return _with_density(run(guide, call.args, call.kwargs), sites)
-
-    index = {"index": torch.arange(num_samples)}
-    return _chains(map_draws(draw, index, description="posterior draws"), 1)
-
-
-def symmetrized_posterior(
-    call: Call,
-    guide: AutoSymmetrized,
-    sites: Mapping[str, Site],
-    num_samples: int,
-    map_draws: DrawMapper,
-) -> Groups:
-    """The same from a symmetrized guide: draws of its base, their units permuted at random.
-
-    The estimators of ``log q^G`` decide by the numbers, which ``vmap`` forbids; they take batches.
-    Only a base that draws its sites jointly goes one by one.
-    """
-    symmetry = symmetry_of(guide, None, call.model, call.args, call.kwargs)
-    density = draw_density(guide.base, symmetry, call.args, call.kwargs)
-    if not density.factorizes:
-        return guide_posterior(call, guide, sites, num_samples, replace(map_draws, at_once=1))
-
-    def draw(_: Values) -> Groups:
-        with SymmetrizeMessenger() as base:
-            drawn = run(guide.base, call.args, call.kwargs)
-        return {**_with_density(drawn, sites), "base": read_density(base.sites, symmetry).values}
-
-    index = {"index": torch.arange(num_samples)}
-    groups = map_draws(draw, index, description="posterior draws")
-    log_ratio = _log_ratio(guide.estimator, density, groups.pop("base"), map_draws)
-    log_q = groups["sample_stats"]["log_q"]
-    log_q += log_ratio.to(log_q)
-    if guide.permute:
-        permutations = symmetry.sample((num_samples,))
-        groups["posterior"] = symmetry.apply(permutations, groups["posterior"])
+    drawn = guide.names(SiteKind.LATENT, SiteKind.AUXILIARY)
+    summed_out(model, drawn, "the guide draws")
+    require_no_others(model, guide)
+    program = guide.call.program
+    draw = program.draw_over if isinstance(program, AutoSymmetrized) else draw_guide
+    known = model.names(SiteKind.LATENT, SiteKind.AUXILIARY)
+    sites = [name for name in known if name in drawn]
+    draws = draw(together(model, guide), sites, num_samples, map_draws)
+    groups = {"posterior": draws.values, "sample_stats": {"log_q": draws.log_q}}
     return _chains(groups, 1)
 
 
-def mcmc_posterior(mcmc: MCMC, sites: Mapping[str, Site]) -> Groups:
+def mcmc_posterior(model: FullData, mcmc: MCMC) -> Groups:
     """The draws of an MCMC run, its chains kept apart.
 
-    :param sites: those of the model.
-    :returns: groups ``posterior`` and ``sample_stats``, which has ``diverging`` where the kernel
-        tells; shape ``(num_chains, num_samples, ...)``.
-    :raises ValueError: if it has not run, or has no draws of a latent site of the model.
+    :returns: ``posterior`` and ``sample_stats``, which has ``diverging`` where the kernel tells;
+        shape ``(num_chains, num_samples, ...)``.
+    :raises ValueError: if it has not run, or has no draws of a latent site of the model that cannot
+        be summed out.
     """
     if mcmc._samples is None:
         raise ValueError("the MCMC has no draws yet: call mcmc.run(...) first")
     samples = mcmc.get_samples(group_by_chain=True)
-    _require_latents(sites, samples, "MCMC")
+    summed_out(model, samples, "the MCMC draws")
     divergences = mcmc.diagnostics().get("divergences")
     stats: Values = {}
     if divergences is not None:
@@ -110,87 +88,89 @@ def mcmc_posterior(mcmc: MCMC, sites: Mapping[str, Site]) -> Groups:
         for chain, draws in enumerate(divergences.values()):
             stats["diverging"][chain, draws] = True
     return {
-        "posterior": {name: samples[name] for name in sites if name in samples},
+        "posterior": {name: samples[name] for name in model.sites if name in samples},
         "sample_stats": stats,
     }
 
 
-def evaluate(call: Call, sites: Mapping[str, Site], drawn: Groups, map_draws: DrawMapper) -> Groups:
+def exported(model: FullData, posterior: Values) -> Exported:
+    """What of the model there is to export, judged by one draw of its posterior.
+
+    Warns of terms of the likelihood that belong to no observation, and of functions of sites that
+    are summed out: neither can be exported.
+
+    :param posterior: site -> draws, shape ``(chains, draws, ...)``.
+    """
+    left_out = summed_out(model, posterior, "the posterior has")
+    first = {name: values[0, 0] for name, values in posterior.items()}
+    evaluated = model.evaluate(first, left_out)
+    functions = []
+    for name, value in evaluated.functions.items():
+        if value.shape == model.sites[name].value.shape:
+            functions.append(name)
+        else:
+            warnings.warn(
+                f"site '{name}' is a function of what is summed out, one of {list(left_out)}, and "
+                "is left out of the posterior",
+                stacklevel=4,
+            )
+    found = pointwise(model, evaluated.terms)
+    for name, why in found.unplaced.items():
+        warnings.warn(
+            f"'{name}' is part of lp, but not of log_likelihood and what is computed from it "
+            f"(elpd): {why}",
+            stacklevel=4,
+        )
+    return Exported(model, left_out, tuple(functions), found)
+
+
+def evaluate(export: Exported, drawn: Groups, map_draws: DrawMapper) -> Groups:
     """What the model says about draws of its posterior.
 
-    :param sites: those of the model.
-    :param drawn: groups ``posterior`` and ``sample_stats``, shape ``(chains, draws, ...)``.
-    :returns: the same, without auxiliary sites, and with the log joint density ``lp`` among the
-        statistics; and groups ``posterior_predictive`` and ``log_likelihood``, of each observation;
-        in nats.
+    :param drawn: ``posterior`` and ``sample_stats``, shape ``(chains, draws, ...)``.
+    :returns: the same, without auxiliary sites, but with functions of the latent sites, and with
+        the log joint density ``lp`` among the statistics; and ``posterior_predictive`` and
+        ``log_likelihood``, of each observation; in nats.
     """
-    observed = [name for name, site in sites.items() if site.is_observation]
+    model = export.model
 
     def evaluated(values: Values) -> Groups:
-        given = run(call.model, call.args, call.kwargs, values)
-        predicted = run(poutine.uncondition(call.model), call.args, call.kwargs, values)
+        given = model.evaluate(values, export.summed_out)
+        predicted = model.replicating.draw(values).values
         return {
-            "posterior_predictive": {name: predicted[name].value for name in observed},
-            "log_likelihood": {name: given[name].log_prob for name in observed},
-            "sample_stats": {"lp": log_joint(given)},
+            "posterior": {name: given.functions[name] for name in export.functions},
+            "posterior_predictive": {name: predicted[name] for name in export.observed},
+            "log_likelihood": pointwise(model, given.terms).log_probs(),
+            "sample_stats": {"lp": model.log_joint(given.terms)},
         }
 
     posterior = drawn["posterior"]
     num_chains = len(next(iter(posterior.values())))
     flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
     groups = _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+    latent = {name: posterior[name] for name in export.latent}
     return {
-        "posterior": {name: v for name, v in posterior.items() if sites[name].is_latent},
         **groups,
+        "posterior": {**latent, **groups["posterior"]},
         "sample_stats": {**drawn["sample_stats"], **groups["sample_stats"]},
     }
 
 
-def prior(call: Call, sites: Mapping[str, Site], num_samples: int, map_draws: DrawMapper) -> Groups:
+def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Groups:
     """Independent draws from the model itself.
 
-    :param sites: those of the model.
-    :returns: groups ``prior`` and ``prior_predictive``, shape ``(1, num_samples, ...)``.
+    :returns: ``prior`` and ``prior_predictive``, shape ``(1, num_samples, ...)``.
     """
 
     def draw(_: Values) -> Groups:
-        drawn = run(poutine.uncondition(call.model), call.args, call.kwargs)
+        drawn = export.model.replicating.draw().values
         return {
-            "prior": {name: drawn[name].value for name in sites if sites[name].is_latent},
-            "prior_predictive": {
-                name: drawn[name].value for name in sites if sites[name].is_observation
-            },
+            "prior": {name: drawn[name] for name in (*export.latent, *export.functions)},
+            "prior_predictive": {name: drawn[name] for name in export.observed},
         }
 
     index = {"index": torch.arange(num_samples)}
     return _chains(map_draws(draw, index, description="prior draws"), 1)
-
-
-def _with_density(drawn: Mapping[str, Site], sites: Mapping[str, Site]) -> Groups:
-    """The model's sites in one draw of a guide, and the draw's density."""
-    _require_latents(sites, drawn, "guide")
-    return {
-        "posterior": {name: drawn[name].value for name in sites if name in drawn},
-        "sample_stats": {"log_q": log_joint(drawn)},
-    }
-
-
-def _log_ratio(
-    estimator: Estimator, density: FactorizedDensity, values: Values, map_draws: DrawMapper
-) -> Tensor:
-    """``log q^G(w) - log q(w)`` of many draws from one density, shape ``(draws,)``."""
-    num = len(next(iter(values.values())))
-    pairs = sum(size**2 for size in density.symmetry.groups.values())
-    at_once = min(map_draws.at_once, max(1, _PAIRS_AT_ONCE // pairs))
-    parts = []
-    with tqdm(total=num, desc="log q^G", leave=False, disable=not map_draws.progress) as bar:
-        for start in range(0, num, at_once):
-            part = {site: value[start : start + at_once] for site, value in values.items()}
-            size = min(at_once, num - start)
-            batch = replace(density, values=part, batch_shape=torch.Size([size]))
-            parts.append(log_ratio_of(batch, estimator))
-            bar.update(size)
-    return torch.cat(parts)
 
 
 def _chains(groups: Groups, num_chains: int) -> Groups:
@@ -198,15 +178,3 @@ def _chains(groups: Groups, num_chains: int) -> Groups:
         group: {name: v.unflatten(0, (num_chains, -1)) for name, v in values.items()}
         for group, values in groups.items()
     }
-
-
-def _require_latents(sites: Mapping[str, Site], drawn: Mapping[str, Any], source: str) -> None:
-    latent = [name for name, site in sites.items() if site.is_latent]
-    if not latent:
-        raise ValueError("the model has no latent site, and so no posterior")
-    missing = [name for name in latent if name not in drawn]
-    if missing:
-        raise ValueError(
-            f"the {source} draws no {', '.join(map(repr, missing))}, so these latent sites of the "
-            f"model have no posterior; marginalize them, or add them to the {source}"
-        )

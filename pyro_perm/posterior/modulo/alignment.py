@@ -12,6 +12,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.canonical_order import canonical_order
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.elements import AnyElement, transform
 
 Values = Mapping[str, Tensor]
 
@@ -23,14 +24,15 @@ class Alignment:
     Attributes:
         samples: site -> aligned samples, shape ``(*draws, *site shape)``; sites that no group
             permutes are as they were.
-        permutations: group -> permutation, shape ``(*draws, n)``: the aligned samples are
+        permutations: group -> permutation, shape ``(*draws, n)``, or an element where the group
+            does more than permute units and flip them: the aligned samples are
             ``symmetry.apply(permutations, samples)``.
         reference: site of the symmetry -> what the draws were brought close to: the reference
             given, or the mean of the aligned draws.
     """
 
     samples: dict[str, Tensor]
-    permutations: dict[str, Tensor]
+    permutations: dict[str, AnyElement]
     reference: dict[str, Tensor]
 
 
@@ -94,14 +96,17 @@ def align(
     permutations = group.compose(target, group.compose(matched, order))
     return Alignment(
         samples={**samples, **_unflat(group.apply(permutations, values), draws)},
-        permutations=_unflat(permutations, draws),
+        permutations={
+            name: transform(lambda part: part.reshape(*draws, -1), element)
+            for name, element in permutations.items()
+        },
         reference={site: value[0] for site, value in group.apply(target, mean).items()},
     )
 
 
 def _align_to_mean(
     values: Values, symmetry: SymmetryGroup, num_restarts: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, AnyElement]]:
     """The mean of aligned draws, as one draw, and the permutations that align them."""
     mean = {site: value[:1] for site, value in values.items()}
     permutations = match(_matching(values, mean, symmetry), num_restarts)

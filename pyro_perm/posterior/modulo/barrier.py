@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.posterior.latents import summed_out
+from pyro_perm.posterior.likelihood import likelihood_terms
 from pyro_perm.posterior.modulo.alignment import align
-from pyro_perm.program.full_data import Site, log_joint, run
+from pyro_perm.program.call import Call
+from pyro_perm.program.full_data import FullData, Term, survey
+from pyro_perm.program.restoration import restored
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -95,31 +101,46 @@ def interpolation_barrier(
 
 
 def negative_log_joint(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Loss:
-    """``-log p(D, w)`` as a function of the latent values, in nats and on all of the data."""
+    """``-log p(D, w)`` as a function of the latent values, in nats and on all of the data.
+
+    Latent sites that have no value are summed out, where the model marks them for enumeration.
+    """
+    evaluate = _evaluator(Call(model, args, kwargs))
 
     def loss(values: Values) -> Tensor:
-        return -log_joint(_sites(model, values, args, kwargs))
+        program, terms = evaluate(values)
+        return -program.log_joint(terms)
 
     return loss
 
 
 def negative_log_likelihood(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Loss:
-    """``-log p(D | w)`` as a function of the latent values, in nats and on all of the data."""
+    """``-log p(D | w)`` as a function of the latent values, likewise."""
+    evaluate = _evaluator(Call(model, args, kwargs))
 
     def loss(values: Values) -> Tensor:
-        sites = _sites(model, values, args, kwargs)
-        return -log_joint({name: site for name, site in sites.items() if name not in values})
+        program, terms = evaluate(values)
+        return -program.log_joint(likelihood_terms(program, terms))
 
     return loss
 
 
-@torch.no_grad()
-def _sites(model: Callable[..., Any], values: Values, args: Any, kwargs: Any) -> dict[str, Site]:
-    sites = run(model, args, kwargs, values)
-    missing = [name for name, site in sites.items() if site.is_latent and name not in values]
-    if missing:
-        raise ValueError(f"no value for the latent sites {missing} of the model")
-    return sites
+def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]]:
+    """The terms of a model's log joint as a function of the latent values."""
+
+    @functools.cache
+    def surveyed() -> FullData:
+        with poutine.seed(rng_seed=0):
+            return survey(call)
+
+    @torch.no_grad()
+    def evaluate(values: Values) -> tuple[FullData, Sequence[Term]]:
+        with restored(call.program, call.args, call.kwargs) as writes, writes:
+            model = surveyed()
+            left_out = summed_out(model, values, "the solution has")
+            return model, model.evaluate(values, left_out).terms
+
+    return evaluate
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:

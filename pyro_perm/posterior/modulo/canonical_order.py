@@ -2,71 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_perm.symmetry import Axis, SymmetryGroup
+from pyro_perm.symmetry.elements import AnyElement, compose, transform
+from pyro_perm.symmetry.factor import Factor
 
 
-def canonical_order(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    """The permutations that bring every draw into its canonical order.
+def canonical_order(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> dict[str, AnyElement]:
+    """The elements that bring every draw into its canonical order.
 
     Group by group, in the order of the symmetry, units are sorted lexicographically by what belongs
     to them. Where a tensor is shared with groups that are not sorted yet, or permuted twice by the
-    group itself, the entries of a unit count in ascending order, which no permutation changes. A
-    unit whose sign may flip has its first entry positive that is not shared in this way; where its
-    sign may still change, entries count by their size. So equivalent draws are brought to the same
-    values, unless distinct units agree in all of that.
+    group itself, the entries of a unit count in ascending order, which no permutation changes.
+    Where a group acts on each unit by itself, the unit takes the image that is lexicographically
+    largest in what is not shared in this way: its first entry is then positive where units flip;
+    of what is shared, that counts which no such action changes. So equivalent draws are brought to
+    the same values, unless distinct units agree in all of that.
 
     :param values: site of the symmetry -> shape ``(draws, *site shape)``.
-    :returns: group -> permutation, shape ``(draws, n)``.
+    :returns: group -> permutation or element, shape ``(draws, n)``.
     """
-    order: dict[str, Tensor] = {}
-    for group in symmetry.spec:
-        order[group] = _order_of_units(values, symmetry, group, order)
+    order: dict[str, AnyElement] = {}
+    for factor in symmetry.factors:
+        order[factor.name] = _order_of_units(values, symmetry, factor, order)
     return order
 
 
 def _order_of_units(
     values: Mapping[str, Tensor],
     symmetry: SymmetryGroup,
-    group: str,
-    order: Mapping[str, Tensor],
-) -> Tensor:
-    moved = symmetry.apply(order, {site: values[site] for site in symmetry.spec[group]})
+    factor: Factor,
+    order: Mapping[str, AnyElement],
+) -> AnyElement:
+    moved = symmetry.apply(order, {site: values[site] for site in symmetry.spec[factor.name]})
+    device = next(iter(moved.values())).device
+    images = transform(lambda part: part.to(device), factor.images())
     settled, shared = [], []
     for site, value in moved.items():
-        acting = symmetry.actions_on(site)
-        for axis in (axis for other, axis in acting if other == group):
-            entries = axis.units(value, symmetry.site_rank(site))
-            pending = [a for other, a in acting if a != axis and other not in order]
+        rank, acting = symmetry.site_rank(site), symmetry.actions_on(site)
+        for axis in (axis for other, axis in acting if other == factor.name):
+            pending = [(other, a) for other, a in acting if a != axis and other not in order]
             if pending:
-                flips = any(a.sign for a in (axis, *pending))
-                shared.append((entries.abs() if flips else entries).sort(-1).values)
+                entries = axis.units(value, rank)
+                for group, along in ((factor.name, axis), *pending):
+                    for action in symmetry.factor(group).actions:
+                        entries = action.invariant(entries, along)
+                shared.append(entries.sort(-1).values)
             else:
-                settled.append((entries, axis))
-    flipped = _first_is_negative([entries for entries, axis in settled if axis.sign])
-    keys = [_where_flipped(entries, axis, flipped) for entries, axis in settled] + shared
-    units = _lexicographic(torch.cat(keys, -1))
-    return units if flipped is None else torch.where(flipped.gather(-1, units), ~units, units)
+                settled.append(_images_of_units(value, axis, rank, factor, images))
+    image: AnyElement = factor.identity(device)
+    if settled:
+        keys, chosen = _largest([torch.cat(each, -1) for each in zip(*settled, strict=True)])
+        image = transform(lambda part: part.gather(0, chosen), images)
+        shared.insert(0, keys)
+    if not factor.permutes:
+        return compose(factor.identity(device).expand(len(shared[0]), -1), image)
+    return compose(_lexicographic(torch.cat(shared, -1)), image)
 
 
-def _first_is_negative(entries: list[Tensor]) -> Tensor | None:
-    """Whether the first entry of each unit that is not zero is negative, shape ``(draws, n)``."""
-    if not entries:
-        return None
-    joined = torch.cat(entries, -1)
-    first = (joined != 0).int().argmax(-1, keepdim=True)
-    return joined.gather(-1, first).squeeze(-1) < 0
+def _images_of_units(
+    value: Tensor, axis: Axis, rank: int, factor: Factor, images: AnyElement
+) -> list[Tensor]:
+    """What belongs to each unit along an axis, for every image: shape ``(draws, n, entries)``."""
+    each = (transform(itemgetter(number), images) for number in range(images.shape[0]))
+    return [axis.units(factor.motion(image).apply(value, axis, rank), rank) for image in each]
 
 
-def _where_flipped(entries: Tensor, axis: Axis, flipped: Tensor | None) -> Tensor:
-    if not axis.sign or flipped is None:
-        return entries
-    return torch.where(flipped[..., None], -entries, entries)
+def _largest(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The lexicographically largest image of each unit, the first of equals.
+
+    :param images: shape ``(draws, n, entries)`` each.
+    :returns: its entries, and its number, shape ``(draws, n)``.
+    """
+    largest = images[0]
+    number = torch.zeros(largest.shape[:-1], dtype=torch.long, device=largest.device)
+    for other, image in enumerate(images[1:], start=1):
+        first = (image != largest).int().argmax(-1, keepdim=True)
+        larger = image.gather(-1, first) > largest.gather(-1, first)
+        largest = torch.where(larger, image, largest)
+        number = torch.where(larger.squeeze(-1), other, number)
+    return largest, number
 
 
 def _lexicographic(keys: Tensor) -> Tensor:

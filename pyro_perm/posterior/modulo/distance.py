@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
+from pyro_perm.posterior.whose_symmetry import symmetry_among
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 _SCALE = " (scale)"
@@ -40,7 +39,7 @@ def wasserstein_distance(
     :raises TypeError: if a guide is of another kind.
     """
     one, other = _gaussians(first), _gaussians(second)
-    group = _on_locs_and_scales((symmetry or _symmetry_of(first, second)).group)
+    group = _on_locs_and_scales((symmetry or symmetry_among((first, second))).group)
     if one.keys() != other.keys():
         raise ValueError(f"the guides differ in their sites: {sorted(one)} and {sorted(other)}")
     # Coordinate descent may find different minima in the two directions.
@@ -62,7 +61,7 @@ def _distance_after_alignment(
 
 
 def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
-    """The same group on locs and scales, which are permuted together, but keep their sign."""
+    """The same group on locs and scales, of which flips change the former only."""
     spec: dict[str, dict[str, list[Axis]]] = {group: {} for group in symmetry.spec}
     shapes = {}
     for site in symmetry.sites:
@@ -74,7 +73,7 @@ def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
         shapes[site] = shapes[site + _SCALE] = symmetry.coordinates(site)
         for group, axis in symmetry.actions_on(site):
             spec[group].setdefault(site, []).append(axis)
-            spec[group].setdefault(site + _SCALE, []).append(replace(axis, sign=False))
+            spec[group].setdefault(site + _SCALE, []).append(axis.of_scales)
     return PermutationSymmetry(spec, shapes=shapes)
 
 
@@ -92,10 +91,3 @@ def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
     for site, _ in base.prototype_trace.iter_stochastic_nodes():
         gaussians[site], gaussians[site + _SCALE] = base._get_loc_and_scale(site)
     return gaussians
-
-
-def _symmetry_of(*guides: AutoGuide) -> PermutationSymmetry:
-    for guide in guides:
-        if isinstance(guide, AutoSymmetrized) and guide.symmetry is not None:
-            return guide.symmetry
-    raise ValueError("neither guide is symmetrized: give the group as symmetry=")

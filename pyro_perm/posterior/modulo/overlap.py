@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators._coupled_groups import expected_pairs
 from pyro_perm.permanent import bethe_permanent, permutation_marginals
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.posterior.bounds.intervals import draw_density, symmetry_of
+from pyro_perm.posterior.whose_symmetry import symmetry_of
+from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.restoration import restored
+from pyro_perm.sampling import draw_density
 
 _MOST_UNITS_SUMMED = 10
 
 
+@refuse_shared_keywords
 @torch.no_grad()
 def unit_overlap(
-    guide: AutoGuide,
+    guide: Callable[..., Any],
     *args: Any,
     num_samples: int = 64,
     symmetry: PermutationSymmetry | None = None,
@@ -42,8 +46,11 @@ def unit_overlap(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}")
-    group = symmetry_of(guide, symmetry, None, args, kwargs)
-    densities = [draw_density(guide, group, args, kwargs) for _ in range(num_samples)]
+    call = Call(guide, args, kwargs)
+    with restored(guide, args, kwargs) as writes:
+        with writes:
+            group = symmetry_of(call, symmetry)
+        densities = [draw_density(call, group) for _ in range(num_samples)]
     if not densities[0].factorizes:
         raise TypeError(
             "the base guide draws its sites jointly, so that no unit has a factor of its own: "

@@ -5,18 +5,20 @@ the permutation of one group, given those of the others, this is a linear assign
 
 ``max over g of sum_i M[i, g(i)]``, where ``M[i, j] = <unit i of the reference, unit j of w>``,
 
-solved exactly; where units flip their signs, ``M`` is the larger of the two products with unit
-``j`` and with minus unit ``j``. Groups that share sites are solved by coordinate descent from
-several starts. For a group that permutes two axes of one site (a recurrent weight) the assignment
-is that of the cost linearized at the permutation at hand, and is accepted where the cost falls; up
-to 16 units, so are swaps of two units and flips of one.
+solved exactly; where the group acts on each unit by itself, ``M`` is the largest of the products
+with the images of unit ``j``. Groups that share sites are solved by coordinate descent from several
+starts. For a group that permutes two axes of one site (a recurrent weight) the assignment is that
+of the cost linearized at the permutation at hand, and is accepted where the cost falls; up to 16
+units, so are swaps of two units and other images of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -24,6 +26,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_perm.symmetry import Axis, SymmetryGroup
+from pyro_perm.symmetry.elements import (
+    AnyElement,
+    Elements,
+    compose,
+    concatenate,
+    equal,
+    transform,
+    where,
+)
+from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import coupled_sites
 
 Values = Mapping[str, Tensor]
@@ -50,11 +62,16 @@ class Matching:
         """Number of draws."""
         return len(next(iter(self.values.values())))
 
-    def moved(self, permutations: Values) -> Matching:
+    @property
+    def device(self) -> torch.device:
+        """Where the draws are."""
+        return next(iter(self.values.values())).device
+
+    def moved(self, permutations: Elements) -> Matching:
         """The same with permuted draws."""
         return replace(self, values=self.symmetry.apply(permutations, self.values))
 
-    def squared_distance(self, permutations: Values) -> Tensor:
+    def squared_distance(self, permutations: Elements) -> Tensor:
         """``|g . w - reference|^2``, shape ``(draws,)``, in double precision."""
         total = torch.zeros((), dtype=torch.float64)
         for site, value in self.symmetry.apply(permutations, self.values).items():
@@ -63,7 +80,7 @@ class Matching:
         return total
 
 
-def match(problem: Matching, num_restarts: int) -> dict[str, Tensor]:
+def match(problem: Matching, num_restarts: int) -> dict[str, AnyElement]:
     """The permutations that bring every draw closest to the reference.
 
     Coupled groups start from the order at hand, from the mean over groups that have no permutation
@@ -71,7 +88,7 @@ def match(problem: Matching, num_restarts: int) -> dict[str, Tensor]:
     random permutations, which are the same in every call.
 
     :param num_restarts: number of random starts, of coupled groups.
-    :returns: group -> permutation, shape ``(draws, n)``.
+    :returns: group -> permutation or element, shape ``(draws, n)``.
     """
     best = descend(problem, _repeated(problem, _identity(problem.symmetry)))
     if not coupled_sites(problem.symmetry):
@@ -79,121 +96,159 @@ def match(problem: Matching, num_restarts: int) -> dict[str, Tensor]:
     for start in (_start_from_means(problem), *_random_starts(problem, num_restarts)):
         other = descend(problem, start)
         closer = problem.squared_distance(other) < problem.squared_distance(best)
-        best = {g: torch.where(closer[:, None], other[g], best[g]) for g in best}
+        best = {g: where(closer[:, None], other[g], best[g]) for g in best}
     return best
 
 
-def descend(problem: Matching, permutations: Values) -> dict[str, Tensor]:
+def descend(problem: Matching, permutations: Elements) -> dict[str, AnyElement]:
     """Coordinate descent until no group moves, from permutations of shape ``(draws, n)``."""
     current = dict(permutations)
     while True:
         before = current
         for group in current:
             current = step(problem, current, group)
-        if all(torch.equal(current[group], before[group]) for group in current):
+        if all(equal(current[group], before[group]) for group in current):
             return current
 
 
-def step(problem: Matching, permutations: Values, group: str) -> dict[str, Tensor]:
+def step(problem: Matching, permutations: Elements, group: str) -> dict[str, AnyElement]:
     """Assign one group's units, given the others, in every draw that this brings closer."""
     assigned = _assignment(problem.moved(permutations), group)
-    for move in (assigned, *_small_moves(problem.symmetry, group)):
+    for move in (assigned, *_small_moves(problem, group)):
         permutations = _where_closer(problem, permutations, group, move)
     return dict(permutations)
 
 
 def _where_closer(
-    problem: Matching, permutations: Values, group: str, element: Tensor
-) -> dict[str, Tensor]:
+    problem: Matching, permutations: Elements, group: str, element: AnyElement
+) -> dict[str, AnyElement]:
     """Act with a further element of one group on every draw that this brings closer."""
-    element = element.to(permutations[group].device)
-    own = {group: permutations[group]}
-    there = {**permutations, **problem.symmetry.compose({group: element}, own)}
+    own = permutations[group]
+    there = {**permutations, group: compose(element, own)}
     closer = problem.squared_distance(there) < problem.squared_distance(permutations)
-    return there | {group: torch.where(closer[:, None], there[group], own[group])}
+    return there | {group: where(closer[:, None], there[group], own)}
 
 
-def _small_moves(symmetry: SymmetryGroup, group: str) -> list[Tensor]:
-    """Swaps and flips, if the cost is quadratic in the permutation of a group of few units."""
-    size = symmetry.groups[group]
-    quadratic = any(len(axes) > 1 for axes in symmetry.spec[group].values())
-    if not quadratic or size > _MOST_UNITS_SWAPPED:
+def _small_moves(problem: Matching, group: str) -> list[AnyElement]:
+    """Other images of one unit and swaps of two, if a group of few units acts on two axes."""
+    factor = problem.symmetry.factor(group)
+    size, sites = factor.size, [site for site, _ in factor.axes]
+    if len(set(sites)) == len(sites) or size > _MOST_UNITS_SWAPPED:
         return []
-    identity = torch.arange(size)
-    flips = torch.eye(size, dtype=torch.bool)[: size if group in symmetry.signed_groups else 0]
-    moves = [torch.where(flip, ~identity, identity) for flip in flips]
-    for i, j in combinations(range(size), 2):
+    identity, images = factor.identity(problem.device), _images(problem, factor)
+    moves: list[AnyElement] = []
+    for unit, number in product(range(size), range(1, images.shape[0])):
+        alone = partial(_image_of_one, unit=identity == unit, number=number)
+        moves.append(transform(alone, images))
+    for i, j in combinations(range(size if factor.permutes else 0), 2):
         swap = identity.clone()
         swap[[i, j]] = swap[[j, i]]
         moves.append(swap)
     return moves
 
 
-def _assignment(problem: Matching, group: str, pending: frozenset[str] = frozenset()) -> Tensor:
-    """The best permutation of one group, shape ``(draws, n)``.
+def _image_of_one(images: Tensor, unit: Tensor, number: int) -> Tensor:
+    return torch.where(unit, images[number], images[0])
+
+
+def _assignment(problem: Matching, group: str, pending: frozenset[str] = frozenset()) -> AnyElement:
+    """The best element of one group, shape ``(draws, n)``.
 
     :param pending: groups that have no permutation yet: the mean over theirs counts.
     """
-    at_once = max(1, _PAIRS_AT_ONCE // problem.symmetry.groups[group] ** 2)
+    factor = problem.symmetry.factor(group)
+    images = _images(problem, factor)
+    at_once = max(1, _PAIRS_AT_ONCE // (images.shape[0] * factor.size**2))
     elements = []
     for start in range(0, problem.num_draws, at_once):
         values = {site: value[start : start + at_once] for site, value in problem.values.items()}
-        plain, flipping = _products(replace(problem, values=values), group, pending)
-        gains = (plain + flipping.abs()).cpu().numpy()
-        columns = np.stack([linear_sum_assignment(draw, maximize=True)[1] for draw in gains])
-        units = torch.from_numpy(columns).to(plain.device)
-        is_flipped = flipping.gather(-1, units.unsqueeze(-1)).squeeze(-1) < 0
-        elements.append(torch.where(is_flipped, ~units, units))
-    return torch.cat(elements)
+        gains, number = _gains(replace(problem, values=values), factor, images, pending)
+        units = _best_units(gains) if factor.permutes else factor.identity(gains.device)
+        units = units.expand(gains.shape[:-1])
+        chosen = number.gather(-1, units.unsqueeze(-1)).squeeze(-1)
+        image = transform(partial(torch.gather, dim=0, index=chosen), images)
+        elements.append(compose(image, units))
+    return concatenate(elements)
 
 
-def _products(problem: Matching, group: str, pending: frozenset[str]) -> tuple[Tensor, Tensor]:
-    """``M`` of the axes along which units keep their sign, and of those along which they flip.
+def _best_units(gains: Tensor) -> Tensor:
+    draws = gains.cpu().numpy()
+    columns = np.stack([linear_sum_assignment(draw, maximize=True)[1] for draw in draws])
+    return torch.from_numpy(columns).to(gains.device)
 
-    :returns: shape ``(draws, n, n)`` each, in double precision.
+
+def _gains(
+    problem: Matching, factor: Factor, images: AnyElement, pending: frozenset[str]
+) -> tuple[Tensor, Tensor]:
+    """``M``, and the number of the image that each of its entries is due to.
+
+    :returns: shape ``(draws, n, n)`` each, the former in double precision.
     """
-    symmetry = problem.symmetry
-    size, device = symmetry.groups[group], next(iter(problem.values.values())).device
-    shape = (problem.num_draws, size, size)
-    plain, flipping = torch.zeros(2, *shape, dtype=torch.float64, device=device)
-    for site in symmetry.spec[group]:
+    gains = _products(problem, factor, transform(itemgetter(0), images), pending)
+    number = torch.zeros_like(gains, dtype=torch.long)
+    for other in range(1, images.shape[0]):
+        products = _products(problem, factor, transform(itemgetter(other), images), pending)
+        better = products > gains
+        gains = torch.where(better, products, gains)
+        number = torch.where(better, other, number)
+    return gains, number
+
+
+def _products(
+    problem: Matching, factor: Factor, image: AnyElement, pending: frozenset[str]
+) -> Tensor:
+    """Products of the reference's units with an image of the units of each draw."""
+    symmetry, motion = problem.symmetry, factor.motion(image)
+    shape = (problem.num_draws, factor.size, factor.size)
+    total = torch.zeros(shape, dtype=torch.float64, device=problem.device)
+    for site in symmetry.spec[factor.name]:
         rank, acting = symmetry.site_rank(site), symmetry.actions_on(site)
-        for axis in (axis for other, axis in acting if other == group):
+        for axis in (axis for other, axis in acting if other == factor.name):
             value = problem.values[site].double()
             for other, other_axis in acting:
                 if other in pending and other_axis != axis:
-                    value = _mean_over_the_group(value, other_axis, rank)
+                    value = _mean_over(symmetry.factor(other), value, other_axis, rank)
             reference = axis.units(problem.reference[site].double(), rank)
-            total = flipping if axis.sign else plain
-            total += reference @ axis.units(value, rank).mT
-    return plain, flipping
+            total += reference @ axis.units(motion.apply(value, axis, rank), rank).mT
+    return total
 
 
-def _mean_over_the_group(value: Tensor, axis: Axis, rank: int) -> Tensor:
-    units = axis.units(value, rank)
-    mean = torch.zeros_like(units) if axis.sign else units.mean(-2, keepdim=True).expand_as(units)
-    return value + axis.from_units(mean - units, value.shape[-rank:])
+def _mean_over(factor: Factor, value: Tensor, axis: Axis, rank: int) -> Tensor:
+    """The mean over a group that acts along one axis of a site."""
+    images = factor.images()
+    each = (factor.motion(transform(itemgetter(k), images)) for k in range(images.shape[0]))
+    units = torch.stack([axis.units(one.apply(value, axis, rank), rank) for one in each]).mean(0)
+    if factor.permutes:
+        units = units.mean(-2, keepdim=True).expand_as(units)
+    return value + axis.from_units(units - axis.units(value, rank), value.shape[-rank:])
 
 
-def _start_from_means(problem: Matching) -> dict[str, Tensor]:
-    permutations: dict[str, Tensor] = {}
+def _images(problem: Matching, factor: Factor) -> AnyElement:
+    return transform(lambda part: part.to(problem.device), factor.images())
+
+
+def _start_from_means(problem: Matching) -> dict[str, AnyElement]:
+    permutations: dict[str, AnyElement] = {}
     for group in problem.symmetry.spec:
         pending = frozenset(problem.symmetry.spec) - frozenset(permutations)
         permutations[group] = _assignment(problem.moved(permutations), group, pending)
     return permutations
 
 
-def _random_starts(problem: Matching, num: int) -> Iterator[dict[str, Tensor]]:
+def _random_starts(problem: Matching, num: int) -> Iterator[dict[str, AnyElement]]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(num):
         yield _repeated(problem, problem.symmetry.sample(generator=generator))
 
 
 def _identity(symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    return {group: torch.arange(size) for group, size in symmetry.groups.items()}
+    return {factor.name: factor.identity() for factor in symmetry.factors}
 
 
-def _repeated(problem: Matching, element: Values) -> dict[str, Tensor]:
+def _repeated(problem: Matching, element: Elements) -> dict[str, AnyElement]:
     """The same element for every draw."""
-    device = next(iter(problem.values.values())).device
-    return {g: p.to(device).expand(problem.num_draws, -1) for g, p in element.items()}
+
+    def repeat(part: Tensor) -> Tensor:
+        return part.to(problem.device).expand(problem.num_draws, -1)
+
+    return {group: transform(repeat, part) for group, part in element.items()}

@@ -20,6 +20,7 @@ from pyro_perm.discovery.permutations.algebra import (
     axis_of_size,
     denotation,
     freeze,
+    has_factor,
     is_frozen,
     product_of,
     resolve,
@@ -103,6 +104,18 @@ def test_tied_axes_denote_the_same_permutation(pair: tuple[AxisExpr, AxisExpr]) 
     tie(x, y, WHY)
     permutations = random_permutations(x, y)
     assert torch.equal(denotation(x, permutations), denotation(y, permutations))
+
+
+@laws
+@given(st.integers(0, 2**32), st.sampled_from([2, 3, 4, 6]))
+def test_an_axis_has_a_factor_if_it_can_be_split(seed: int, right: int) -> None:
+    axis, same = (random_axis(12, random.Random(seed)) for _ in range(2))
+    try:
+        split_product(axis, right, WHY)
+    except IncompatibleLayoutError:
+        assert not has_factor(same, right)
+    else:
+        assert has_factor(same, right)
 
 
 @laws

@@ -59,7 +59,7 @@ def arrays(scale=0.2):
 
 def export(groups, **changes):
     options = {
-        "dims": {"y": ["data"], "weight": ["hidden_unit"], "bias": ["hidden_unit"]},
+        "dims": {"/": {"y": ["data"], "weight": ["hidden_unit"], "bias": ["hidden_unit"]}},
         "coords": {"hidden_unit": ["a", "b", "c"]},
         "attributes": ATTRIBUTES,
     }
@@ -97,7 +97,9 @@ def test_log_likelihood_of_vectors_keeps_the_dimensions_that_it_has():
     y = np.zeros((NUM_POINTS, 2))
     groups["observed_data"] = {"y": y}
     groups["posterior_predictive"] = groups["prior_predictive"] = {"y": y[None, None]}
-    vectors = export(groups, dims={"y": ["data", "output"]}, coords={"output": ["left", "right"]})
+    vectors = export(
+        groups, dims={"/": {"y": ["data", "output"]}}, coords={"output": ["left", "right"]}
+    )
     assert vectors["log_likelihood"]["y"].dims == ("chain", "draw", "data")
     assert vectors["observed_data"]["y"].dims == ("data", "output")
 
@@ -142,10 +144,16 @@ def test_leave_one_out_corrects_for_the_approximation(data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dims": {"w": ["hidden_unit"]}}, "dims names 'w', but the variables are"),
-        ({"dims": {"bias": ["a", "b"]}}, "dims names .* for 'bias', whose dimensions .* number 1"),
-        ({"dims": {"weight": ["a", "a"]}}, "for 'weight': the names of a variable must differ"),
-        ({"dims": {"bias": ["draw"]}}, "for 'bias': the names of a variable must differ"),
+        ({"dims": {"/": {"w": ["hidden_unit"]}}}, "dims names 'w', but the variables are"),
+        (
+            {"dims": {"/": {"bias": ["a", "b"]}}},
+            "dims names .* for 'bias', whose dimensions .* number 1",
+        ),
+        (
+            {"dims": {"/": {"weight": ["a", "a"]}}},
+            "for 'weight': the names of a variable must differ",
+        ),
+        ({"dims": {"/": {"bias": ["draw"]}}}, "for 'bias': the names of a variable must differ"),
         ({"coords": {"unit": [1]}}, "coords names 'unit', but the dimensions are"),
         ({"coords": {"hidden_unit": [1]}}, "1 entries for dimension 'hidden_unit', .* length 3"),
     ],

@@ -11,8 +11,10 @@ from pyro_perm.discovery.gradings.rules import (  # noqa: F401  (importing fills
     indexing,
     movement,
     normalization,
+    overlay,
     pointwise,
     reduction,
+    scattering,
     spatial,
 )
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, Grading, GradingRules

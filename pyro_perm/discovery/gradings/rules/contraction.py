@@ -7,21 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.gradings.degrees import INVARIANT
 from pyro_perm.discovery.gradings.rules.table import GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
 
-@grading_rule(aten.mm)
+@grading_rule(aten.mm, *operators("_sparse_sparse_matmul"))
 def matrix_product(rules: GradingRules, x: Tensor, y: Tensor) -> Tensor:
     """``(i, k) @ (k, j)``; equal rows and columns, which are most, are looked at once."""
-    if not bool(x.any()) and not bool(y.any()):
-        return x.new_full([len(x), y.shape[1]], INVARIANT)
-    rows, row = x.unique(dim=0, return_inverse=True)
-    columns, column = y.unique(dim=1, return_inverse=True)
-    terms = rules.product(rows.unsqueeze(-1), columns.unsqueeze(0))
+    (rows, row), (columns, column) = _unique_rows(x), _unique_rows(y.T)
+    terms = rules.product(rows.unsqueeze(-1), columns.T.unsqueeze(0))
     return rules.common(terms, 1).squeeze(1)[row][:, column]
+
+
+def _unique_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a matrix that are different, and which one each row is."""
+    if not bool(x.any()):  # data, as a rule, of which there may be much
+        return x[:1], torch.zeros(len(x), dtype=torch.long)
+    rows, row = x.unique(dim=0, return_inverse=True)
+    return rows, row
 
 
 @grading_rule(aten.bmm)
@@ -44,7 +49,7 @@ def inner_product(rules: GradingRules, x: Tensor, y: Tensor) -> Tensor:
     return rules.common(rules.product(x, y), 0).squeeze(0)
 
 
-@grading_rule(aten.addmm)
+@grading_rule(aten.addmm, *operators("_sparse_addmm"))
 def add_matrix_product(
     rules: GradingRules, bias: Tensor, x: Tensor, y: Tensor, *rest: Any
 ) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.degrees import ANY
 from pyro_perm.discovery.gradings.rules.table import GradingRule, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import arguments_of, operators
 
 aten = torch.ops.aten
 
 
-@grading_rule(aten.view.default, aten._unsafe_view, aten.reshape)
-def reshape(rules: GradingRules, x: Tensor, shape: list[int]) -> Tensor:
+@grading_rule(aten.view.default, *operators("_unsafe_view", "_reshape_alias"), aten.reshape)
+def reshape(rules: GradingRules, x: Tensor, shape: list[int], *rest: Any) -> Tensor:
     """Another shape for the same entries."""
     return x.reshape(shape)
 
@@ -35,7 +36,7 @@ def place_among_zeros(rules: GradingRules, x: Tensor, *rest: Any) -> Tensor:
 
 
 def _move(operation: Any) -> GradingRule:
-    parameters = operation._schema.arguments
+    parameters = arguments_of(operation)
 
     def move(rules: GradingRules, *arguments: Any) -> Any:
         """The same entries elsewhere."""
@@ -55,6 +56,7 @@ def _register_moves() -> None:
         *(aten.split.Tensor, aten.unsafe_split.Tensor, aten.split_with_sizes.default),
         *(aten.unsafe_split_with_sizes.default, aten.cat.default, aten.stack.default),
         *(aten.diagonal.default, aten.flip.default, aten.roll.default, aten.unfold.default),
+        *(aten.select_scatter.default, aten.slice_scatter.default, aten.diagonal_scatter.default),
     ):
         grading_rule(operation)(_move(operation))
     # The in-place variant of this one alone has another overload.

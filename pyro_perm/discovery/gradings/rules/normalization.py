@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.degrees import INVARIANT
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -27,9 +28,10 @@ def batch_norm_of_signs(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Channels, all entries of which flip alike, standardized, scaled and shifted."""
+    channels = rules.common(x, [dim for dim in range(x.dim()) if dim != 1]).flatten()
     if not is_training:
         rules.refuse(x)
-    channels = rules.common(x, [dim for dim in range(x.dim()) if dim != 1]).flatten()
+        channels = torch.full_like(channels, INVARIANT)
     result = _shifted(rules, channels, weight, bias)
     return _along_channels(result, x.shape), channels, torch.zeros_like(channels)
 
@@ -59,7 +61,7 @@ def layer_norm(
     return result.expand(x.shape), rules.invariant(1), rules.invariant(2)
 
 
-@grading_rule(aten._weight_norm_interface, gradings=[SIGNS])
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SIGNS])
 def weight_norm_of_signs(
     rules: GradingRules, direction: Tensor, length: Tensor, dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ def weight_norm_of_signs(
     return rules.product(direction, length), rules.invariant(1)
 
 
-@grading_rule(aten._weight_norm_interface, gradings=[SCALES])
+@grading_rule(*operators("_weight_norm_interface"), gradings=[SCALES])
 def weight_norm(
     rules: GradingRules, direction: Tensor, length: Tensor, dim: int
 ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.rules.table import SCALES, SIGNS, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -51,7 +52,7 @@ def unscaled(rules: GradingRules, x: Tensor) -> Tensor:
     return rules.invariant()
 
 
-@grading_rule(aten._prelu_kernel, gradings=[SCALES])
+@grading_rule(*operators("_prelu_kernel"), gradings=[SCALES])
 def learned_slope(rules: GradingRules, x: Tensor, slope: Tensor) -> Tensor:
     """``x`` where it is positive, ``slope * x`` elsewhere."""
     return rules.together(x, rules.product(x, slope))
@@ -121,6 +122,7 @@ def symmetric_limits(
     """Odd between limits that are symmetric about zero."""
     if low is None or high is None or low != -high:
         rules.refuse(x)
+        return rules.invariant()  # also where it is zero
     return x
 
 
@@ -132,6 +134,7 @@ def limits(rules: GradingRules, x: Tensor, *bounds: float | None) -> Tensor:
     """Homogeneous between limits that are zero or infinite."""
     if not all(bound is None or bound == 0 or math.isinf(bound) for bound in bounds):
         rules.refuse(x, "has a limit that does not scale")
+        return rules.invariant()  # also where it is zero
     return x
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.rules.table import SCALES, GradingRules, grading_rule
+from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
@@ -18,7 +19,7 @@ _NUM_PLACES = re.compile(r"(\d)d")
 
 @grading_rule(
     *(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d),
-    *(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
+    *operators("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
     *(aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d),
     *(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d),
 )

@@ -14,6 +14,7 @@ from pyro_perm.discovery.gradings.degrees import ANY, INVARIANT, DegreeTable
 from pyro_perm.discovery.gradings.linear_equations import Equations, Field
 from pyro_perm.discovery.permutations.algebra import Reason
 from pyro_perm.discovery.recording.graph import Call
+from pyro_perm.program._torch_internals import writes
 
 # Gets the arguments of the operation, degrees in place of tensors; returns those of the results.
 GradingRule = Callable[..., "Tensor | Sequence[Tensor]"]
@@ -104,8 +105,10 @@ class GradingRules:
         for dim in [dims] if isinstance(dims, int) else dims:
             if not degrees.dim():
                 break
-            known = (degrees != ANY).to(torch.int8)
-            first = degrees.gather(dim, known.argmax(dim, keepdim=True))
+            first = degrees.narrow(dim, 0, min(1, degrees.shape[dim]))
+            if bool((first == ANY).any()):
+                known = (degrees != ANY).to(torch.int8)
+                first = degrees.gather(dim, known.argmax(dim, keepdim=True))
             self._require_equal(degrees, first.expand(degrees.shape), self.grading.unlike)
             degrees = first
         return degrees
@@ -147,6 +150,8 @@ def grading_rule(
     """Register a rule for some overloads of operators; for an operator, that is the default one.
 
     A rule serves the operation's in-place variant too.
+
+    :param operations: operators of ``torch.ops``, overloads of them, or names of recorded calls.
     """
 
     def register(rule: Rule) -> Rule:
@@ -159,8 +164,8 @@ def grading_rule(
 
 
 def _name_of(operation: Any) -> str:
-    is_packet = isinstance(operation, torch._ops.OpOverloadPacket)
-    overload = operation.default if is_packet else operation
-    name = overload._schema.name
-    name = name.rstrip("_") if overload._schema.is_mutable else name
-    return f"{name}.{overload._overloadname}".replace("::", ".")
+    if isinstance(operation, str):
+        return f"{operation}.default".replace("::", ".")
+    overload = getattr(operation, "default", operation)  # of an operator, or an overload itself
+    name, _, rest = overload.name().replace("::", ".").partition(".")[2].partition(".")
+    return f"aten.{name.rstrip('_') if writes(overload) else name}.{rest or 'default'}"

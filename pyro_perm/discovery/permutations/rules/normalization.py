@@ -46,9 +46,17 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Axes, ...]:
-    """Normalizes the channels of each group, and all places, together."""
-    group, member = rules.factors(x[1], [groups, channels // groups])
-    axis = product_of([group, member])
+    """Normalizes the channels of each group, and all places, together.
+
+    Where the groups cut across the parts of a concatenation, each group has members of its own.
+    """
+    size = channels // groups
+    if rules.has_factor(x[1], size):
+        group, member = rules.factors(x[1], [groups, size])
+        axis = product_of([group, member])
+    else:
+        rules.segments(x[1], [size] * groups, f"alone in a group of {rules.operation}")
+        group, axis = rules.fixed(groups, f"groups of {rules.operation}"), x[1]
     _tie_affine(rules, axis, weight, bias)
     return [x[0], axis, *x.axes[2:]], [x[0], group], [x[0], group]
 

@@ -111,6 +111,10 @@ class AxisRules:
             factors.insert(0, right)
         return factors
 
+    def has_factor(self, axis: AxisExpr, right: int) -> bool:
+        """Whether an axis can be unflattened to rows of some length without freezing it."""
+        return algebra.has_factor(axis, right)
+
     def _why(self, text: str) -> Reason:
         return Reason(text, self.source)
 

@@ -1,0 +1,66 @@
+"""Which of a model's latent sites a posterior draws, and what becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyro_perm.program.full_data import FullData, SiteKind
+
+
+def summed_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:
+    """The model's latent sites that a posterior leaves out, all of which can be summed out.
+
+    :param drawn: names of the sites that the posterior draws.
+    :param source: for the error, such as "the guide draws".
+    :raises ValueError: if one of them cannot be summed out, or the model has no latent site.
+    """
+    if not model.names(SiteKind.LATENT):
+        raise ValueError("the model has no latent site, and so no posterior")
+    latent = model.names(SiteKind.LATENT, SiteKind.AUXILIARY)
+    left_out = [name for name in latent if name not in drawn]
+    lost = [name for name in left_out if not model.sites[name].can_be_summed_out]
+    if lost:
+        raise ValueError(
+            f"{source} no {', '.join(map(repr, lost))}, so these latent sites of the model have no "
+            "value: add them; or, if they are discrete, mark them with "
+            "infer={'enumerate': 'parallel'} to sum them out"
+        )
+    return tuple(left_out)
+
+
+def require_no_others(model: FullData, guide: FullData) -> None:
+    """Refuse a guide that draws what is no latent site of the model.
+
+    :raises ValueError: if there is such a site.
+    """
+    known = model.names(SiteKind.LATENT, SiteKind.AUXILIARY)
+    for name in guide.names(SiteKind.LATENT):
+        if name not in known:
+            kind = model.sites[name].kind.value if name in model.sites else "absent"
+            raise ValueError(
+                f"the guide draws site '{name}', which in the model is {kind}, not latent: "
+                "evaluate the model that the guide was trained for; if it is a variable of the "
+                "guide's own, mark it with infer={'is_auxiliary': True}"
+            )
+
+
+def together(model: FullData, guide: FullData) -> FullData:
+    """The guide, subsampling as the model does.
+
+    :raises ValueError: if the guide looks up what belongs to the rows of a plate, but the model was
+        passed a batch, which need not be these rows.
+    """
+    for plate in sorted(guide.looked_up & model.passed):
+        raise ValueError(
+            f"the guide looks up its parameters by the indices of plate '{plate}', but the model "
+            "never looks at these indices, so its batch need not be of the same rows: index the "
+            f"model's data by them, or pass the rows of the batch, pyro.plate('{plate}', size, "
+            "subsample=indices), in model and guide"
+        )
+    return FullData(
+        guide.call,
+        guide.sites,
+        guide.looked_up | model.looked_up,
+        guide.passed - model.looked_up,
+        guide.max_plate_nesting,
+    )

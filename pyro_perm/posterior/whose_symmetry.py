@@ -1,0 +1,124 @@
+"""Which symmetry belongs to a guide: its own, or the one that the caller brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoGuide
+
+from pyro_perm.density.base_guides import require_symmetrizable
+from pyro_perm.first_call import verified_symmetry
+from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.independence import GuideProbe
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import Call, model_of
+from pyro_perm.sampling import set_up
+from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.trace_sites import log_ratio_nodes
+
+
+def symmetry_of(
+    guide: Call, given: PermutationSymmetry | None, model: Callable[..., Any] | None = None
+) -> SymmetryGroup:
+    """The group that a guide is symmetrized over, or could be, known to fit the model.
+
+    :param guide: any guide that the losses take.
+    :param given: the symmetry that the caller brings.
+    :param model: the model; None is an autoguide's own.
+    :raises ValueError: if the guide brings another symmetry, or there is no model to verify on.
+    :raises TypeError: if the guide cannot be symmetrized.
+    """
+    program = guide.program
+    _require_guide(program)
+    own = _own_symmetry(guide)
+    if own is not None:
+        return _require_same(own, given)
+    if model is None and isinstance(program, AutoGuide):
+        model = model_of(program)
+    if model is not None:
+        return _require_independent(
+            guide, verified_symmetry(given, model, guide.args, guide.kwargs).group
+        )
+    if given is not None and given.is_bound:
+        return _require_independent(guide, given.group)
+    raise ValueError(
+        "the guide does not know its model (Pyro drops an autoguide's model when it is copied or "
+        "pickled), so the symmetry has nothing to be verified on: give "
+        "symmetry=find_symmetry(model, ...), or use symmetrized_elbo(model, guide, ...), whose "
+        "result has the mutual information"
+    )
+
+
+def symmetry_if_any(
+    posterior: Callable[..., Any] | MCMC, given: PermutationSymmetry | None, model: Call
+) -> SymmetryGroup | None:
+    """The group that a guide, or the posterior that MCMC draws, is known to have, if any.
+
+    :raises ValueError: if the guide brings another symmetry, or the given one does not fit.
+    """
+    own = None
+    if not isinstance(posterior, MCMC):
+        own = _own_symmetry(replace(model, program=posterior))
+    if own is not None:
+        return _require_same(own, given)
+    if given is not None:
+        given.verify(model.program, *model.args, **model.kwargs)
+    return None if given is None else given.group
+
+
+def symmetry_among(guides: Sequence[Any]) -> PermutationSymmetry:
+    """The symmetry of the first symmetrized one of some guides, each called before.
+
+    :raises ValueError: if there is none.
+    """
+    for guide in guides:
+        if isinstance(guide, AutoSymmetrized) and guide.symmetry is not None:
+            return guide.symmetry
+    raise ValueError("neither guide is symmetrized: give the group as symmetry=")
+
+
+def _require_guide(program: Any) -> None:
+    if not callable(program):
+        raise TypeError(f"guide must be a guide, but is a {type(program).__name__}")
+    require_symmetrizable(poutine.unwrap(program))
+
+
+def _own_symmetry(guide: Call) -> SymmetryGroup | None:
+    """The group over which a guide, or parts of it, is symmetrized already."""
+    set_up(guide)
+    if isinstance(guide.program, AutoSymmetrized):
+        assert guide.program.symmetry is not None
+        return guide.program.symmetry.group
+    with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
+        trace = poutine.trace(guide.program).get_trace(*guide.args, **guide.kwargs)
+    own = [node["fn"].density.symmetry for node in log_ratio_nodes(trace.nodes).values()]
+    return own[0] if len(own) == 1 else _product(own)
+
+
+def _require_independent(guide: Call, group: SymmetryGroup) -> SymmetryGroup:
+    """The group, if the guide draws its sites independently, as a symmetrized guide has checked."""
+    GuideProbe(guide.program, group, guide.args, guide.kwargs).require_independent_sites()
+    return group
+
+
+def _product(parts: Sequence[SymmetryGroup]) -> SymmetryGroup | None:
+    """The product of groups that act on sites of their own."""
+    if not parts:
+        return None
+    spec = {
+        f"{part}_{group}": sites
+        for part, symmetry in enumerate(parts)
+        for group, sites in symmetry.spec.items()
+    }
+    return SymmetryGroup.of(spec, {k: v for symmetry in parts for k, v in symmetry.shapes})
+
+
+def _require_same(own: SymmetryGroup, given: PermutationSymmetry | None) -> SymmetryGroup:
+    if given is not None and not given.describes(own):
+        raise ValueError("the guide brings its own symmetry: leave out symmetry=")
+    return own

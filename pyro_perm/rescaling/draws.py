@@ -1,0 +1,117 @@
+r"""Exact draws along the orbits of units.
+
+The law of ``t`` along the orbit of a unit is the density proportional to ``exp h(t)``, see
+:mod:`pyro_perm.rescaling.integral`. Where ``B = D = 0``, as under a Normal prior of mean zero,
+:math:`e^{2t}` follows the generalized inverse Gaussian distribution
+:math:`GIG(a / 2, A, C) \propto x^{a / 2 - 1} \exp(-(A x + C / x) / 2)`. Samplers for that one
+(Hoermann & Leydold 2014; Devroye 2014) rest on its log-concavity, which other means break.
+
+Here draws are accepted from the piecewise exponential hats of
+:mod:`pyro_perm.rescaling._rejection`, whose excess is a bound of ``-h''`` on each cell, for its
+terms are monotone. So they are exact but for rounding: what lies outside of the cells has a
+probability below ``1e-15``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_perm.rescaling._exponent import Exponent
+from pyro_perm.rescaling._nodes import sum_nodes
+from pyro_perm.rescaling._rejection import Hats
+from pyro_perm.rescaling._windows import Windows, find_windows
+from pyro_perm.rescaling.degrees import Degrees
+from pyro_perm.rescaling.units import UnitEntries, orbit_coefficients
+
+# Nats below the mode that no draw reaches.
+_DEPTH = 37.0
+_AT_ONCE = 4096
+
+
+@torch.no_grad()
+def sample_log_scales(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    a: float,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Independent draws of ``t`` with densities proportional to ``exp h(t)``.
+
+    :param A: as for :func:`~pyro_perm.rescaling.orbit_integral`, like the other coefficients.
+    :param generator: source of randomness; the global one if None.
+    :returns: shape of the coefficients, in double precision.
+    :raises ValueError: where the density cannot be normalized.
+    """
+    shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
+    exponent = Exponent.of(A, B, C, D, a)
+    if not shape.numel():
+        return exponent.A.view(shape)
+    draws = [_sample(some, generator) for some in exponent.chunks(_AT_ONCE)]
+    return torch.cat(draws).view(shape)
+
+
+def sample_along_orbits(
+    entries: UnitEntries, degrees: Degrees, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """By how much to rescale units so that they follow a factorized Gaussian along their orbits.
+
+    With the prior's means and scales, ``degrees.rescale(values, t)`` is a draw of the prior given
+    the orbit of the values, and does not depend on where on it they are.
+
+    :param entries: values of the units, means and scales, shapes ``(*batch, n, width)``.
+    :param degrees: how units are rescaled.
+    :param generator: source of randomness; the global one if None.
+    :returns: ``t``, shape ``(*batch, n)``, in double precision.
+    :raises ValueError: where the density cannot be normalized.
+    """
+    return sample_log_scales(
+        *orbit_coefficients(entries, degrees), degrees.jacobian, generator=generator
+    )
+
+
+def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
+    balanced, origin = exponent.balanced()
+    windows = find_windows(balanced, _DEPTH)
+    exponent.require_integrals(windows.num_nodes[: len(origin)])
+    windows = _one_window_each(windows, len(origin), generator)
+    local = windows.exponent
+    num_cells = int(windows.num_nodes.max().ceil())
+    width = (windows.right - windows.left) / num_cells
+    numbers = torch.arange(num_cells + 1, device=width.device).unsqueeze(-1)
+    t = torch.addcmul(windows.left, numbers, width)
+    hats = Hats(windows.left, width, local.rise(t), _excess(local, t, width))
+    draws = hats.sample(lambda some, points: local.take(some).rise(points), generator)
+    return draws + windows.anchor + origin
+
+
+def _one_window_each(windows: Windows, num: int, generator: torch.Generator | None) -> Windows:
+    """Of pairs with two windows one, by their masses."""
+    if windows.pair is None:
+        return windows
+    log_mass = sum_nodes(windows).log_integral + windows.exponent.value()
+    log_mass += windows.exponent.a * windows.anchor
+    # The larger of log-masses with Gumbel noise is each with its probability.
+    noise = torch.rand(
+        log_mass.shape, dtype=log_mass.dtype, device=log_mass.device, generator=generator
+    )
+    log_mass -= (-noise.log()).log()
+    chosen = torch.arange(num, device=log_mass.device)
+    second = torch.arange(num, len(log_mass), device=log_mass.device)
+    first = windows.pair[num:]
+    chosen[first] = torch.where(log_mass[second] > log_mass[first], second, first)
+    anchor, left, right, num_nodes = (part[chosen] for part in windows[1:5])
+    return Windows(windows.exponent.take(chosen), anchor, left, right, num_nodes)
+
+
+def _excess(exponent: Exponent, t: Tensor, width: Tensor) -> Tensor:
+    """A bound of ``h`` above its chord on each cell."""
+    x = t.exp()
+    y = x.reciprocal()
+    Bx, Dy = exponent.B * x, exponent.D * y
+    squares = exponent.A * x[1:].square() + exponent.C * y[:-1].square()
+    curvature = 2 * squares - torch.minimum(Bx[1:], Bx[:-1]) - torch.minimum(Dy[1:], Dy[:-1])
+    return curvature.clamp_min_(0).mul_(width.square() / 8)
