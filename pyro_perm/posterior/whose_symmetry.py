@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.first_call import verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, model_of
 from pyro_perm.sampling import set_up
@@ -40,9 +41,11 @@ def symmetry_of(
     if model is None and isinstance(program, AutoGuide):
         model = model_of(program)
     if model is not None:
-        return verified_symmetry(given, model, guide.args, guide.kwargs).group
+        return _require_independent(
+            guide, verified_symmetry(given, model, guide.args, guide.kwargs).group
+        )
     if given is not None and given.is_bound:
-        return given.group
+        return _require_independent(guide, given.group)
     raise ValueError(
         "the guide does not know its model (Pyro drops an autoguide's model when it is copied or "
         "pickled), so the symmetry has nothing to be verified on: give "
@@ -95,6 +98,12 @@ def _own_symmetry(guide: Call) -> SymmetryGroup | None:
         trace = poutine.trace(guide.program).get_trace(*guide.args, **guide.kwargs)
     own = [node["fn"].density.symmetry for node in log_ratio_nodes(trace.nodes).values()]
     return own[0] if len(own) == 1 else _product(own)
+
+
+def _require_independent(guide: Call, group: SymmetryGroup) -> SymmetryGroup:
+    """The group, if the guide draws its sites independently, as a symmetrized guide has checked."""
+    GuideProbe(guide.program, group, guide.args, guide.kwargs).require_independent_sites()
+    return group
 
 
 def _product(parts: Sequence[SymmetryGroup]) -> SymmetryGroup | None:

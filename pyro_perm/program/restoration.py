@@ -23,7 +23,7 @@ def restored(*programs: Any) -> Iterator[WriteLog]:
 
     :param programs: models, guides, and their arguments.
     """
-    modules = list(modules_among(programs))
+    modules = list(dict.fromkeys(m for root in modules_among(programs) for m in root.modules()))
     modes = [module.training for module in modules]
     buffers = [
         dict(module.named_buffers(recurse=False, remove_duplicate=False)) for module in modules

@@ -66,6 +66,8 @@ def orbit_integral(
     By the trapezoidal rule around one mode or two, in double precision, with as many nodes as each
     integrand needs.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import orbit_integral
     >>> one, zero = torch.ones(()), torch.zeros(())
     >>> orbit_integral(one, zero, one, zero, 0.0, tolerance=1e-12).log_integral.exp()  # K_0(1)
     tensor(0.4210, dtype=torch.float64)

@@ -142,10 +142,12 @@ def log_orbit_mass(
     The density of the unit's orbit relative to that of the unit, for a guide's factors as for a
     Normal prior, whatever its means and scales. Differentiable once, in all entries.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass
     >>> w = torch.tensor([[1.0, 1.0]])  # one weight comes in, one goes out
     >>> prior = UnitEntries(w, torch.zeros(1, 2), torch.ones(1, 2))
     >>> log_orbit_mass(prior, Degrees.of([1, -1]))  # log K_0(1) + 1
-    tensor([0.1351], dtype=torch.float64)
+    tensor([0.1349], dtype=torch.float64)
 
     :param entries: shapes that broadcast to ``(*batch, n, width)``.
     :param degrees: how they are rescaled.

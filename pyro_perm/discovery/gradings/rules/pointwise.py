@@ -122,6 +122,7 @@ def symmetric_limits(
     """Odd between limits that are symmetric about zero."""
     if low is None or high is None or low != -high:
         rules.refuse(x)
+        return rules.invariant()  # also where it is zero
     return x
 
 
@@ -133,6 +134,7 @@ def limits(rules: GradingRules, x: Tensor, *bounds: float | None) -> Tensor:
     """Homogeneous between limits that are zero or infinite."""
     if not all(bound is None or bound == 0 or math.isinf(bound) for bound in bounds):
         rules.refuse(x, "has a limit that does not scale")
+        return rules.invariant()  # also where it is zero
     return x
 
 
