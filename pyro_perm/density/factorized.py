@@ -117,7 +117,7 @@ class FactorizedDensity:
 
     @property
     def log_volume(self) -> float:
-        """What the sum over the group is divided by: ``log |G|``, in nats.
+        """``log |G|``, by which the average over the group divides the sum, in nats.
 
         :raises ValueError: where the group is not compact, so that there is no average over it.
         """
