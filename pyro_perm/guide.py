@@ -22,6 +22,7 @@ from pyro_perm.first_call import (
 )
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program._pyro_internals import make_prototype, plates_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, SiteKind, survey
 from pyro_perm.program.vectorized import DrawMapper
@@ -178,11 +179,11 @@ class AutoSymmetrized(AutoGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         # The base guide first: what Pyro says about supports comes before what is found here.
         if self.base.prototype_trace is None:
-            self.base._setup_prototype(*args, **kwargs)
+            make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
-        self._prototype_frames = self.base._prototype_frames
+        self._prototype_frames = plates_of(self.base)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

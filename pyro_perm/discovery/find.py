@@ -27,6 +27,7 @@ from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_p
 from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import refuse_shared_keywords
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
 from pyro_perm.program.priors import unscalable_sites
@@ -37,6 +38,7 @@ from pyro_perm.verification import confirm
 Spec = dict[str, dict[str, tuple[Axis, ...]]]
 
 
+@refuse_shared_keywords
 def find_symmetry(
     model: Callable[..., Any],
     *args: Any,
@@ -102,7 +104,7 @@ def find_symmetry(
             reasons |= why_unscaled
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
-        warnings.warn(warning, stacklevel=2)
+        warnings.warn(warning, stacklevel=3)
     confirm(symmetry, model, *args, **kwargs)
     return symmetry
 

@@ -217,7 +217,7 @@ def _target(model: FullData, values: Values, site: str | None) -> _Target:
         warnings.warn(
             f"'{missing}' is part of the likelihood, or of the prior, but of no observation's "
             f"log-likelihood: {why}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return _Target(name, summed_out, has_log_likelihood=name in found.terms)
 

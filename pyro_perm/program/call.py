@@ -74,19 +74,19 @@ def refuse_shared_keywords(function: _Function) -> _Function:
     """
     parameters = inspect.signature(function).parameters.values()
     own = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    num_own = sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
+    positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if args:
-            shared = sorted(own & kwargs.keys() & _unbound_names(args[0], args[num_own:]))
-            if shared:
-                raise ValueError(
-                    f"{function.__name__} and the program both have a parameter "
-                    f"{', '.join(map(repr, shared))}, and only one of them would get it: bind the "
-                    f"program's, functools.partial(program, {shared[0]}=...), in model and guide, "
-                    f"and pass {shared[0]}= for {function.__name__}"
-                )
+        program = args[0] if args else kwargs.get(positional[0])
+        shared = sorted(own & kwargs.keys() & _unbound_names(program, args[len(positional) :]))
+        if shared:
+            raise ValueError(
+                f"{function.__name__} and the program both have a parameter "
+                f"{', '.join(map(repr, shared))}, and only one of them would get it: bind the "
+                f"program's, functools.partial(program, {shared[0]}=...), in model and guide, and "
+                f"pass {shared[0]}= for {function.__name__}"
+            )
         return function(*args, **kwargs)
 
     return cast(_Function, checked)

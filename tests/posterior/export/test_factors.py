@@ -120,13 +120,15 @@ def among_latent_sites():
     ],
 )
 def test_factors_without_a_place_are_named(model, why):
-    with pytest.warns(UserWarning, match=f"'censored' is part of lp, but not of .*{why}"):
+    with pytest.warns(UserWarning, match=f"'censored' is part of lp, but not of .*{why}") as seen:
         data = export(model)
+    assert seen[0].filename == __file__
     assert set(data["log_likelihood"]) == {"time"}
     guide = AutoNormal(model)
     guide()
-    with pytest.warns(UserWarning, match=f"'censored' is part of the likelihood.*{why}"):
+    with pytest.warns(UserWarning, match=f"'censored' is part of the likelihood.*{why}") as seen:
         pp.predict(model, guide, num_samples=2, progress=False)
+    assert seen[0].filename == __file__
 
 
 def test_observations_take_the_place_of_factors_among_latent_sites():
