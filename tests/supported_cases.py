@@ -214,7 +214,9 @@ def is_right(case, kind, estimator, *, by_loss=False):
 
     found(estimator)  # sets up, or is refused
     if kind is not pp.TraceSymmetrized_ELBO:
-        difference = found(estimator) - value_and_gradient(make_loss(kind), summed(base, case.parts))
+        difference = found(estimator) - value_and_gradient(
+            make_loss(kind), summed(base, case.parts)
+        )
     else:
         plain, by_hand = (
             value_and_gradient(make_loss(Trace_ELBO), guide)
