@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import (
+    EnergyDistance,
     RenyiELBO,
     ReweightedWakeSleep,
     Trace_ELBO,
@@ -228,6 +229,19 @@ def test_tail_adaptive_weights_are_those_of_the_symmetrized_guide():
     weights = 1.0 / (log_ratio.argsort() + 1.0)
     (-(weights * log_ratio).sum() / weights.sum() / particles).backward()
     torch.testing.assert_close(guide.base.locs.w.grad, loc.grad)
+
+
+@pytest.mark.parametrize("permute", [True, False])
+def test_losses_that_ask_for_no_density_get_the_draws(permute):
+    """A predictive distribution does not depend on the order of the units."""
+    guide = normal_guide()
+    guide.permute = permute
+    loss = EnergyDistance(num_particles=4000, prior_scale=0.1, max_plate_nesting=0)
+    found, expected = [], []
+    for _ in range(16):
+        for each, values in ((guide, found), (guide.base, expected)):
+            values.append(loss(model, each).detach().reshape(1))
+    assert agrees(found, expected)
 
 
 def hessian(loss, parameter):

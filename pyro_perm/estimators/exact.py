@@ -88,8 +88,7 @@ class Exact(Estimator):
         permuted = (groups[g] for g in summed if density.symmetry.factor(g).permutes)
         subsets = 2 ** max(permuted, default=0)
         at_once = max(1, _ENTRIES_AT_ONCE // (subsets * density.batch_shape.numel()))
-        tables = {factor.name: factor.elements() for factor in enumerated}
-        terms = [_log_sum(density, summed, chunk) for chunk in _elements(tables, at_once)]
+        terms = [_log_sum(density, summed, chunk) for chunk in _elements(enumerated, at_once)]
         return torch.cat(terms).logsumexp(0) - log_volume
 
 
@@ -122,10 +121,9 @@ def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elem
     :param elements: elements of the other groups, shape ``(num, n)``.
     :returns: shape ``(num, *batch)``.
     """
-    ones = (1,) * len(density.batch_shape)
+    batched = (slice(None), *[None] * len(density.batch_shape))
     element = {
-        group: transform(lambda part: part.reshape(len(part), *ones, -1), table)
-        for group, table in elements.items()
+        group: transform(lambda part: part[batched], table) for group, table in elements.items()
     }
     moved = replace(density, values=density.symmetry.apply(element, density.values))
     total = density.log_ratio(element)
@@ -135,16 +133,14 @@ def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elem
             pairs = moved.unit_pairs(group, sites)
             total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
         total = total + moved.log_mass(group, sites)
-    num = max((element.shape[0] for element in elements.values()), default=1)
-    return total.expand(num, *density.batch_shape)
+    return total.expand(-1 if elements else 1, *density.batch_shape)
 
 
-def _elements(tables: Elements, at_once: int) -> Iterator[dict[str, AnyElement]]:
-    """All elements of a product of groups, in batches of shape ``(num, n)``.
-
-    :param tables: group -> its elements, shape ``(order, n)``.
-    """
-    orders = tuple(table.shape[0] for table in tables.values())
+def _elements(groups: Sequence[Factor], at_once: int) -> Iterator[dict[str, AnyElement]]:
+    """All elements of a product of groups, in batches of shape ``(num, n)``."""
+    tables = {factor.name: factor.elements() for factor in groups}
+    # Not the tables' shapes, which are no numbers under torch.jit.trace.
+    orders = tuple(int(factor.order) for factor in groups)
     for chunk in torch.arange(math.prod(orders)).split(at_once):
         numbers = torch.unravel_index(chunk, orders) if orders else ()
         yield {

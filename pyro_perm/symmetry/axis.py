@@ -234,6 +234,6 @@ def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
         rows = torch.where((rows >= 0) & (rows < length), rows + starts, -1)
     units = value.movedim(dim, -rank)
     rest = units.shape[units.dim() - rank + 1 :]
-    num_units = units.shape[: units.dim() - rank + 1].numel()
+    num_units = math.prod(units.shape[: units.dim() - rank + 1])
     taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
     return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
