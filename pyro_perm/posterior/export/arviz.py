@@ -19,7 +19,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims
+from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
 from pyro_perm.posterior.export.draws import (
     Exported,
     evaluate,
@@ -186,15 +186,16 @@ def _dims(
     """Dataset -> variable -> dimensions, the given ones first; dimension -> coordinates."""
     sites = export.model.sites
     shown = {name: sites[name] for name in (*export.latent, *export.functions, *export.observed)}
-    of_sites, coords = default_dims(shown, group)
+    variables = {name for dataset in arrays.values() for name in dataset}
+    of_sites, coords = default_dims(shown, group, variables)
     everywhere = {**of_sites, **given}
     observed, constants = arrays["observed_data"], arrays["constant_data"]
     unnamed: Dims = {name: [] for name in constants}
     of_constants = unnamed | constant_dims(constants, observed, everywhere)
-    of_terms = {
-        name: [terms[0].plates.get(dim) for dim in range(-terms[0].log_prob.dim(), 0)]
-        for name, terms in export.pointwise.terms.items()
-    }
+    of_terms: Dims = {}
+    for name, (term, *_) in export.pointwise.terms.items():
+        plates = plate_dims(term.plates, variables)
+        of_terms[name] = [plates.get(dim) for dim in range(-term.log_prob.dim(), 0)]
     return {
         "/": everywhere,
         "constant_data": {**of_constants, **given},
