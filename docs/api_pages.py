@@ -21,6 +21,9 @@ EXTENSION_POINTS = {
     "pyro_perm.density.correlated": ["CorrelatedDensity"],
     # Axis rules.
     "pyro_perm.discovery.permutations.rules.table": ["AxisRule", "AxisRules", "AxisTensor"],
+    # Unit actions.
+    "pyro_perm.symmetry.actions.unit_action": ["UnitAction"],
+    "pyro_perm.symmetry.actions.finite": ["FiniteAction"],
     # Readers of base guides.
     "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
     # The group that a symmetry becomes once it has met a model.

@@ -32,7 +32,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|numpy|pyro|torch)\..*"),
     # Signatures name what is not published, too.
     ("py:class", r"pyro_perm\.\w+\..*"),
-    ("py:class", "AutoGuide|AxisLike|Callable|Rule|Tensor|optional"),
+    ("py:class", "AutoGuide|AxisLike|Callable|Element|Rule|Tensor|optional"),
 ]
 
 # Tutorials come with the outputs that `make notebooks` committed.

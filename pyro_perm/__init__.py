@@ -13,6 +13,7 @@ from pyro_perm.estimators import (
     InfoNCE,
     LeaveOneOut,
     SampledChainRule,
+    register_estimator,
 )
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
@@ -74,6 +75,7 @@ __all__ = [
     "negative_log_likelihood",
     "predict",
     "register_axis_rule",
+    "register_estimator",
     "symmetrized_elbo",
     "to_arviz",
     "unit_overlap",

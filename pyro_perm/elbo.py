@@ -10,7 +10,13 @@ from pyro import poutine
 from pyro_perm.closed_form import ClosedFormTrace_ELBO
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.first_call import (
+    as_estimator,
+    as_symmetry,
+    verified_symmetry,
+    warn_if_coinciding,
+    watch_for_shared_parameters,
+)
 from pyro_perm.independence import GuideProbe
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -90,7 +96,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         """The guide, with the correction in its trace unless it has one already."""
 
         def corrected(*args: Any, **kwargs: Any) -> Any:
-            with SymmetrizeMessenger() as base:
+            with SymmetrizeMessenger() as base, watch_for_shared_parameters(poutine.unwrap(guide)):
                 result = guide(*args, **kwargs)
             symmetrized = log_ratio_nodes(base.sites)
             if symmetrized:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import require_tractable_supports
@@ -78,4 +83,34 @@ def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> Non
             "This is a saddle of the symmetrized objective, from which training breaks away only "
             "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in)",
             stacklevel=2,
+        )
+
+
+@contextmanager
+def watch_for_shared_parameters(guide: Any) -> Iterator[None]:
+    """Warn if a guide's first call finds values that another guide was trained to.
+
+    Pyro's parameters are global, by names that come from a guide's class: a second guide of a class
+    starts where the first one is, and moves it. Values that nobody has trained in this session,
+    such as those of a param store that was loaded, are meant to be found.
+
+    :param guide: what is called in this context; only an autoguide that has not run is watched.
+    """
+    is_new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if not is_new or pyro.settings.get("module_local_params"):
+        yield
+        return
+    store = pyro.get_param_store()
+    trained = {name for name, value in store.named_parameters() if value.grad is not None}
+    with poutine.trace(param_only=True) as tracer:
+        yield
+    shared = [name for name in tracer.trace.nodes if name in trained]
+    if shared:
+        warnings.warn(
+            f"this {type(guide).__name__} starts from values that another guide was trained to, "
+            "and shares them with it from now on: Pyro's param store has them under the same "
+            f"names, such as '{shared[0]}'. Call pyro.clear_param_store() before, or set "
+            "pyro.settings.set(module_local_params=True); to go on from a trained guide, wrap that "
+            "one itself",
+            stacklevel=4,
         )

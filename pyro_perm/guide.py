@@ -13,9 +13,16 @@ from torch import Tensor
 
 from pyro_perm.density.base_guides import require_symmetrizable
 from pyro_perm.estimators import Estimator
-from pyro_perm.first_call import as_estimator, as_symmetry, verified_symmetry, warn_if_coinciding
+from pyro_perm.first_call import (
+    as_estimator,
+    as_symmetry,
+    verified_symmetry,
+    warn_if_coinciding,
+    watch_for_shared_parameters,
+)
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program._pyro_internals import make_prototype, plates_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, SiteKind, survey
 from pyro_perm.program.vectorized import DrawMapper
@@ -27,6 +34,7 @@ from pyro_perm.sampling import (
     looking_on,
     set_up,
 )
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, sample_permutations
 
 
@@ -80,28 +88,23 @@ class AutoSymmetrized(AutoGuide):
         self.symmetry = as_symmetry(symmetry)
         self.estimator = as_estimator(estimator)
         self.permute = permute
+        self._is_checked = False
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw from ``q^G`` and account for its density.
 
         :returns: site name -> sampled value.
         :raises ValueError: at the first call, if the symmetry does not fit the model.
+        :raises TypeError: at the first call, if the density of the base guide is not known.
         """
-        first_call = self.prototype_trace is None
-        if first_call:
-            self._setup_prototype(*args, **kwargs)
-        assert self.symmetry is not None
-        symmetry = self.symmetry.group
-        device = next((parameter.device for parameter in self.base.parameters()), None)
-        permutations = sample_permutations(symmetry, device) if self.permute else {}
-        with SymmetrizeMessenger(symmetry, permutations) as drawn:
-            result: dict[str, Tensor] = self.base(*args, **kwargs)
-        if first_call:
-            probe = GuideProbe(self.base, symmetry, args, kwargs)
-            probe.require_independent_sites()
-            probe.require_reparametrized_parents()
-            warn_if_coinciding(drawn.sites, symmetry)
-        add_log_ratio(drawn, symmetry, self.estimator)
+        if self._is_checked:
+            drawn, result = self._draw(args, kwargs)
+        else:
+            with watch_for_shared_parameters(self.base):
+                self._setup_prototype(*args, **kwargs)
+                drawn, result = self._draw(args, kwargs)
+            self._check(drawn, args, kwargs)
+        add_log_ratio(drawn, self._group, self.estimator)
         return result
 
     @refuse_shared_keywords
@@ -154,13 +157,33 @@ class AutoSymmetrized(AutoGuide):
         values: dict[str, Tensor] = self.base.quantiles(quantiles, *args, **kwargs)
         return values
 
+    @property
+    def _group(self) -> SymmetryGroup:
+        assert self.symmetry is not None
+        return self.symmetry.group
+
+    def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
+        device = next((parameter.device for parameter in self.base.parameters()), None)
+        permutations = sample_permutations(self._group, device) if self.permute else {}
+        with SymmetrizeMessenger(self._group, permutations) as drawn:
+            return drawn, self.base(*args, **kwargs)
+
+    def _check(self, drawn: SymmetrizeMessenger, args: Any, kwargs: Any) -> None:
+        """Refuse what has no density that is read here; again at the next call if refused."""
+        probe = GuideProbe(self.base, self._group, args, kwargs)
+        probe.require_independent_sites()
+        probe.require_reparametrized_parents()
+        warn_if_coinciding(drawn.sites, self._group)
+        self._is_checked = True
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        # The base guide first: what Pyro says about supports comes before what is found here.
         if self.base.prototype_trace is None:
-            self.base._setup_prototype(*args, **kwargs)
+            make_prototype(self.base, *args, **kwargs)
+        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
-        self._prototype_frames = self.base._prototype_frames
+        self._prototype_frames = plates_of(self.base)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

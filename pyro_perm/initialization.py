@@ -12,6 +12,8 @@ from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_perm.program._pyro_internals import by_default
+
 
 def init_to_fan_in(
     site: dict[str, Any] | None = None, *, out_dim: int = 0
@@ -48,8 +50,7 @@ def init_to_fan_in(
     event_shape = site["fn"].event_shape
     fan_in = math.prod(event_shape) // event_shape[out_dim] if len(event_shape) > 1 else 100
     initial = torch.randn_like(value) / math.sqrt(max(fan_in, 1))
-    initial._pyro_custom_init = False  # type: ignore[attr-defined]
-    return initial
+    return by_default(initial)
 
 
 def _is_real(support: Any) -> bool:

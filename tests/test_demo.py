@@ -142,7 +142,8 @@ class NotInstalled:
 def missing(request, monkeypatch):
     """A package of the demo's that is not installed."""
     for name in list(sys.modules):
-        if name.startswith("pyro_perm.demo") or name.split(".")[0] == request.param:
+        ours = name.startswith("pyro_perm.demo") or name == "pyro_perm.__main__"
+        if ours or name.split(".")[0] == request.param:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(request.param), *sys.meta_path])
     monkeypatch.setattr(sys, "argv", ["pyro_perm", "--steps", "1", "--width", "2"])

@@ -112,7 +112,7 @@ def test_a_trained_base_can_be_loaded_into_a_wrapped_one():
     base = problem.base()
     train(base, problem)
     median = base.median()
-    state = pyro.get_param_store().get_state()
+    state = copy.deepcopy(pyro.get_param_store().get_state())  # as a file would have it
     pyro.clear_param_store()
     pyro.get_param_store().set_state(state)
     guide = problem.guide()

@@ -15,7 +15,6 @@ coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -30,7 +29,6 @@ from pyro_perm.symmetry.actions.orbits import Units
 from pyro_perm.symmetry.actions.permute import center
 from pyro_perm.symmetry.binding import dims_of_events, unwrapped
 from pyro_perm.symmetry.elements import Elements, as_element
-from pyro_perm.symmetry.factor import Factor
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
@@ -119,13 +117,11 @@ class FactorizedDensity:
 
     @property
     def log_volume(self) -> float:
-        """What the sum over the group is divided by: ``log |G|``, in nats.
+        """``log |G|``, by which the average over the group divides the sum, in nats.
 
         :raises ValueError: where the group is not compact, so that there is no average over it.
         """
-        for factor in self.symmetry.factors:
-            if math.isinf(factor.log_order):
-                raise ValueError(_not_compact(factor))
+        require_compact(self.symmetry)
         return self.symmetry.log_order
 
     def log_ratio(self, permutations: Elements) -> Tensor:
@@ -197,9 +193,7 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
     :raises TypeError: naming the site and its support.
     :raises ValueError: naming a group that is not compact.
     """
-    for factor in symmetry.factors:
-        if math.isinf(factor.log_order):
-            raise ValueError(_not_compact(factor))
+    require_compact(symmetry)
     for name in symmetry.sites:
         support = unwrapped(trace.nodes[name]["fn"].support)
         acting = symmetry.actions_on(name)
@@ -220,12 +214,19 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
             )
 
 
-def _not_compact(factor: Factor) -> str:
-    deeds = " and ".join(f"{action.deed}" for action in factor.actions)
-    return (
-        f"group '{factor.name}' {deeds} its units, over which a density cannot be averaged yet: "
-        "give its axes without scale=, or leave it out with symmetry.subset()"
-    )
+def require_compact(symmetry: SymmetryGroup) -> None:
+    """Refuse groups over which nothing can be averaged.
+
+    :raises ValueError: naming the group.
+    """
+    for factor in symmetry.factors:
+        for action in factor.actions:
+            if not action.is_compact:
+                raise ValueError(
+                    f"group '{factor.name}' {action.deed} its units, over which a density cannot "
+                    "be averaged yet: give its axes without scale=, or leave it out with "
+                    "symmetry.subset()"
+                )
 
 
 def _stick_lengths(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.factorized import FactorizedDensity, require_compact
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import moved
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
@@ -55,6 +55,7 @@ class InfoNCE(Estimator):
 def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
     device = next(iter(density.values.values())).device
+    require_compact(density.symmetry)
     elements = density.symmetry.sample((num, *density.batch_shape), device=device)
     ratios = density.log_ratio(elements)
     if density.symmetry.acting_groups:

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.nn import PyroModule
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 
 def outer_handler(model: Callable[..., Any]) -> tuple[Messenger, Callable[..., Any]] | None:
@@ -58,3 +62,31 @@ def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
     converted: Any = tensor.to(dtype)
     converted._pyro_dims = tensor._pyro_dims
     return converted
+
+
+def make_prototype(guide: AutoGuide, *args: Any, **kwargs: Any) -> None:
+    """What a guide does at its first call: run its model, and make its parameters."""
+    guide._setup_prototype(*args, **kwargs)
+
+
+def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:
+    """The plates that a guide saw in its model when it was set up."""
+    frames: dict[str, CondIndepStackFrame] = guide._prototype_frames
+    return frames
+
+
+def loc_and_scale(guide: AutoNormal, site: str) -> tuple[Tensor, Tensor]:
+    """The parameters of a site, in unconstrained space."""
+    loc, scale = guide._get_loc_and_scale(site)
+    return loc, scale
+
+
+def by_default(initial: Tensor) -> Tensor:
+    """Mark an initial value as one that reparametrizations may replace, as those of Pyro's are."""
+    initial._pyro_custom_init = False  # type: ignore[attr-defined]
+    return initial
+
+
+def has_run(mcmc: MCMC) -> bool:
+    """Whether there are draws."""
+    return mcmc._samples is not None

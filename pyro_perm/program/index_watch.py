@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
+
+from pyro_perm.program._torch_internals import tree_leaves
 
 # They tell how many indices there are, not which.
 _SHAPE_ONLY = {
@@ -40,7 +41,7 @@ class IndexWatch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         is_attribute = func.__name__ == "__get__" and not isinstance(result, Tensor)
         if not is_attribute and func.__name__ not in _SHAPE_ONLY:
-            for leaf in tree_flatten((args, kwargs))[0]:
+            for leaf in tree_leaves((args, kwargs)):
                 if id(leaf) in self._names:
                     self.read.add(self._names[id(leaf)])
         return result

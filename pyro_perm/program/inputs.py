@@ -27,7 +27,7 @@ class Inputs:
         """The same arguments, every leaf of them converted."""
         return Inputs(tree_map(convert, self.args), tree_map(convert, self.kwargs))
 
-    def named(self) -> Iterator[tuple[Any, str]]:
+    def items(self) -> Iterator[tuple[Any, str]]:
         """The arguments and what they are called."""
         for position, value in enumerate(self.args):
             yield value, f"argument {position}"
@@ -36,7 +36,7 @@ class Inputs:
 
     def tensors(self) -> Iterator[tuple[Tensor, str]]:
         """The tensors among the arguments and where they are."""
-        for value, name in self.named():
+        for value, name in self.items():
             for leaf in tree_leaves(value):
                 if isinstance(leaf, Tensor):
                     yield leaf, name
@@ -44,7 +44,7 @@ class Inputs:
     @property
     def hidden_data(self) -> str | None:
         """An argument that holds data which is not a tensor, and would look like a constant."""
-        for value, name in self.named():
+        for value, name in self.items():
             has_numbers = not isinstance(value, int | float)
             for leaf in tree_leaves(value):
                 is_array = hasattr(leaf, "__array__") and not isinstance(leaf, Tensor)

@@ -15,10 +15,9 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
-from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of
+from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tree_leaves
 from pyro_perm.program.modules import pyro_modules_among
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
@@ -119,7 +118,7 @@ class WriteLog(EagerDispatchMode):
 
 
 def _storages(tree: Any) -> set[int]:
-    return {_storage(leaf) for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)}
+    return {_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _storage(tensor: Tensor) -> int:

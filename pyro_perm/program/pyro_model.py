@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
@@ -219,4 +218,5 @@ class _SiteWatch(Messenger):
 
 def _log_density(site: Any, value: Tensor) -> Tensor:
     log_prob = site["fn"].log_prob(value, *site["args"], **site["kwargs"])
-    return torch.as_tensor(scale_and_mask(log_prob, site["scale"], site["mask"]))
+    scaled: Tensor = scale_and_mask(log_prob, site["scale"], site["mask"])
+    return scaled

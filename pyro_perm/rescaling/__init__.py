@@ -38,7 +38,6 @@ from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,
     log_orbit_mass,
-    orbit_coefficients,
     orbit_pairs,
     smallest_divergences,
 )
@@ -59,7 +58,6 @@ __all__ = [
     "log_integral_bound",
     "log_orbit_mass",
     "log_orbit_mass_under",
-    "orbit_coefficients",
     "orbit_integral",
     "orbit_pairs",
     "sample_along_orbits",

@@ -23,68 +23,79 @@ _FEW_STEPS, _MANY_STEPS = 2, 60
 # How far from a mode, in standard deviations, it counts as found.
 _CLOSE = 0.3
 _STEPS_TO_MINIMUM = 40
-# From within a standard deviation of the mode to its value.
-_FINAL_STEPS = 4
+_FINAL_STEPS, _SMALLEST_CURVATURE = 4, 1e-3
 
 
-def find_modes(balanced: Exponent) -> Tensor:
-    """A mode of each integrand, within a standard deviation, shape ``(n,)``."""
-    incoming, outgoing = balanced.bracket()
-    low, high = torch.minimum(incoming, outgoing), torch.maximum(incoming, outgoing)
-    mode = _mean_of_modes(balanced, incoming, outgoing)
+def find_modes(balanced: Exponent) -> tuple[Tensor, Exponent]:
+    """A mode of each integrand, within a standard deviation, and the exponents moved there.
+
+    :returns: shape ``(n,)``, and those of as many pairs.
+    """
+    bracket = balanced.bracket()
+    low, high = bracket.aminmax(dim=0)
+    mode = _mean_of_modes(balanced, bracket)
     for _ in range(_FEW_STEPS):
         slope, curvature, size = balanced.derivatives(mode)
         step = slope.div_(torch.maximum(curvature, size.mul_(0.5)))
-        mode = torch.minimum(torch.maximum(mode.add_(step), low), high)
-    slope, curvature, _ = balanced.derivatives(mode)
-    far = slope.square_() > curvature
-    if bool(far.any()):
-        mode[far] = _mode_within(balanced.take(far), low[far], high[far])
-    return mode
+        mode = torch.minimum(torch.maximum(step.add_(mode), low), high)
+    moved = balanced.moved(mode)
+    far = moved.slope().square_() > moved.curvature()
+    if not bool(far.any()):
+        return mode, moved
+    mode[far] = _mode_within(balanced.take(far), low[far], high[far])
+    return mode, balanced.moved(mode)
 
 
-def find_second_modes(balanced: Exponent, modes: Tensor, depth: float) -> tuple[Tensor, Tensor]:
+def find_second_modes(
+    balanced: Exponent, modes: Tensor, moved: Exponent, depth: float
+) -> tuple[Tensor, Tensor]:
     """Further modes that are less than ``depth`` below the first.
 
     :param modes: the first ones, shape ``(n,)``.
+    :param moved: the exponents there.
     :returns: whose they are, shape ``(few,)``, and where.
     """
-    here = balanced.moved(modes)
-    pair = (~_has_no_other(here)).nonzero().squeeze(-1)
-    if len(pair):
-        # A critical point between the second mode and the minimum that parts it from the first.
-        minimum, negative = _minimum(here.take(pair))
-        pair, between = pair[negative], modes[pair[negative]] + minimum[negative].log()
-    if not len(pair):
-        return pair, modes[:0]
-    some, first = balanced.take(pair), modes[pair]
-    incoming, outgoing = some.bracket()
-    left = torch.where(between < first, torch.minimum(incoming, outgoing), between)
-    right = torch.where(between < first, between, torch.maximum(incoming, outgoing))
+    alone = _has_no_other(moved)
+    if bool(alone.all()):
+        return modes[:0].long(), modes[:0]
+    pair = (~alone).nonzero().squeeze(-1)
+    some, first = balanced.take(pair), _polished(balanced.take(pair), modes[pair])
+    # A critical point between the second mode and the minimum that parts it from the first.
+    minimum, negative = _minimum(some.moved(first))
+    between = first + minimum.log()
+    low, high = some.bracket().aminmax(dim=0)
+    left = torch.where(between < first, low, between)
+    right = torch.where(between < first, between, high)
     second = _mode_within(some, left, right)
-    rise = some.moved(first).rise(second - first)
-    matters = rise > -depth
+    slope, curvature, _ = some.derivatives(second)
+    found = negative & (slope.square_() <= curvature)
+    matters = found & (some.moved(first).rise(second - first) > -depth)
     return pair[matters], second[matters]
 
 
 def highest_value(exponent: Exponent) -> Tensor:
     """``max_t h(t)``, shape ``(n,)``."""
     balanced, origin = exponent.balanced()
-    first = find_modes(balanced)
-    pair, second = find_second_modes(balanced, first, 0.0)
+    first, moved = find_modes(balanced)
+    pair, second = find_second_modes(balanced, first, moved, 0.0)
     first[pair] = second
-    for _ in range(_FINAL_STEPS):
-        slope, curvature, _ = balanced.derivatives(first)
-        first.add_(slope.div_(curvature.clamp_min_(1.0)))
+    first = _polished(balanced, first)
     return balanced.moved(first).value().add_(first + origin, alpha=exponent.a)
 
 
-def _mean_of_modes(balanced: Exponent, incoming: Tensor, outgoing: Tensor) -> Tensor:
+def _polished(balanced: Exponent, modes: Tensor) -> Tensor:
+    """Modes to many digits, from within a standard deviation of them."""
+    for _ in range(_FINAL_STEPS):
+        slope, curvature, _ = balanced.derivatives(modes)
+        modes = modes + slope.div_(curvature.clamp_min_(_SMALLEST_CURVATURE))
+    return modes
+
+
+def _mean_of_modes(balanced: Exponent, bracket: Tensor) -> Tensor:
     """Of both parts, weighted by their curvatures."""
-    weight_in = (2 * incoming).exp_().add_(1).mul_(balanced.A)
-    weight_out = (-2 * outgoing).exp_().add_(1).mul_(balanced.C)
-    total = weight_in + weight_out
-    return weight_in.mul_(incoming).addcmul_(weight_out, outgoing).div_(total)
+    powers = torch.stack([2 * bracket[0], -2 * bracket[1]])
+    weights = powers.exp_().add_(1).mul_(balanced.squares)
+    return (weights * bracket).sum(0).div_(weights.sum(0))
 
 
 def _mode_within(exponent: Exponent, left: Tensor, right: Tensor) -> Tensor:
@@ -92,24 +103,24 @@ def _mode_within(exponent: Exponent, left: Tensor, right: Tensor) -> Tensor:
     t = 0.5 * (left + right)
     for step in range(_MANY_STEPS):
         slope, curvature, _ = exponent.derivatives(t)
-        if bool((slope.square() <= _CLOSE**2 * curvature).all()):
+        found = slope.square() <= _CLOSE**2 * curvature
+        if bool(found.all()):
             break
         left, right = torch.where(slope > 0, t, left), torch.where(slope > 0, right, t)
         newton = t + slope / curvature
         # Every third step bisects, so that slow steps of Newton's cannot last.
         good = (newton > left) & (newton < right) if step % 3 < 2 else torch.zeros_like(t).bool()
-        t = torch.where(good, newton, 0.5 * (left + right))
+        t = torch.where(found, t, torch.where(good, newton, 0.5 * (left + right)))
     return t
 
 
 def _has_no_other(exponent: Exponent) -> Tensor:
     """Whether the inequality of the means leaves no critical point but the origin."""
-    A, B, C, D, _ = exponent
-    mean = (A * C).mul_(27 / 32)
-    excess_in, excess_out = (B - A).clamp_min_(0), (D - C).clamp_min_(0)
-    cube_in = (excess_in * excess_in).mul_(excess_in)
-    cube_out = (excess_out * excess_out).mul_(excess_out)
-    return (cube_in <= mean * A).logical_and_(cube_out <= mean.mul_(C))
+    squares, crosses, _ = exponent
+    excess = (crosses - squares).clamp_min_(0)
+    cubes = (excess * excess).mul_(excess)
+    means = (squares * squares.prod(0)).mul_(27 / 32)
+    return (cubes <= means).all(0)
 
 
 def _minimum(exponent: Exponent) -> tuple[Tensor, Tensor]:
@@ -117,8 +128,8 @@ def _minimum(exponent: Exponent) -> tuple[Tensor, Tensor]:
 
     ``f'`` rises and is concave: Newton's steps from below its root rise to it.
     """
-    A, C = exponent.A, exponent.C
-    E, F = exponent.B - A, exponent.D - C
+    A, C = exponent.squares
+    E, F = exponent.crosses - exponent.squares
     cube_root = (C / (2 * A)).pow(1 / 3)
     below_in, below_out = 0.5 * cube_root, (0.5 * C / -E).sqrt()
     x = torch.where(

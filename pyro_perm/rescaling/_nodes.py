@@ -57,37 +57,38 @@ def _next_rule(num_nodes: int) -> int:
 
 def _trapezoid(exponent: Exponent, left: Tensor, right: Tensor, num_nodes: int) -> NodeSums:
     step = (right - left).div_(num_nodes - 1)
-    z = _falling(right, step, num_nodes).flip(0)
-    w = _falling(-left, step, num_nodes)
+    z = _falling(torch.stack([right, -left]), step, num_nodes)
+    z[0] = z[0].flip(0)
     numbers = torch.arange(num_nodes, dtype=left.dtype, device=left.device).unsqueeze(-1)
-    rise = exponent.rise_at(z, w).addcmul_(numbers, step, value=exponent.a)
-    x, y = z.add_(1), w.add_(1)
+    rise = exponent.rise_at(z).addcmul_(numbers, step, value=exponent.a)
     largest = rise.amax(0)
     weights = rise.sub_(largest).exp_()
     total = weights.sum(0)
-    means = total.new_empty(4, len(total))
+    means = total.new_empty(2, 2, len(total))
+    x = z.add_(1)
     product = weights * x
-    torch.sum(product, 0, out=means[1])
-    torch.sum(product.mul_(x), 0, out=means[0])
-    torch.mul(weights, y, out=product)
-    torch.sum(product, 0, out=means[3])
-    torch.sum(product.mul_(y), 0, out=means[2])
+    torch.sum(product, 1, out=means[:, 1])
+    torch.sum(product.mul_(x), 1, out=means[:, 0])
     log_integral = (total * step).log_().add_(largest).add_(left, alpha=exponent.a)
-    return NodeSums(log_integral, means.div_(total))
+    return NodeSums(log_integral, means.div_(total).flatten(0, 1))
 
 
 def _falling(first: Tensor, step: Tensor, num: int) -> Tensor:
     """``expm1(first - k step)`` for ``k < num``, by doubling what is known.
 
     Downwards, for upwards rounding errors would grow.
+
+    :param first: shape ``(2, n)``.
+    :param step: shape ``(n,)``.
+    :returns: shape ``(2, num, n)``.
     """
-    values = first.new_empty(num, len(first))
-    torch.expm1(first, out=values[0])
+    values = first.new_empty(2, num, len(step))
+    torch.expm1(first, out=values[:, 0])
     known = 1
     while known < num:
         more = min(known, num - known)
         ahead = -known * step
-        after = values[known : known + more]
-        torch.addcmul(ahead.expm1(), ahead.exp(), values[:more], out=after)
+        after = values[:, known : known + more]
+        torch.addcmul(ahead.expm1(), ahead.exp(), values[:, :more], out=after)
         known += more
     return values

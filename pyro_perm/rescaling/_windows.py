@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._exponent import Exponent
+from pyro_perm.rescaling._exponent import Exponent, align, both_ends
 from pyro_perm.rescaling._modes import find_modes, find_second_modes
 
 _REACH_STEPS = 2
@@ -25,7 +25,7 @@ _SMALL_CHANGE, _DEEP = 0.2, 4.0
 _DOUBLINGS, _HALVINGS = 60, 12
 # Shoulders: this share of the reach, or this far inside of it where the fall is that of e^{2t}.
 _SHOULDER, _EDGE = 0.55, 0.75
-_TINY = torch.finfo(torch.float64).tiny
+_SMALLEST = torch.finfo(torch.float64).tiny
 # Two modes that this many nodes span share one window.
 _MANY_NODES = 256
 
@@ -56,16 +56,16 @@ def find_windows(balanced: Exponent, depth: float) -> Windows:
     :param balanced: a balanced exponent.
     :param depth: nats below a mode that are left out; minus the logarithm of the accuracy.
     """
-    modes = find_modes(balanced)
-    windows = _windows(balanced, modes, depth)
-    pair, second = find_second_modes(balanced, modes, depth)
+    modes, moved = find_modes(balanced)
+    windows = _windows(moved, modes, depth)
+    pair, second = find_second_modes(balanced, modes, moved, depth)
     if not len(pair):
         return windows
-    return _joined(windows, _windows(balanced.take(pair), second, depth), pair)
+    others = _windows(balanced.take(pair).moved(second), second, depth)
+    return _joined(windows, others, pair)
 
 
-def _windows(balanced: Exponent, anchor: Tensor, depth: float) -> Windows:
-    exponent = balanced.moved(anchor)
+def _windows(exponent: Exponent, anchor: Tensor, depth: float) -> Windows:
     curvature = exponent.curvature()
     ends = _reach(exponent, curvature, depth)
     left, right = ends
@@ -86,40 +86,43 @@ def _sharpness(exponent: Exponent, ends: Tensor) -> Tensor:
 def _reach(exponent: Exponent, curvature: Tensor, depth: float) -> Tensor:
     """Where ``h`` is ``depth`` below the origin on the left and on the right, shape ``(2, n)``.
 
-    The root of the fall is nearly linear, so that one step of Newton's on it serves from a start
-    with the right skewness. Where it is long the reach is bisected.
+    The root of the fall is nearly linear, and Newton's steps on it converge fast from a start with
+    the right skewness. Where they do not, the result is bisected.
     """
-    A, B, C, D, a = exponent
-    half = curvature.clamp_min(1e-300).reciprocal_().mul_(2 * depth).sqrt_()
-    skew = (C - A).mul_(4).add_(B).sub_(D).mul_(half).mul_(half).div_(curvature).div_(6)
-    skew = torch.minimum(torch.maximum(skew, -0.5 * half), 0.5 * half)
-    left = torch.maximum(skew - half, _beyond(C, D, depth).neg_())
-    right = torch.minimum(skew + half, _beyond(A, B, depth))
-    t = torch.stack([left, right])
+    start = t = _first_reach(exponent, curvature, depth)
+    squares, crosses = (align(part, t) for part in exponent[:2])
+    differences = crosses - squares
     change = t
     for _ in range(_REACH_STEPS):
-        x = t.exp()
-        y = x.reciprocal()
-        steepness = (A * x).sub_(B).mul_(x).sub_((C * y).sub_(D).mul_(y)).sub_(a)
-        fall = exponent.rise_at(x.sub_(1), y.sub_(1)).add_(t, alpha=a).neg_()
-        fall.clamp_min_(0.01 * depth)
+        x = both_ends(t).exp_()
+        incoming, outgoing = (squares * x).sub_(crosses).mul_(x)
+        steepness = incoming.sub_(outgoing).sub_(exponent.a)
+        z = x.sub_(1)
+        fall = torch.addcmul(differences, z, squares, value=-0.5).mul_(z).sum(0).neg_()
+        fall.sub_(t, alpha=exponent.a).clamp_min_(0.01 * depth)
         change = (depth * fall).sqrt_().sub_(fall).mul_(2).div_(steepness.mul_(t)).clamp_(-0.8, 2)
-        t.addcmul_(t, change)
+        t = torch.addcmul(t, t, change)
     slow = (change.abs() > _SMALL_CHANGE).logical_or_(fall > _DEEP * depth)
     if bool(slow.any()):
         where = slow.any(0).nonzero().squeeze(-1)
-        t[:, where] = _bisected_reach(exponent.take(where), left[where], right[where], depth)
+        t[:, where] = _bisected_reach(exponent.take(where), start[:, where], depth)
     return t
 
 
-def _beyond(square: Tensor, cross: Tensor, depth: float) -> Tensor:
-    """Where ``square z^2 / 4`` exceeds ``depth`` and ``(cross - square) z``; ``z = e^t - 1``."""
-    excess = (cross - square).clamp_min_(0).mul_(4).div_(square.clamp_min(_TINY))
-    return (4 * depth / square).sqrt_().add_(excess).log1p_()
+def _first_reach(exponent: Exponent, curvature: Tensor, depth: float) -> Tensor:
+    """That of a skewed Gaussian, not beyond where one end alone has fallen as far."""
+    squares, crosses, _ = exponent
+    half = curvature.clamp_min(_SMALLEST).reciprocal_().mul_(2 * depth).sqrt_()
+    incoming, outgoing = torch.add(crosses, squares, alpha=-4)
+    skew = incoming.sub_(outgoing).mul_(half).mul_(half).div_(curvature).div_(6)
+    skew = torch.minimum(torch.maximum(skew, -0.5 * half), 0.5 * half)
+    # Where ``square z^2 / 4`` exceeds the depth and ``(cross - square) z``, for ``z = e^t - 1``.
+    excess = (crosses - squares).clamp_min_(0).mul_(4).div_(squares.clamp_min(_SMALLEST))
+    right, left = (4 * depth / squares).sqrt_().add_(excess).log1p_()
+    return torch.stack([torch.maximum(skew - half, left.neg_()), torch.minimum(skew + half, right)])
 
 
-def _bisected_reach(exponent: Exponent, left: Tensor, right: Tensor, depth: float) -> Tensor:
-    t = torch.stack([left, right])
+def _bisected_reach(exponent: Exponent, t: Tensor, depth: float) -> Tensor:
     for _ in range(_DOUBLINGS):
         short = exponent.rise(t) > -depth
         if not bool(short.any()):

@@ -17,12 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._exponent import Exponent
+from pyro_perm.rescaling._exponent import Exponent, align, both_ends
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._rejection import Hats
 from pyro_perm.rescaling._windows import Windows, find_windows
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.units import UnitEntries, orbit_coefficients
+from pyro_perm.rescaling.units import UnitEntries, orbit_exponent
 
 # Nats below the mode that no draw reaches.
 _DEPTH = 37.0
@@ -48,10 +48,7 @@ def sample_log_scales(
     """
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
     exponent = Exponent.of(A, B, C, D, a)
-    if not shape.numel():
-        return exponent.A.view(shape)
-    draws = [_sample(some, generator) for some in exponent.chunks(_AT_ONCE)]
-    return torch.cat(draws).view(shape)
+    return _sample_all(exponent, generator).view(shape)
 
 
 def sample_along_orbits(
@@ -68,9 +65,13 @@ def sample_along_orbits(
     :returns: ``t``, shape ``(*batch, n)``, in double precision.
     :raises ValueError: where the density cannot be normalized.
     """
-    return sample_log_scales(
-        *orbit_coefficients(entries, degrees), degrees.jacobian, generator=generator
-    )
+    shape = torch.broadcast_shapes(*(kind.shape for kind in entries))
+    return _sample_all(orbit_exponent(entries, degrees), generator).view(shape[:-1])
+
+
+def _sample_all(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
+    draws = [_sample(some, generator) for some in exponent.chunks(_AT_ONCE) if some.squares.numel()]
+    return torch.cat(draws) if draws else exponent.squares[0]
 
 
 def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
@@ -109,9 +110,9 @@ def _one_window_each(windows: Windows, num: int, generator: torch.Generator | No
 
 def _excess(exponent: Exponent, t: Tensor, width: Tensor) -> Tensor:
     """A bound of ``h`` above its chord on each cell."""
-    x = t.exp()
-    y = x.reciprocal()
-    Bx, Dy = exponent.B * x, exponent.D * y
-    squares = exponent.A * x[1:].square() + exponent.C * y[:-1].square()
-    curvature = 2 * squares - torch.minimum(Bx[1:], Bx[:-1]) - torch.minimum(Dy[1:], Dy[:-1])
+    x = both_ends(t).exp_()
+    crosses = align(exponent.crosses, t) * x
+    least_crosses = torch.minimum(crosses[:, 1:], crosses[:, :-1]).sum(0)
+    squares = align(exponent.squares, t) * x * x
+    curvature = 2 * (squares[0, 1:] + squares[1, :-1]) - least_crosses
     return curvature.clamp_min_(0).mul_(width.square() / 8)

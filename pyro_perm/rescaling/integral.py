@@ -21,23 +21,17 @@ the generalized inverse Gaussian distribution with parameters ``a / 2``, ``A`` a
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_perm.rescaling._exponent import Exponent
-from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._once import refuse_second_derivatives
-from pyro_perm.rescaling._windows import find_windows
+from pyro_perm.rescaling._quadrature import bound, integrate
 
 # Enough for training, where w itself is sampled; mostly met by 16 nodes.
 TRAINING_TOLERANCE = 1e-5
-# Pairs that are integrated at once: their temporaries should stay in a processor's cache.
-_PAIRS_AT_ONCE = 4096
-# By how much less than asked for is left out, for what is left out adds up.
-_MARGIN = math.log(4)
 
 
 class OrbitIntegral(NamedTuple):
@@ -66,6 +60,8 @@ def orbit_integral(
     By the trapezoidal rule around one mode or two, in double precision, with as many nodes as each
     integrand needs.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import orbit_integral
     >>> one, zero = torch.ones(()), torch.zeros(())
     >>> orbit_integral(one, zero, one, zero, 0.0, tolerance=1e-12).log_integral.exp()  # K_0(1)
     tensor(0.4210, dtype=torch.float64)
@@ -79,20 +75,8 @@ def orbit_integral(
     :raises ValueError: where an integral diverges or a coefficient is not a number, or if the
         tolerance is not between 0 and 0.1.
     """
-    if not 0 < tolerance < 0.1:
-        raise ValueError(f"tolerance must lie between 0 and 0.1, got {tolerance}")
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
-    exponent = Exponent.of(A, B, C, D, a)
-    depth = _MARGIN - math.log(tolerance)
-    if not shape.numel():
-        return OrbitIntegral(exponent.A.view(shape), exponent.A.new_empty(4, *shape))
-    chunks = [_integrate(some, depth) for some in exponent.chunks(_PAIRS_AT_ONCE)]
-    log_integral, means = (
-        chunks[0]
-        if len(chunks) == 1
-        else (torch.cat([value for value, _ in chunks]), torch.cat([mean for _, mean in chunks], 1))
-    )
-    exponent.require_integrals(log_integral)
+    log_integral, means = integrate(Exponent.of(A, B, C, D, a), tolerance)
     return OrbitIntegral(log_integral.view(shape), means.view(4, *shape))
 
 
@@ -125,14 +109,7 @@ def log_integral_bound(A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> 
     :returns: shape of the coefficients, in nats and double precision.
     """
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
-    balanced, origin = Exponent.of(A, B, C, D, a).balanced()
-    incoming, outgoing = balanced.bracket()
-    bound = (balanced.B * incoming.exp()).add_(balanced.D * outgoing.neg().exp_())
-    bound.sub_(balanced.A).sub_(balanced.C).mul_(0.5)
-    bound.addcmul_(balanced.A, incoming).addcmul_(balanced.C, outgoing, value=-1)
-    width = torch.maximum(balanced.A, balanced.C).reciprocal_()
-    bound.add_((width + (2 * math.pi * width).sqrt_()).log_()).add_(origin, alpha=balanced.a)
-    return bound.view(shape)
+    return bound(Exponent.of(A, B, C, D, a)).view(shape)
 
 
 class _LogIntegral(torch.autograd.Function):
@@ -150,32 +127,3 @@ class _LogIntegral(torch.autograd.Function):
         with torch.no_grad():
             grads = (derivatives * grad_output).unbind()
         return *refuse_second_derivatives(grads, (grad_output, *inputs)), None, None
-
-
-def _integrate(exponent: Exponent, depth: float) -> tuple[Tensor, Tensor]:
-    """Log-integrals, shape ``(n,)``, and means, shape ``(4, n)``."""
-    balanced, origin = exponent.balanced()
-    windows = find_windows(balanced, depth)
-    sums = sum_nodes(windows)
-    value = sums.log_integral.add_(windows.exponent.value())
-    value.add_(windows.anchor, alpha=exponent.a)
-    x = windows.anchor.exp()
-    means = sums.means.mul_(_powers(x))
-    if windows.pair is not None:
-        value, means = _sum_of_windows(value, means, windows.pair, len(origin))
-    return value.add_(origin, alpha=exponent.a), means.mul_(_powers(origin.exp()))
-
-
-def _powers(x: Tensor) -> Tensor:
-    y = x.reciprocal()
-    return torch.stack([x * x, x, y * y, y])
-
-
-def _sum_of_windows(
-    value: Tensor, means: Tensor, pair: Tensor, num_pairs: int
-) -> tuple[Tensor, Tensor]:
-    largest = value.new_full((num_pairs,), -math.inf).scatter_reduce_(0, pair, value, "amax")
-    weights = (value - largest[pair]).exp_()
-    total = weights.new_zeros(num_pairs).index_add_(0, pair, weights)
-    mean = means.new_zeros(4, num_pairs).index_add_(1, pair, means * weights).div_(total)
-    return total.log().add_(largest), mean

@@ -37,12 +37,13 @@ from torch import Tensor
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._modes import highest_value
 from pyro_perm.rescaling._once import refuse_second_derivatives
+from pyro_perm.rescaling._quadrature import bound, integrate
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.integral import TRAINING_TOLERANCE, log_integral_bound, orbit_integral
+from pyro_perm.rescaling.integral import TRAINING_TOLERANCE
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # A pair that lies this many nats below the unit's own has no share in anything.
-_NEGLIGIBLE = 60.0
+_NEGLIGIBLE = 50.0
 
 
 class UnitEntries(NamedTuple):
@@ -65,7 +66,7 @@ class OrbitPairs:
 
     Attributes:
         log_densities: ``L[i, j]`` in nats and double precision, shape ``(*batch, n, n)``; an upper
-            bound of it where that is 60 nats below what ``w_j`` has by its own factor.
+            bound of it where that is 50 nats below what ``w_j`` has by its own factor.
         means: of ``e^{2t}``, ``e^t``, ``e^{-2t}``, ``e^{-t}``, shape ``(4, *batch, n, n)``; zero
             where the pair is bounded only.
         entries: those of the units, in double precision.
@@ -111,26 +112,24 @@ def orbit_pairs(
     """
     entries = UnitEntries(*(kind.double() for kind in entries))
     incoming, outgoing, fixed = _parts(entries, degrees)
-    A, B = _pair_sums(incoming)
-    C, D = _pair_sums(outgoing)
+    squares, crosses = _pair_sums(incoming, outgoing)
     constant = _log_density_of_zero(entries).unsqueeze(-1)
     if degrees.num_fixed:
-        squares, products = _pair_sums(fixed)
-        constant = constant + products - 0.5 * squares
-    a = float(degrees.jacobian)
-    bounds = log_integral_bound(A, B, C, D, a).add_(constant)
-    own = _log_densities(entries) - 0.5 * _own_curvature(A, B, C, D).log()
+        fixed_squares, fixed_crosses = _pair_sums(fixed)
+        constant = constant + fixed_crosses[0] - 0.5 * fixed_squares[0]
+    shape = squares.shape[1:]
+    exponent = Exponent(squares.flatten(1), crosses.flatten(1), float(degrees.jacobian))
+    bounds = bound(exponent).view(shape).add_(constant)
+    curvature = (2 * squares - crosses).sum(0).diagonal(dim1=-2, dim2=-1).clamp_min(1.0)
+    own = _log_densities(entries) - 0.5 * curvature.log()
     counts = bounds > own.unsqueeze(-2) - _NEGLIGIBLE
     counts.diagonal(dim1=-2, dim2=-1).fill_(True)
     where = counts.flatten().nonzero().squeeze(-1)
-    coefficients = torch.broadcast_tensors(A, B, C, D, constant)
-    A, B, C, D, constant = (x.reshape(-1).index_select(0, where) for x in coefficients)
-    integral = orbit_integral(A, B, C, D, a, tolerance=tolerance)
+    log_integrals, some_means = integrate(exponent.take(where), tolerance)
     densities = bounds.flatten()
-    densities[where] = integral.log_integral + constant
+    densities[where] = log_integrals + constant.expand(shape).reshape(-1)[where]
     means = densities.new_zeros(4, len(densities))
-    means[:, where] = integral.means
-    shape = bounds.shape
+    means[:, where] = some_means
     return OrbitPairs(densities.view(shape), means.view(4, *shape), entries, degrees)
 
 
@@ -142,10 +141,12 @@ def log_orbit_mass(
     The density of the unit's orbit relative to that of the unit, for a guide's factors as for a
     Normal prior, whatever its means and scales. Differentiable once, in all entries.
 
+    >>> import torch
+    >>> from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass
     >>> w = torch.tensor([[1.0, 1.0]])  # one weight comes in, one goes out
     >>> prior = UnitEntries(w, torch.zeros(1, 2), torch.ones(1, 2))
     >>> log_orbit_mass(prior, Degrees.of([1, -1]))  # log K_0(1) + 1
-    tensor([0.1351], dtype=torch.float64)
+    tensor([0.1349], dtype=torch.float64)
 
     :param entries: shapes that broadcast to ``(*batch, n, width)``.
     :param degrees: how they are rescaled.
@@ -158,13 +159,13 @@ def log_orbit_mass(
     return result
 
 
-def orbit_coefficients(
-    entries: UnitEntries, degrees: Degrees
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``A``, ``B``, ``C`` and ``D`` of each unit under its own factor, shapes ``(*batch, n)``."""
-    entries = UnitEntries(*(kind.double() for kind in entries))
-    incoming, outgoing, _ = _parts(entries, degrees)
-    return *_own_sums(incoming), *_own_sums(outgoing)
+def orbit_exponent(entries: UnitEntries, degrees: Degrees) -> Exponent:
+    """Coefficients of each unit under its own factor, flattened."""
+    entries = UnitEntries(*(kind.double() for kind in torch.broadcast_tensors(*entries)))
+    squares, crosses = zip(*map(_own_sums, _parts(entries, degrees)[:2]), strict=True)
+    return Exponent(
+        torch.stack(squares).flatten(1), torch.stack(crosses).flatten(1), float(degrees.jacobian)
+    )
 
 
 @torch.no_grad()
@@ -178,19 +179,17 @@ def smallest_divergences(
     :returns: shape ``(n, n)``, in nats.
     """
     factors = UnitEntries(image_locs.double(), locs.double(), scales.double())
+    incoming, outgoing, fixed = _parts(factors, degrees)
     spreads = degrees.split(image_scales.double().square())
-    parts = _parts(factors, degrees)
-    sums = [_pair_sums(part) for part in parts]
-    squares = [
-        square + part.scales.square().reciprocal_() @ spread.mT
-        for part, (square, _), spread in zip(parts, sums, spreads, strict=True)
-    ]
-    (_, B), (_, D), (_, fixed) = sums
-    A, C, fixed_squares = squares
-    shape = A.shape
-    exponent = Exponent.of(A, B, C, D, degrees.jacobian)
+    squares, crosses = _pair_sums(incoming, outgoing)
+    for part, spread, sums in zip((incoming, outgoing), spreads, squares, strict=False):
+        sums += part.scales.square().reciprocal_() @ spread.mT
+    exponent = Exponent(squares.flatten(1), crosses.flatten(1), float(degrees.jacobian))
+    fit = highest_value(exponent).view(squares.shape[1:])
+    fixed_squares, fixed_crosses = _pair_sums(fixed)
+    fixed_squares += fixed.scales.square().reciprocal_() @ spreads[2].mT
+    fit += (fixed_crosses - 0.5 * fixed_squares)[0]
     constant = (locs / scales).double().square().sum(-1, keepdim=True) - locs.shape[-1]
-    fit = highest_value(exponent).view(shape) + fixed - 0.5 * fixed_squares
     return constant - 2 * fit
 
 
@@ -204,12 +203,12 @@ class _LogOrbitMass(torch.autograd.Function):
         degrees: Degrees,
         tolerance: float,
     ) -> Tensor:
-        entries = UnitEntries(values.double(), locs.double(), scales.double())
-        A, B, C, D = orbit_coefficients(entries, degrees)
-        integral = orbit_integral(A, B, C, D, float(degrees.jacobian), tolerance=tolerance)
-        ctx.save_for_backward(integral.means, values, locs, scales)
+        exponent = orbit_exponent(UnitEntries(values, locs, scales), degrees)
+        log_integrals, means = integrate(exponent, tolerance)
+        shape = values.shape[:-1]
+        ctx.save_for_backward(means.view(4, *shape), values, locs, scales)
         ctx.degrees = degrees
-        return integral.log_integral - (B + D - 0.5 * (A + C))
+        return (log_integrals - exponent.value()).view(shape)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -238,11 +237,13 @@ def _parts(entries: UnitEntries, degrees: Degrees) -> list[UnitEntries]:
     return [UnitEntries(*part) for part in zip(*map(degrees.split, entries), strict=True)]
 
 
-def _pair_sums(part: UnitEntries) -> tuple[Tensor, Tensor]:
-    """``sum w_j^2 / s_i^2`` and ``sum w_j m_i / s_i^2``, shapes ``(*batch, n, n)``."""
-    values, locs, scales = part
-    precision = scales.square().reciprocal_()
-    return precision @ values.square().mT, (precision * locs) @ values.mT
+def _pair_sums(*parts: UnitEntries) -> tuple[Tensor, Tensor]:
+    """``sum w_j^2 / s_i^2`` and ``sum w_j m_i / s_i^2``, shapes ``(parts, *batch, n, n)``."""
+    sums = []
+    for values, locs, scales in parts:
+        precision = scales.square().reciprocal_()
+        sums += [precision @ values.square().mT, precision.mul_(locs) @ values.mT]
+    return torch.stack(sums[::2]), torch.stack(sums[1::2])
 
 
 def _own_sums(part: UnitEntries) -> tuple[Tensor, Tensor]:
@@ -260,12 +261,6 @@ def _log_densities(entries: UnitEntries) -> Tensor:
     values, locs, scales = entries
     terms = ((values - locs) / scales).square_().mul_(0.5).add_(scales.log())
     return terms.sum(-1).neg_().sub_(_HALF_LOG_2_PI * locs.shape[-1])
-
-
-def _own_curvature(A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """``-h''(0)`` of the units under their own factors, at least one."""
-    total = (2 * (A + C)).sub_(B).sub_(D)
-    return total.diagonal(dim1=-2, dim2=-1).clamp_min(1.0)
 
 
 def _gradients(part: UnitEntries, first: Tensor, second: Tensor, rows: Tensor) -> UnitEntries:

@@ -12,9 +12,9 @@ from densities import draw, mean_and_error, one_layer, two_layers
 from problems import PROBLEMS, SIGNED_PROBLEMS, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer.autoguide import AutoMultivariateNormal
-from pyro_perm.density.base_sites import read_density
 
 import pyro_perm as pp
+from pyro_perm.density.base_guides import read_density
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWa
 
 NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "180"))
 BATCH = 30
+CARELESS = (
+    *("mm", "cumsum", "cat", "convolution", "index_add", "scatter.src", "select_scatter"),
+    *("_fft_r2c", "_sparse_addmm"),
+)
 
 
 def check_programs(seeds: range) -> list[GroupCheck]:
@@ -70,7 +74,7 @@ def effective_controls(checks: list[GroupCheck]) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mm", "cumsum", "cat", "convolution"])
+@pytest.mark.parametrize("name", CARELESS)
 def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +88,7 @@ def test_the_fuzzer_notices_a_rule_that_forgets_its_constraints(
         check_programs(range(60))
 
 
-@pytest.mark.parametrize("name", ["add.Tensor", "sigmoid.default", "mul.Tensor"])
+@pytest.mark.parametrize("name", ["add.Tensor", "tanh.default", "mul.Tensor"])
 def test_the_fuzzer_notices_a_degree_that_nothing_is_demanded_of(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,13 @@ X = torch.linspace(-1, 1, 20).unsqueeze(-1).double()
 Y = torch.sin(3 * X)
 
 
+@pytest.fixture(autouse=True)
+def _deep_getattr(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pyro 1.9 has dropped the function with which TyXe's guide finds its parameters.
+    deep_getattr = lambda module, name: functools.reduce(getattr, name.split("."), module)  # noqa: E731
+    monkeypatch.setattr(pyro.util, "deep_getattr", deep_getattr, raising=False)
+
+
 def network(guide_builder: Callable[..., Any]) -> Any:
     """TyXe's network with two hidden layers."""
     layers = nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)
@@ -63,11 +70,8 @@ def test_the_network_alone_must_predict_the_same() -> None:
 @pytest.mark.parametrize("base", [auto_normal, tyxe_auto_normal])
 @pytest.mark.parametrize("closed_form_kl", [True, False])
 def test_its_own_fit_trains_a_symmetrized_guide(
-    base: Callable[..., AutoGuide], closed_form_kl: bool, monkeypatch: pytest.MonkeyPatch
+    base: Callable[..., AutoGuide], closed_form_kl: bool
 ) -> None:
-    # Pyro 1.9 has dropped the function with which TyXe's guide finds its parameters.
-    deep_getattr = lambda module, name: functools.reduce(getattr, name.split("."), module)  # noqa: E731
-    monkeypatch.setattr(pyro.util, "deep_getattr", deep_getattr, raising=False)
     bnn = network(lambda model: pp.AutoSymmetrized(base(model)))
     losses = fit(bnn, closed_form_kl=closed_form_kl)
     assert losses[-5:].mean() < losses[:5].mean()
@@ -75,3 +79,18 @@ def test_its_own_fit_trains_a_symmetrized_guide(
     assert all(site.startswith("net.") for site in bnn.net_guide.symmetry.sites)
     mean, _ = bnn.predict(X, num_predictions=8)
     assert mean.shape == Y.shape
+
+
+@pytest.mark.parametrize("trick", ["local_reparameterization", "flipout"])
+def test_reparametrizations_of_its_layers_want_unpermuted_draws(
+    trick: str,
+) -> None:
+    handler = getattr(tyxe.poutine, trick)
+    permuted = network(lambda model: pp.AutoSymmetrized(tyxe_auto_normal(model)))
+    with pytest.raises(ValueError, match=r"local reparametrization and.*permute=False"), handler():
+        fit(permuted)
+    pyro.clear_param_store()
+    bnn = network(lambda model: pp.AutoSymmetrized(tyxe_auto_normal(model), permute=False))
+    with handler():
+        losses = fit(bnn)
+    assert losses[-5:].mean() < losses[:5].mean()

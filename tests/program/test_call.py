@@ -81,7 +81,7 @@ def test_a_keyword_of_both_is_refused_with_the_form_that_passes_both(name):
         call(model, Y, **{keyword: value})
 
 
-@pytest.mark.parametrize("program", HANDLED, ids=str)
+@pytest.mark.parametrize("program", HANDLED)
 def test_it_is_seen_through_handlers(program):
     with pytest.raises(ValueError, match="'site'"):
         pp.predict(program, guide_of(model), Y, site="y", **{})
@@ -132,7 +132,7 @@ def test_programs_without_a_signature_take_what_they_are_given():
         function(program=lambda flag: None, flag=True)
 
 
-@pytest.mark.parametrize("program", HANDLED, ids=str)
+@pytest.mark.parametrize("program", HANDLED)
 def test_signatures_name_the_programs_own_parameters(program):
     assert list(signature_of(program).parameters)[:2] == ["y", "seed"]
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import functools
 
+import pyro
 import pyro.distributions as dist
 import torch
 from examples.bayesian import normal
 from pyro import poutine
+from pyro.infer import HMC, MCMC
 from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroSample, pyro_method
 from pyro.ops import packed
 
 from pyro_perm.program._pyro_internals import (
+    by_default,
+    has_run,
+    loc_and_scale,
+    make_prototype,
     outer_handler,
     own_calls,
     packed_as,
     packed_dims,
+    plates_of,
 )
 
 
@@ -74,3 +81,30 @@ def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
     assert packed_as(tensor, tensor.dtype) is tensor
     restored = packed.unpack(narrow, {"a": -3, "b": -2, "c": -1})
     assert restored.shape == (2, 1, 3)
+
+
+def test_a_guide_that_is_set_up_has_its_parameters_and_its_plates() -> None:
+    def in_plate() -> None:
+        with pyro.plate("units", 3):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    guide = AutoNormal(in_plate, init_scale=0.5)
+    make_prototype(guide)
+    assert list(plates_of(guide)) == ["units"]
+    loc, scale = loc_and_scale(guide, "w")
+    assert loc.tolist() == [0.0] * 3
+    assert torch.allclose(scale, torch.tensor(0.5))
+
+
+def test_initial_values_by_default_are_marked_as_pyros_own() -> None:
+    site = poutine.trace(model).get_trace().nodes["w"]
+    pyros = init_to_median(site)
+    mine = by_default(torch.zeros(()))
+    assert vars(mine) == vars(pyros) != {}
+
+
+def test_an_mcmc_knows_whether_it_has_run() -> None:
+    mcmc = MCMC(HMC(model, num_steps=1), num_samples=1, warmup_steps=0, disable_progbar=True)
+    assert not has_run(mcmc)
+    mcmc.run()
+    assert has_run(mcmc)

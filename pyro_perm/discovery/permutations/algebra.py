@@ -171,14 +171,14 @@ def denotation(axis: AxisExpr, permutations: Mapping[Atom, Tensor]) -> Tensor:
     """
     axis = resolve(axis)
     if isinstance(axis, Atom):
-        return permutations.get(axis, torch.arange(axis.size))
+        return permutations.get(axis, torch.arange(axis.size, device="cpu"))
     if isinstance(axis, Product):
-        moved = torch.zeros(1, dtype=torch.long)
+        moved = torch.zeros(1, dtype=torch.long, device="cpu")
         for factor in axis.factors:
             inner = denotation(factor, permutations)
             moved = (moved[:, None] * len(inner) + inner).flatten()
         return moved
-    parts, offset = [torch.zeros(0, dtype=torch.long)], 0
+    parts, offset = [torch.zeros(0, dtype=torch.long, device="cpu")], 0
     for segment in axis.segments:
         parts.append(denotation(segment, permutations) + offset)
         offset += size_of(segment)

@@ -17,7 +17,7 @@ def colour_classes(atom: Atom, constants: list[Constant]) -> tuple[Tensor, list[
 
     :returns: a class label for each unit, shape ``(size,)``, and the constants that separate units.
     """
-    labels = torch.zeros(atom.size, dtype=torch.long)
+    labels = torch.zeros(atom.size, dtype=torch.long, device="cpu")
     separating = []
     for constant in constants:
         dims = [d for d, axis in enumerate(constant.axes) if _is_moved(constant, d, atom)]
@@ -50,10 +50,10 @@ def classes_by_swapping(atom: Atom, is_invariant: Callable[[Tensor], bool]) -> T
     :returns: a class label for each unit, shape ``(size,)``.
     """
     representatives: list[int] = []
-    labels = torch.zeros(atom.size, dtype=torch.long)
+    labels = torch.zeros(atom.size, dtype=torch.long, device="cpu")
     for unit in range(atom.size):
         for label, representative in enumerate(representatives):
-            swap = torch.arange(atom.size)
+            swap = torch.arange(atom.size, device="cpu")
             swap[unit], swap[representative] = representative, unit
             if is_invariant(swap):
                 labels[unit] = label

@@ -96,7 +96,7 @@ class Interpreter:
     def _add_constant(self, tensor: AxisTensor, source: str | None) -> None:
         if tensor.content is None:
             return
-        content = _compressed(tensor.content)
+        content = _compress(tensor.content)
         if self.graph.hidden_data is not None:
             why = Reason(f"tied to a constant that may come from {self.graph.hidden_data}", source)
             for axis in tensor.axes if content.numel() > 1 else ():
@@ -137,7 +137,7 @@ def _no_rule(operation: str) -> str:
     )
 
 
-def _compressed(content: Tensor) -> Tensor:
+def _compress(content: Tensor) -> Tensor:
     """Cut dimensions along which all entries are equal to length one."""
     for dim in range(content.dim()):
         first = content.narrow(dim, 0, min(1, content.shape[dim]))
@@ -153,6 +153,6 @@ def _identity_like(content: Tensor) -> tuple[int, int] | None:
         return None
     matrix = content.squeeze()
     diagonal = matrix.diagonal()
-    off = matrix[~torch.eye(len(matrix), dtype=torch.bool)]
+    off = matrix[~torch.eye(len(matrix), dtype=torch.bool, device="cpu")]
     is_identity = bool((diagonal == diagonal[0]).all()) and bool((off == off[0]).all())
     return (long[0], long[1]) if is_identity else None

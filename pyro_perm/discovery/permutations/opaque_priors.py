@@ -48,7 +48,7 @@ class OpaquePrior:
         if not any(atom in atoms_of(resolve(axis)) for axis in self.axes):
             return None
         if atom.size > _MAX_UNITS:
-            return torch.arange(atom.size)
+            return torch.arange(atom.size, device="cpu")
         points = [self.latent.draw(torch.float64) for _ in range(_NUM_POINTS)]
         with DoublePrecision() as precision:
             values = precision.double(torch.stack(points))

@@ -71,7 +71,7 @@ def _tables(axis: AxisExpr, atom: Atom) -> list[Tensor]:
     :returns: tables of shape ``(outer, size, inner)``.
     """
     if isinstance(axis, Atom):
-        return [torch.arange(axis.size).view(1, -1, 1)] if axis is atom else []
+        return [torch.arange(axis.size, device="cpu").view(1, -1, 1)] if axis is atom else []
     if isinstance(axis, Product):
         return _product_tables(axis, atom)
     offset, offsets = 0, dict[AxisExpr, list[int]]()
@@ -92,8 +92,8 @@ def _product_tables(axis: Product, atom: Atom) -> list[Tensor]:
         size = size_of(factor)
         right //= size
         for table in _tables(factor, atom):
-            outer = torch.arange(left).view(-1, 1, 1, 1, 1) * size
-            coordinates = (outer + table[..., None]) * right + torch.arange(right)
+            outer = torch.arange(left, device="cpu").view(-1, 1, 1, 1, 1) * size
+            coordinates = (outer + table[..., None]) * right + torch.arange(right, device="cpu")
             tables.append(coordinates.flatten(-2).flatten(0, 1))
         left *= size
     return tables

@@ -120,7 +120,7 @@ class Recorder(EagerDispatchMode):
         node, version = known or (self._unseen_node(tensor), 0)
         new = self._writes_into(tensor)[version:]
         for write in new:
-            node = self._overwritten(tensor, node, write)
+            node = self._after_write(tensor, node, write)
         return self._add(tensor, node) if known or new or node.fixed else node
 
     def _alias(self, tensor: Tensor) -> tuple[Node, int] | None:
@@ -147,7 +147,7 @@ class Recorder(EagerDispatchMode):
         (storage,) = storages_of(tensor)
         return _node_of(tensor, content=_snapshot(in_storage(self._constants[storage], tensor)))
 
-    def _overwritten(self, tensor: Tensor, node: Node, write: _Write) -> Node:
+    def _after_write(self, tensor: Tensor, node: Node, write: _Write) -> Node:
         """What a tensor is after a write through a view of its memory."""
         if not overlap(write.view, tensor):
             return node

@@ -68,7 +68,8 @@ class BaseELBO:
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace, self.model.max_plate_nesting)
         self._set_weight(guide_trace.nodes)
-        return Draw(read_density(guide_trace.nodes, self.group), _elbo(model_trace, guide_trace))
+        density = read_density(guide_trace.nodes, self.group)
+        return Draw(density, _elbo(model_trace, guide_trace), self.weight)
 
     def _set_weight(self, nodes: Any) -> None:
         names = [base_node(site, nodes) for site in self.group.sites]

@@ -21,10 +21,12 @@ class Draw(NamedTuple):
     Attributes:
         density: the base guide's density, with what was drawn, and without batch dimensions.
         elbo: what ``I(g; w)`` is added to, ``log p(D, w) - log q(w)`` or the like, in nats.
+        weight: of ``I(g; w)`` in the sum.
     """
 
     density: FactorizedDensity
     elbo: float = 0.0
+    weight: float = 1.0
 
 
 def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]) -> Bounds:

@@ -32,6 +32,7 @@ NUM_PILOTS = 8
 _NARROW = 0.01
 # Dearer methods take more and smaller steps, and so longer than their multiplications tell.
 _CAUTION = 3.0
+_NORMAL_OVER_MEDIAN_DISTANCE = 1.4826
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class _Pilot:
     def __init__(self, draws: Sequence[Draw], num_samples: int) -> None:
         self._densities = [draw.density for draw in draws]
         self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64)
+        self._weight = draws[0].weight
         self._num_samples = num_samples
         self._trials: list[_Trial] = []
 
@@ -163,7 +165,8 @@ class _Pilot:
     @property
     def is_narrow(self) -> bool:
         """Whether the interval is no wider than its error; not before a method was tried."""
-        return bool(self._trials) and self._width <= max(self._error, _NARROW)
+        enough = max(self._error, self._weight * _NARROW)
+        return bool(self._trials) and self._width <= enough
 
     @property
     def width_and_error(self) -> str:
@@ -188,13 +191,23 @@ class _Pilot:
         """Of the interval on the pilot draws, the trivial bounds included."""
         lower, upper = self._values
         order = self._densities[0].symmetry.log_order
-        return min(upper.mean().item(), order) - max(lower.mean().item(), 0.0)
+        return self._weight * (min(upper.mean().item(), order) - max(lower.mean().item(), 0.0))
 
     @property
     def _error(self) -> float:
-        """The larger standard error of either side, once it is an average over all draws."""
+        """The larger standard error of either side, once it is an average over all draws.
+
+        One outlier of the ELBO among few draws must not end the search: a robust estimate counts
+        where it is smaller.
+        """
         share = math.sqrt(len(self._elbos) / self._num_samples)
-        return share * max(standard_error(self._elbos + values) for values in self._values)
+        errors = []
+        for values in self._values:
+            weighted = self._weight * values
+            sums = self._elbos + weighted
+            typical = min(standard_error(sums), _robust_standard_error(sums))
+            errors.append(max(standard_error(weighted), typical))
+        return share * max(errors)
 
     @property
     def _values(self) -> tuple[Tensor, Tensor]:
@@ -221,6 +234,12 @@ class _Pilot:
         cost = estimator.cost(self._densities[0]) / last.estimator.cost(self._densities[0])
         draws = 1 + self._num_samples / len(self._elbos)
         return _CAUTION * last.seconds * cost * draws + self._seconds_for_all_draws
+
+
+def _robust_standard_error(values: Tensor) -> float:
+    """The same for Normal values, from their median distance to the median."""
+    distances = (values - values.median()).abs()
+    return _NORMAL_OVER_MEDIAN_DISTANCE * distances.median().item() / math.sqrt(len(values))
 
 
 def _explained(skipped: Mapping[str, Sequence[Estimator]]) -> str:

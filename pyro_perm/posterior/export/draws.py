@@ -13,6 +13,7 @@ from pyro.infer import MCMC
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.latents import require_no_others, summed_out, together
 from pyro_perm.posterior.likelihood import Pointwise, pointwise
+from pyro_perm.program._pyro_internals import has_run
 from pyro_perm.program.full_data import FullData, SiteKind
 from pyro_perm.program.vectorized import DrawMapper, Groups, Values
 from pyro_perm.sampling import draw_guide
@@ -77,7 +78,7 @@ def mcmc_posterior(model: FullData, mcmc: MCMC) -> Groups:
     :raises ValueError: if it has not run, or has no draws of a latent site of the model that cannot
         be summed out.
     """
-    if mcmc._samples is None:
+    if not has_run(mcmc):
         raise ValueError("the MCMC has no draws yet: call mcmc.run(...) first")
     samples = mcmc.get_samples(group_by_chain=True)
     summed_out(model, samples, "the MCMC draws")

@@ -10,6 +10,7 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.posterior.whose_symmetry import symmetry_among
+from pyro_perm.program._pyro_internals import loc_and_scale
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 _SCALE = " (scale)"
@@ -89,5 +90,5 @@ def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
         raise ValueError("a guide has no parameters yet: train it, or call guide(*args)")
     gaussians = {}
     for site, _ in base.prototype_trace.iter_stochastic_nodes():
-        gaussians[site], gaussians[site + _SCALE] = base._get_loc_and_scale(site)
+        gaussians[site], gaussians[site + _SCALE] = loc_and_scale(base, site)
     return gaussians

@@ -1,7 +1,8 @@
 """Rescaling of a unit, as of rectifiers: ``H`` is the multiplicative group of positive numbers.
 
 It is not compact, so that there is no uniform element; those drawn here serve to check a model.
-Elements are logarithms of scales.
+Elements are logarithms of scales. The integrals along orbits are those of
+:mod:`pyro_perm.rescaling`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import constraints
 
-from pyro_perm.symmetry.actions.orbits import Orbits, Part
+from pyro_perm.rescaling import (
+    Degrees,
+    OrbitPairs,
+    UnitEntries,
+    log_orbit_mass,
+    orbit_pairs,
+    smallest_divergences,
+)
+from pyro_perm.symmetry.actions.orbits import Orbits, Part, UnitPairs, Units
 from pyro_perm.symmetry.actions.unit_action import UnitAction
 from pyro_perm.symmetry.axis import Axis
 
@@ -88,8 +99,73 @@ class Scale(UnitAction):
         return value * axis.along(factors, value.shape[axis.dim], rank)
 
     def orbits(self, parts: Sequence[Part], rest: Orbits) -> Orbits:
-        """Refused: densities are not integrated over scales yet."""
-        raise ValueError(
-            "densities are not integrated over the scales of units yet: give the axes without "
-            "scale="
-        )
+        """Units at all scales, by quadrature along each orbit.
+
+        :raises ValueError: for powers other than 1 and -1, or if no entry is rescaled.
+        """
+        powers = [part.axis.scale for part in parts for _ in range(part.width)]
+        return _Rescaled(Degrees.of(powers))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rescaled(Orbits):
+    """Units at all scales.
+
+    Attributes:
+        degrees: by which power of the scale each entry is multiplied.
+    """
+
+    degrees: Degrees
+
+    def fixed_point(self, entries: Tensor) -> Tensor:
+        """Entries that are rescaled stay relative to zero."""
+        incoming, outgoing, fixed = self.degrees.split(entries)
+        return self.degrees.join(torch.zeros_like(incoming), torch.zeros_like(outgoing), fixed)
+
+    def pairs(self, units: Units) -> _RescaledPairs:
+        """``log int q_i(t . w_j) e^{a t} dt``."""
+        pairs = orbit_pairs(UnitEntries(*units), self.degrees)
+        log_densities: Tensor = _LogDensities.apply(pairs, *units)
+        return _RescaledPairs(log_densities, pairs)
+
+    def log_mass(self, units: Units) -> Tensor:
+        """The same for each unit under its own factor, relative to the unit's density."""
+        return log_orbit_mass(UnitEntries(*units), self.degrees)
+
+    def divergences(
+        self, locs: Tensor, scales: Tensor, image_locs: Tensor, image_scales: Tensor
+    ) -> Tensor:
+        """The smallest over all scales."""
+        return smallest_divergences(locs, scales, image_locs, image_scales, self.degrees)
+
+
+@dataclass(frozen=True, eq=False)
+class _RescaledPairs(UnitPairs):
+    """Unit pairs integrated over scales.
+
+    Attributes:
+        pairs: their quadrature.
+    """
+
+    log_densities: Tensor
+    pairs: OrbitPairs
+
+    def gradients(self, weights: Tensor) -> Units:
+        """Those of the quadrature, from means along the orbits."""
+        return Units(*self.pairs.gradients(weights))
+
+
+class _LogDensities(torch.autograd.Function):
+    """The pairs as a function of the units, for autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pairs: OrbitPairs, values: Tensor, locs: Tensor, scales: Tensor
+    ) -> Tensor:
+        ctx.pairs = pairs
+        return pairs.log_densities.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.pairs.gradients(grad_output)

@@ -37,6 +37,12 @@ def biased_after_all(x: Tensor) -> Tensor:
     return torch.relu(x @ normal("w1", 3, 5) + 0.1) @ normal("w2", 5)
 
 
+def limited_zeros(x: Tensor) -> Tensor:
+    """What is always zero has any degree, but a half has not."""
+    h = torch.relu(x @ normal("w1", 3, 5))
+    return (h + (0.0 * h).clamp(min=0.5)) @ normal("w2", 5)
+
+
 def layer_normalized(x: Tensor) -> Tensor:
     return F.layer_norm(x @ normal("w1", 3, 5), [5]) @ normal("w2", 5)
 
@@ -106,6 +112,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "layer_norm": (functional(layer_normalized), "aten.native_layer_norm adds an epsilon"),
     "rms_norm": (functional(rms_normalized), "aten.mean mixes what scales differently"),
     "constant_bias": (functional(biased_after_all), "aten.add mixes what scales differently"),
+    "limited_zeros": (functional(limited_zeros), "aten.add mixes what scales differently"),
     "mixed_segments": (functional(mixed), "aten.tanh is not homogeneous"),
     "tied": (functional(tied_autoencoder), "aten.mm mixes what scales differently"),
     "branch": (functional(branch), "aten.sum mixes what scales differently"),

@@ -114,6 +114,15 @@ def test_scales_are_off_unless_asked_for() -> None:
     assert not any(reason.startswith("scale of") for reason in plain.reasons)
 
 
+def test_a_keyword_that_the_model_has_too_is_refused() -> None:
+    def model(x: Tensor, scales: Tensor) -> None:
+        observe(torch.relu(x @ normal("w1", 3, 5)) @ normal("w2", 5) * scales, Y)
+
+    with pytest.raises(ValueError, match="both have a parameter 'scales'"):
+        find_symmetry(model, X, scales=True)
+    assert scales_of(find_symmetry(model, X, Y, scales=True))
+
+
 def test_signs_and_scales_are_found_together() -> None:
     model, x = mlp(lambda h: h)
     symmetry = find_symmetry(model, x, signs=True, scales=True)

@@ -14,6 +14,8 @@ import pyro_perm as pp
 from pyro_perm.posterior.bounds import portfolio
 from pyro_perm.posterior.bounds.certificate import certify
 from pyro_perm.posterior.bounds.portfolio import NUM_PILOTS, Budget, competitors
+from pyro_perm.program.call import Call
+from pyro_perm.sampling import draw_density
 
 NAMES = ["SampledChainRule", "ImportanceSampled", *2 * ["AnnealedImportanceSampled"]]
 
@@ -25,7 +27,7 @@ def names_of(methods):
 def density_of(problem):
     guide = problem.guide()
     guide(*problem.args)
-    return pp.posterior.bounds.intervals.draw_density(guide, guide.symmetry.group, problem.args, {})
+    return draw_density(Call(guide, problem.args, {}), guide.symmetry.group)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,28 @@ def test_noise_of_the_elbo_counts():
 
     skipped = certify(noisy, 16, [Toy(2.0), narrow]).skipped
     assert narrow.calls == [] and "the interval is 2 nats wide" in skipped
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.0])
+def test_noise_of_the_elbo_counts_by_the_weight_of_the_information(weight):
+    """A loss per observation, say, scales the information and the noise of the ELBO alike."""
+    draw, narrow = draws_from(NOISY), Toy(0.0)
+
+    def noisy():
+        return draw()._replace(elbo=weight * 100 * torch.randn(()).item(), weight=weight)
+
+    assert "wide" in certify(noisy, 16, [Toy(2.0), narrow]).skipped
+    assert narrow.calls == []
+
+
+def test_an_outlier_of_the_elbo_among_the_pilot_draws_does_not_end_the_search():
+    draw, narrow, number = draws_from(NOISY), Toy(0.0), itertools.count()
+
+    def with_an_outlier():
+        return draw()._replace(elbo=1e6 if next(number) == 16 + NUM_PILOTS - 1 else 0.0)
+
+    assert certify(with_an_outlier, 16, [Toy(2.0), narrow]).skipped == ""
+    assert narrow.calls == [NUM_PILOTS, 16]
 
 
 def test_one_method_needs_no_pilot_nor_does_the_exact_one():

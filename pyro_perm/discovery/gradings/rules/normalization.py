@@ -28,9 +28,10 @@ def batch_norm_of_signs(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Channels, all entries of which flip alike, standardized, scaled and shifted."""
+    channels = rules.common(x, [dim for dim in range(x.dim()) if dim != 1]).flatten()
     if not is_training:
         rules.refuse(x)
-    channels = rules.common(x, [dim for dim in range(x.dim()) if dim != 1]).flatten()
+        channels = torch.full_like(channels, INVARIANT)
     result = _shifted(rules, channels, weight, bias)
     return _along_channels(result, x.shape), channels, torch.zeros_like(channels)
 

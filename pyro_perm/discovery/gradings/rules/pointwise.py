@@ -58,13 +58,13 @@ def learned_slope(rules: GradingRules, x: Tensor, slope: Tensor) -> Tensor:
     return rules.together(x, rules.product(x, slope))
 
 
-@grading_rule(aten._to_copy, gradings=[SIGNS])
+@grading_rule(*operators("_to_copy"), gradings=[SIGNS])
 def convert_sign(rules: GradingRules, x: Tensor, *rest: Any) -> Tensor:
     """Another type; integers round towards zero, which is odd."""
     return x
 
 
-@grading_rule(aten._to_copy, gradings=[SCALES])
+@grading_rule(*operators("_to_copy"), gradings=[SCALES])
 def convert(rules: GradingRules, x: Tensor, dtype: torch.dtype | None, *rest: Any) -> Tensor:
     """Another type; only real and complex numbers can be scaled."""
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
@@ -122,6 +122,7 @@ def symmetric_limits(
     """Odd between limits that are symmetric about zero."""
     if low is None or high is None or low != -high:
         rules.refuse(x)
+        return rules.invariant()  # also where it is zero
     return x
 
 
@@ -133,6 +134,7 @@ def limits(rules: GradingRules, x: Tensor, *bounds: float | None) -> Tensor:
     """Homogeneous between limits that are zero or infinite."""
     if not all(bound is None or bound == 0 or math.isinf(bound) for bound in bounds):
         rules.refuse(x, "has a limit that does not scale")
+        return rules.invariant()  # also where it is zero
     return x
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pyro_perm.discovery.permutations.algebra import UNIT
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
-from pyro_perm.discovery.permutations.rules.reduction import reduced
+from pyro_perm.discovery.permutations.rules.reduction import remaining_axes
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
@@ -85,7 +85,7 @@ def distances_of_pairs(rules: AxisRules, x: AxisTensor, *rest: Any) -> Axes:
 def trilinear(rules: AxisRules, x: AxisTensor, y: AxisTensor, z: AxisTensor, *dims: Any) -> Axes:
     """Products of three tensors with new dimensions, summed along some."""
     spread = [_with_units(*pair) for pair in zip((x, y, z), dims, strict=False)]
-    return reduced(AxisTensor(tuple(broadcast(rules, spread))), dims[3], False)
+    return remaining_axes(AxisTensor(tuple(broadcast(rules, spread))), dims[3], False)
 
 
 def _with_units(x: AxisTensor, dims: list[int]) -> AxisTensor:

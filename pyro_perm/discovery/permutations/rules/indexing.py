@@ -112,5 +112,5 @@ def naming_dim(axis: AxisExpr, i: AxisTensor) -> int | None:
 def _counts_along(content: Tensor, dim: int) -> bool:
     shape = [1] * content.dim()
     shape[dim] = -1
-    count = torch.arange(content.shape[dim]).view(shape)
+    count = torch.arange(content.shape[dim], device="cpu").view(shape)
     return not content.is_floating_point() and bool((content == count).all())

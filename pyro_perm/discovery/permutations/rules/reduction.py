@@ -18,7 +18,7 @@ from pyro_perm.program._torch_internals import operators
 aten = torch.ops.aten
 
 
-def reduced(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> Axes:
+def remaining_axes(tensor: AxisTensor, dims: int | list[int] | None, keepdim: bool) -> Axes:
     """The axes that are left after reducing some dimensions, or all of them."""
     rank = len(tensor)
     each = [dims] if isinstance(dims, int) else dims
@@ -49,7 +49,7 @@ def reduction(
     *rest: Any,
 ) -> Axes:
     """One number for all entries along some dimensions."""
-    return reduced(tensor, dims, keepdim is True)
+    return remaining_axes(tensor, dims, keepdim is True)
 
 
 @register_axis_rule(
@@ -59,7 +59,7 @@ def moments(
     rules: AxisRules, tensor: AxisTensor, dims: Any, correction: Any, keepdim: bool
 ) -> Axes | tuple[Axes, ...]:
     """Variance, with or without the mean."""
-    axes = reduced(tensor, dims, keepdim)
+    axes = remaining_axes(tensor, dims, keepdim)
     return (axes, axes) if len(rules.is_used) == 2 else axes
 
 
@@ -70,7 +70,7 @@ def norm(
     rules: AxisRules, tensor: AxisTensor, order: Any, dims: Any, keepdim: bool, *rest: Any
 ) -> Axes:
     """A vector norm."""
-    return reduced(tensor, dims, keepdim)
+    return remaining_axes(tensor, dims, keepdim)
 
 
 @register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode)
@@ -78,7 +78,7 @@ def extremum(rules: AxisRules, tensor: AxisTensor, dim: int, keepdim: bool) -> t
     """An extreme value and where it is; whoever uses the place depends on the order."""
     if rules.is_used[1] and len(tensor):
         rules.freeze(tensor[dim])
-    axes = reduced(tensor, dim, keepdim)
+    axes = remaining_axes(tensor, dim, keepdim)
     return axes, axes
 
 
@@ -87,7 +87,7 @@ def extremes(
     rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool
 ) -> tuple[Axes, Axes]:
     """Minimum and maximum."""
-    axes = reduced(tensor, dim, keepdim)
+    axes = remaining_axes(tensor, dim, keepdim)
     return axes, axes
 
 
@@ -95,7 +95,7 @@ def extremes(
 def place(rules: AxisRules, tensor: AxisTensor, dim: int | None, keepdim: bool) -> Axes:
     """Where an extreme value is."""
     rules.freeze(tensor if dim is None or not len(tensor) else tensor[dim])
-    return reduced(tensor, dim, keepdim)
+    return remaining_axes(tensor, dim, keepdim)
 
 
 @register_axis_rule(*operators("_softmax", "_log_softmax", "_safe_softmax"))

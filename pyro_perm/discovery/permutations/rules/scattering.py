@@ -73,7 +73,7 @@ def scatter_sum(
     *rest: Any,
 ) -> Axes:
     """``tensor[index[i, j], j] += source[i, j]``, or another operation that forgets the order."""
-    scattered_value(rules, tensor, dim, index)
+    scatter_value(rules, tensor, dim, index)
     for x, y in zip(index, source, strict=True):
         _meet(rules, x, y)
     return list(tensor)
@@ -91,7 +91,7 @@ def scatter(
 
 
 @register_axis_rule(aten.scatter.value, aten.scatter.value_reduce)
-def scattered_value(
+def scatter_value(
     rules: AxisRules, tensor: AxisTensor, dim: int, index: AxisTensor, *rest: Any
 ) -> Axes:
     """One number, in places ``(index[i, j], j)``."""

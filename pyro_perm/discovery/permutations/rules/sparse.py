@@ -8,7 +8,7 @@ import torch
 
 from pyro_perm.discovery.permutations.rules.contraction import add_matrix_product, matrix_product
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
-from pyro_perm.discovery.permutations.rules.reduction import reduced, softmax
+from pyro_perm.discovery.permutations.rules.reduction import remaining_axes, softmax
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
@@ -29,7 +29,7 @@ register_axis_rule(
 
 
 @register_axis_rule(*operators("_sparse_mm_reduce_impl"))
-def reduced_product(
+def product_by_reduction(
     rules: AxisRules, x: AxisTensor, y: AxisTensor, *rest: Any
 ) -> tuple[Axes, Axes]:
     """A matrix product with another reduction than the sum, and the places of extremes."""
@@ -42,7 +42,7 @@ def reduced_product(
 @register_axis_rule(*operators("_sparse_sum.dim"))
 def sum_along(rules: AxisRules, x: AxisTensor, dims: list[int], *rest: Any) -> Axes:
     """Sums along some dimensions."""
-    return reduced(x, dims, False)
+    return remaining_axes(x, dims, False)
 
 
 @register_axis_rule(*operators("_sparse_coo_tensor_with_dims_and_tensors"))

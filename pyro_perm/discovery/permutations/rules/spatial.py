@@ -56,7 +56,7 @@ def convolution(
     places = [
         place
         if lengths[d] == stride[d] == 1 and padding[d] == 0 and not transposed
-        else _resampled(rules, place, _length(size_of(place), lengths[d], d, *geometry))
+        else _resample(rules, place, _length(size_of(place), lengths[d], d, *geometry))
         for d, place in enumerate(x.axes[2:])
         for geometry in [(stride, padding, dilation, transposed, output_padding)]
     ]
@@ -72,7 +72,7 @@ def convolution_in_time(
     rules.tie(x[2], weight[1])
     rules.tie(weight[2], bias[0])
     rules.freeze(weight[0], f"places of the kernel of {rules.operation}")
-    return [_resampled(rules, x[0], rules.result_shapes[0][0]), x[1], weight[2]]
+    return [_resample(rules, x[0], rules.result_shapes[0][0]), x[1], weight[2]]
 
 
 def _length(
@@ -91,7 +91,7 @@ def _length(
     return (length + 2 * padding[d] - reach - 1) // stride[d] + 1
 
 
-def _resampled(rules: AxisRules, place: AxisExpr, length: int) -> AxisExpr:
+def _resample(rules: AxisRules, place: AxisExpr, length: int) -> AxisExpr:
     rules.freeze(place, f"places that {rules.operation} mixes with their neighbours")
     return rules.fixed(length)
 
