@@ -33,8 +33,11 @@ class Prediction:
         draws: new observations, one for each draw of the weights, shape ``(draws, N, ...)``.
         means: mean of the observation given the weights, same shape: the network's function in a
             regression; probabilities of the classes, shape ``(draws, N, C)``, if categorical.
+            Discrete latent sites that the posterior leaves out are drawn from their prior for it.
         log_likelihood: log-density of the observations given the weights, in nats and without the
-            scale of subsampling, shape ``(draws, N)``; None if the model was called without.
+            scale of subsampling, those discrete sites summed out, and factors in the same plate
+            added, shape ``(draws, N)``; None if the model was called without observations, or
+            they have none each.
     """
 
     draws: Tensor
@@ -52,10 +55,13 @@ class Prediction:
 
         Minus its mean is the NLL.
 
-        :raises ValueError: if the model was called without observations.
+        :raises ValueError: if the observations have no log-likelihood.
         """
         if self.log_likelihood is None:
-            raise ValueError("the model was called without observations: pass them to predict")
+            raise ValueError(
+                "the model was called without observations: pass them to predict; if it had them, "
+                "predict has warned why none has a log-likelihood of its own"
+            )
         return self.log_likelihood.logsumexp(0) - math.log(len(self.log_likelihood))
 
     def quantiles(self, probabilities: Sequence[float] | Tensor) -> Tensor:
@@ -94,7 +100,10 @@ def predict(
     >>> prediction.log_predictive_density.shape, pp.metrics.rmse(prediction.mean, y) < 0.2
     (torch.Size([5]), True)
 
-    Every draw of the weights serves all batches. Plates that subsample run over all of their data.
+    Every draw of the weights serves all batches. Plates that subsample run over all of their data,
+    if the model looks its data up by their indices; one that never looks at them, as
+    ``plate("data", size, subsample_size=len(x))``, was passed a batch, which is predicted as it is.
+    Everything is left as it was, random states too: the same state gives the same draws.
 
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
@@ -107,7 +116,8 @@ def predict(
     :param site: the observed site, where the model has several.
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show a progress bar.
-    :param kwargs: further arguments, passed on whole.
+    :param kwargs: further arguments, passed on whole. What a model has in common with the keywords
+        above is bound to it beforehand: ``functools.partial(model, site=...)``.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
         in closed form, or if the posterior lacks a latent site of the model.

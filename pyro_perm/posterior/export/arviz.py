@@ -84,13 +84,23 @@ def to_arviz(
     >>> pp.to_arviz(model, mcmc, y, progress=False)["posterior"]["mu"].dims
     ('chain', 'draw')
 
-    The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
-    ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,
-    ``prior_predictive``, ``observed_data`` and ``constant_data`` (the model's tensor arguments).
-    ``sample_stats`` holds for each draw the log joint density ``lp``; for a guide also its
-    log-density ``log_q``, which is ``log q^G``, as its estimator has it, for
-    :class:`~pyro_perm.AutoSymmetrized`; for MCMC also ``diverging``. Plates that subsample run
-    over all of their data, in one subsample after the other.
+    The datasets are ``posterior`` (the model's latent sites, and sites that are functions of them,
+    by ``pyro.deterministic`` or a reparametrization), ``posterior_predictive``, ``log_likelihood``
+    (of each observation, without any scale), ``sample_stats``, ``prior``, ``prior_predictive``,
+    ``observed_data`` and ``constant_data`` (the model's tensor arguments). ``sample_stats`` holds
+    for each draw the log joint density ``lp``; for a guide also its log-density ``log_q``, which is
+    ``log q^G``, as its estimator has it, for :class:`~pyro_perm.AutoSymmetrized`; for MCMC also
+    ``diverging``. A scale that handlers give to all latent sites is divided out of both.
+
+    Plates that subsample run over all of their data, in one subsample after the other, if the model
+    looks its data up by their indices. One that never looks at them, as
+    ``plate("data", size, subsample_size=len(x))``, was passed a batch: then that batch is the data,
+    and counts for all rows of the plate in ``lp`` alone.
+
+    Discrete latent sites that the guide leaves out are summed out, where they are marked with
+    ``infer={"enumerate": "parallel"}``. A factor (``pyro.factor``) in a plate of data is part of
+    ``log_likelihood``: of the observed site in the same plate, or by its own name. What has no
+    place there is named in a warning.
 
     Dimensions are named where that is known: a plate's by the plate, hidden units' by their group,
     as ``{group}_unit``, in all sites that the group permutes. So
@@ -102,9 +112,12 @@ def to_arviz(
 
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
-    :param guide: a guide that draws all of the model's latent sites, such as ``AutoNormal`` or
-        :class:`~pyro_perm.AutoSymmetrized`; or an :class:`~pyro.infer.MCMC` that has run.
-    :param args: arguments of the model and the guide; ``kwargs`` likewise.
+    :param guide: a guide that draws all of the model's latent sites but those that are summed out,
+        such as ``AutoNormal`` or :class:`~pyro_perm.AutoSymmetrized`; or an
+        :class:`~pyro.infer.MCMC` that has run.
+    :param args: arguments of the model and the guide; ``kwargs`` likewise. What a model has in
+        common with the keywords below is bound to it beforehand:
+        ``functools.partial(model, seed=...)``.
     :param num_samples: number of draws of the guide; 1000 if None. MCMC brings its own.
     :param num_prior_samples: number of draws of the prior; 0 leaves both of its groups out.
     :param symmetry: names the dimensions of hidden units; an
@@ -113,8 +126,8 @@ def to_arviz(
     :param dims: variable -> names of its dimensions but chain and draw, in place of those above;
         None stands for no name.
     :param coords: dimension -> coordinates along it, in place of ``0, 1, ...``.
-    :param seed: of all draws; None draws one. It is among the attributes, and the generators are
-        left as they were.
+    :param seed: of all draws; None draws one. It is among the attributes. Random states, buffers and
+        modes are left as they were.
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show progress bars.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
