@@ -14,12 +14,12 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.posterior.latents import together
+from pyro_perm.posterior.latents import require_draws, together
 from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, SiteKind, survey
 from pyro_perm.program.restoration import restored
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
 
 _NUM_SAMPLES = 1000
@@ -124,7 +124,7 @@ def predict(
     """
     call = Call(model, args, kwargs)
     batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
-    samples = posterior.get_samples() if isinstance(posterior, MCMC) else posterior
+    samples = _samples_of(posterior) if isinstance(posterior, MCMC) else posterior
     draws = _draws(samples, num_samples)
     with restored(model, posterior, args, kwargs) as writes:
         with writes:
@@ -134,7 +134,7 @@ def predict(
             with looking_on():
                 target = _target(first, latent({n: each[0] for n, each in draws.items()}), site)
 
-        def predicted(draw: Values) -> Groups:
+        def predicted(draw: Values) -> Datasets:
             values = latent(draw)
             parts = [_predicted(replace(first, call=batch), values, target) for batch in batches]
             return {"prediction": _joined(parts, batches)}
@@ -161,6 +161,12 @@ def _batches(args: Sequence[Any], batch_size: int | None) -> list[list[Any]]:
         ]
         for start in range(0, lengths.pop(), batch_size)
     ]
+
+
+def _samples_of(mcmc: MCMC) -> dict[str, Tensor]:
+    require_draws(mcmc)
+    samples: dict[str, Tensor] = mcmc.get_samples()
+    return samples
 
 
 def _draws(samples: Any, num_samples: int | None) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical
+from torch.utils._pytree import tree_flatten
 
 from pyro_perm.program.call import Call
 from pyro_perm.program.index_watch import IndexWatch
@@ -221,7 +222,10 @@ class EvaluatedSites:
 
 
 def survey(call: Call) -> FullData:
-    """Run a program over all of its data once, and note what it is made of."""
+    """Run a program over all of its data once, and note what it is made of.
+
+    :raises ValueError: if it cannot be told whether a batch was passed to it, or looked up.
+    """
     return _surveyed(call, None)
 
 
@@ -238,6 +242,7 @@ def _surveyed(call: Call, num_passes: int | None) -> FullData:
     for trace in islice(_passes(call, sweep, sweep(call.program)), num_passes):
         for name, node in _sample_nodes(trace):
             frames = node["cond_indep_stack"]
+            _require_looked_up(call, name, node, sweep.subsamples)
             nesting = max([nesting, *(-frame.dim for frame in frames if frame.vectorized)])
             before = sites[name].value if name in sites else None
             value = placed(frames, sweep.subsamples, before, _value(node), node["fn"].event_dim)
@@ -283,6 +288,22 @@ class _Joint:
                 scaled_log_prob=place(before.scaled_log_prob if before else None, scaled),
                 plates=_plates(term.frames),
                 summed_out=term.summed_out,
+            )
+
+
+def _require_looked_up(call: Call, name: str, node: Any, subsamples: Mapping[str, Tensor]) -> None:
+    """Refuse observations that were passed as they are, where other rows are looked up."""
+    if not any(node["value"] is leaf for leaf in tree_flatten((call.args, call.kwargs))[0]):
+        return
+    batch = node["value"].shape[: node["value"].dim() - node["fn"].event_dim]
+    for frame in swept_frames(node["cond_indep_stack"], subsamples):
+        if len(batch) >= -frame.dim and batch[frame.dim] == frame.size:
+            raise ValueError(
+                f"site '{name}' observes an argument as it was passed, in {frame.size} rows, but "
+                f"the program looks something up by the indices of plate '{frame.name}', which "
+                f"chooses {frame.size} of {frame.full_size} rows itself: index the observations by "
+                f"them too, or pass the rows of the batch, pyro.plate('{frame.name}', "
+                f"{frame.full_size}, subsample=rows)"
             )
 
 

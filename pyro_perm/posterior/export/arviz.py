@@ -32,7 +32,7 @@ from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -119,15 +119,15 @@ def to_arviz(
         common with the keywords below is bound to it beforehand:
         ``functools.partial(model, seed=...)``.
     :param num_samples: number of draws of the guide; 1000 if None. MCMC brings its own.
-    :param num_prior_samples: number of draws of the prior; 0 leaves both of its groups out.
+    :param num_prior_samples: number of draws of the prior; 0 leaves both of its datasets out.
     :param symmetry: names the dimensions of hidden units; an
         :class:`~pyro_perm.AutoSymmetrized` brings its own.
     :param elbo: result of :func:`~pyro_perm.symmetrized_elbo`, for the attributes.
     :param dims: variable -> names of its dimensions but chain and draw, in place of those above;
         None stands for no name.
     :param coords: dimension -> coordinates along it, in place of ``0, 1, ...``.
-    :param seed: of all draws; None draws one. It is among the attributes. Random states, buffers and
-        modes are left as they were.
+    :param seed: of all draws; None draws one. It is among the attributes. Random states, buffers
+        and modes are left as they were.
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show progress bars.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
@@ -173,7 +173,7 @@ def to_arviz(
 
 def _draws_of(
     guide: Program | MCMC, model: FullData, call: Call, num_samples: int | None
-) -> Callable[[DrawMapper], Groups]:
+) -> Callable[[DrawMapper], Datasets]:
     """The draws of the posterior, still to be made."""
     if isinstance(guide, MCMC):
         if num_samples is not None:
