@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pyro.infer import MCMC
 
 from pyro_perm.program._pyro_internals import has_run
-from pyro_perm.program.full_data import FullData, SiteKind
+from pyro_perm.program.full_data import FullData
+from pyro_perm.program.sites import SiteKind
 
 
 def summed_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from pyro_perm.posterior.latents import require_draws, together
 from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
-from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
+from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
 

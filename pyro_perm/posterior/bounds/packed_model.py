@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import FullData, Site, SiteKind, survey
+from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.sites import Site, SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyro_perm.posterior.export.assembly import DRAW_DIMS
-from pyro_perm.program.full_data import Site
+from pyro_perm.program.sites import Site
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 Dims = dict[str, list[str | None]]

@@ -18,7 +18,8 @@ from pyro_perm.posterior.latents import (
     together,
 )
 from pyro_perm.posterior.likelihood import Pointwise, pointwise
-from pyro_perm.program.full_data import FullData, SiteKind
+from pyro_perm.program.full_data import FullData
+from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import draw_guide
 
