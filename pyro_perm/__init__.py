@@ -38,6 +38,7 @@ from pyro_perm.posterior.modulo.convergence import convergence_diagnostics
 from pyro_perm.posterior.modulo.distance import wasserstein_distance
 from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
+from pyro_perm.sampling import PosteriorDraws
 from pyro_perm.symmetry import Axis
 from pyro_perm.verification import SymmetryVerificationError
 
@@ -56,6 +57,7 @@ __all__ = [
     "LeaveOneOut",
     "MutualInformation",
     "PermutationSymmetry",
+    "PosteriorDraws",
     "Prediction",
     "SampledChainRule",
     "SymmetrizedELBO",

@@ -24,7 +24,8 @@ from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program._pyro_internals import make_prototype, plates_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
-from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import DrawMapper
 from pyro_perm.sampling import (
     PosteriorDraws,

@@ -18,7 +18,7 @@ from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import log_ratio_of
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger
 
@@ -68,11 +68,11 @@ def draw_guide(
     :param sites: names of the sites that are asked for.
     """
 
-    def draw(_: Values) -> Groups:
+    def draw(_: Values) -> Datasets:
         return _with_density(guide, sites, guide.draw())
 
-    groups = map_draws(draw, _indices(num_draws), description="posterior draws")
-    return PosteriorDraws(groups["values"], groups["density"]["log_q"])
+    mapped = map_draws(draw, _indices(num_draws), description="posterior draws")
+    return PosteriorDraws(mapped["values"], mapped["density"]["log_q"])
 
 
 def draw_symmetrized(
@@ -96,21 +96,21 @@ def draw_symmetrized(
     """
     symmetry = density.symmetry
 
-    def draw(_: Values) -> Groups:
+    def draw(_: Values) -> Datasets:
         with SymmetrizeMessenger() as traced:
             drawn = base.draw()
         symmetric = read_density(traced.sites, symmetry).values
         return {**_with_density(base, sites, drawn), "symmetric": symmetric}
 
-    groups = map_draws(draw, _indices(num_draws), description="posterior draws")
-    log_ratio = _log_ratio(estimator, density, groups["symmetric"], map_draws)
-    log_q, values = groups["density"]["log_q"], groups["values"]
+    mapped = map_draws(draw, _indices(num_draws), description="posterior draws")
+    log_ratio = _log_ratio(estimator, density, mapped["symmetric"], map_draws)
+    log_q, values = mapped["density"]["log_q"], mapped["values"]
     if permute:
         values = symmetry.apply(symmetry.sample((num_draws,)), values)
     return PosteriorDraws(values, log_q + log_ratio.to(log_q))
 
 
-def _with_density(guide: FullData, sites: Collection[str], drawn: Drawn) -> Groups:
+def _with_density(guide: FullData, sites: Collection[str], drawn: Drawn) -> Datasets:
     return {
         "values": {name: drawn.values[name] for name in sites},
         "density": {"log_q": guide.log_joint(drawn.terms)},

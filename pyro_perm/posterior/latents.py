@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pyro_perm.program.full_data import FullData, SiteKind
+from pyro.infer import MCMC
+
+from pyro_perm.program._pyro_internals import has_run
+from pyro_perm.program.full_data import FullData
+from pyro_perm.program.sites import SiteKind
 
 
 def summed_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:
@@ -42,6 +46,15 @@ def require_no_others(model: FullData, guide: FullData) -> None:
                 "evaluate the model that the guide was trained for; if it is a variable of the "
                 "guide's own, mark it with infer={'is_auxiliary': True}"
             )
+
+
+def require_draws(mcmc: MCMC) -> None:
+    """Refuse an MCMC that has not run.
+
+    :raises ValueError: if it has no draws.
+    """
+    if not has_run(mcmc):
+        raise ValueError("the MCMC has no draws yet: call mcmc.run(...) first")
 
 
 def together(model: FullData, guide: FullData) -> FullData:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_perm.program.full_data import FullData, SiteKind, Term
+from pyro_perm.program.full_data import FullData, Term
+from pyro_perm.program.sites import SiteKind
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.posterior.latents import together
+from pyro_perm.posterior.latents import require_draws, together
 from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
-from pyro_perm.program.full_data import FullData, SiteKind, survey
+from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.sites import SiteKind
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
 
 _NUM_SAMPLES = 1000
@@ -33,8 +34,11 @@ class Prediction:
         draws: new observations, one for each draw of the weights, shape ``(draws, N, ...)``.
         means: mean of the observation given the weights, same shape: the network's function in a
             regression; probabilities of the classes, shape ``(draws, N, C)``, if categorical.
+            Discrete latent sites that the posterior leaves out are drawn from their prior for it.
         log_likelihood: log-density of the observations given the weights, in nats and without the
-            scale of subsampling, shape ``(draws, N)``; None if the model was called without.
+            scale of subsampling, those discrete sites summed out, and factors in the same plate
+            added, shape ``(draws, N)``; None if the model was called without observations, or
+            they have none each.
     """
 
     draws: Tensor
@@ -52,10 +56,13 @@ class Prediction:
 
         Minus its mean is the NLL.
 
-        :raises ValueError: if the model was called without observations.
+        :raises ValueError: if the observations have no log-likelihood.
         """
         if self.log_likelihood is None:
-            raise ValueError("the model was called without observations: pass them to predict")
+            raise ValueError(
+                "the model was called without observations: pass them to predict; if it had them, "
+                "predict has warned why none has a log-likelihood of its own"
+            )
         return self.log_likelihood.logsumexp(0) - math.log(len(self.log_likelihood))
 
     def quantiles(self, probabilities: Sequence[float] | Tensor) -> Tensor:
@@ -94,7 +101,10 @@ def predict(
     >>> prediction.log_predictive_density.shape, pp.metrics.rmse(prediction.mean, y) < 0.2
     (torch.Size([5]), True)
 
-    Every draw of the weights serves all batches. Plates that subsample run over all of their data.
+    Every draw of the weights serves all batches. Plates that subsample run over all of their data,
+    if the model looks its data up by their indices; one that never looks at them, as
+    ``plate("data", size, subsample_size=len(x))``, was passed a batch, which is predicted as it is.
+    Everything is left as it was, random states too: the same state gives the same draws.
 
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
@@ -107,14 +117,15 @@ def predict(
     :param site: the observed site, where the model has several.
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show a progress bar.
-    :param kwargs: further arguments, passed on whole.
+    :param kwargs: further arguments, passed on whole. What a model has in common with the keywords
+        above is bound to it beforehand: ``functools.partial(model, site=...)``.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
         in closed form, or if the posterior lacks a latent site of the model.
     """
     call = Call(model, args, kwargs)
     batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
-    samples = posterior.get_samples() if isinstance(posterior, MCMC) else posterior
+    samples = _samples_of(posterior) if isinstance(posterior, MCMC) else posterior
     draws = _draws(samples, num_samples)
     with restored(model, posterior, args, kwargs) as writes:
         with writes:
@@ -124,7 +135,7 @@ def predict(
             with looking_on():
                 target = _target(first, latent({n: each[0] for n, each in draws.items()}), site)
 
-        def predicted(draw: Values) -> Groups:
+        def predicted(draw: Values) -> Datasets:
             values = latent(draw)
             parts = [_predicted(replace(first, call=batch), values, target) for batch in batches]
             return {"prediction": _joined(parts, batches)}
@@ -151,6 +162,12 @@ def _batches(args: Sequence[Any], batch_size: int | None) -> list[list[Any]]:
         ]
         for start in range(0, lengths.pop(), batch_size)
     ]
+
+
+def _samples_of(mcmc: MCMC) -> dict[str, Tensor]:
+    require_draws(mcmc)
+    samples: dict[str, Tensor] = mcmc.get_samples()
+    return samples
 
 
 def _draws(samples: Any, num_samples: int | None) -> dict[str, Tensor]:

@@ -15,59 +15,31 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical
 
+from pyro_perm.program._torch_internals import tree_leaves
 from pyro_perm.program.call import Call
 from pyro_perm.program.index_watch import IndexWatch
+from pyro_perm.program.sites import (
+    Site,
+    SiteKind,
+    plates_of,
+    sample_nodes,
+    scale_without,
+    site_of,
+)
 from pyro_perm.program.subsampling import Sweep, placed, swept_frames
 from pyro_perm.program.summed_out import TracedTerm, summing_out, traced_terms
-from pyro_perm.program.trace import is_enumerated
 
 Values = Mapping[str, Tensor]
-
-
-class SiteKind(Enum):
-    """What a sample statement is for."""
-
-    LATENT = "drawn by the program"
-    AUXILIARY = "drawn by the program, of a guide's own"
-    OBSERVATION = "data"
-    FUNCTION = "a function of other sites: pyro.deterministic, or what a reparametrization leaves"
-    FACTOR = "a term of the log joint density, by pyro.factor"
-
-
-@dataclass(frozen=True)
-class Site:
-    """A sample site over all data.
-
-    Attributes:
-        kind: what it is for.
-        value: of one run, shape ``(*batch, *event)``.
-        event_dim: number of event dimensions.
-        plates: dimension of the batch, counted from the right -> name of its plate.
-        support: of its distribution; None if it has none that is known.
-        scale: of handlers such as ``poutine.scale``, without that of subsampling.
-        can_be_summed_out: whether it is marked for enumeration, all of its values at once.
-    """
-
-    kind: SiteKind
-    value: Tensor
-    event_dim: int
-    plates: Mapping[int, str]
-    support: Any
-    scale: float | Tensor
-    can_be_summed_out: bool
 
 
 @dataclass(frozen=True)
@@ -169,7 +141,7 @@ class FullData:
         joint = _Joint()
         for trace in _passes(self.call, sweep, sweep(self.call.program)):
             joint.add(traced_terms(trace), sweep.subsamples)
-            for name, node in _sample_nodes(trace):
+            for name, node in sample_nodes(trace):
                 place = partial(placed, node["cond_indep_stack"], sweep.subsamples)
                 event_dim = node["fn"].event_dim
                 drawn[name] = place(drawn.get(name), _value(node), event_dim)
@@ -221,7 +193,10 @@ class EvaluatedSites:
 
 
 def survey(call: Call) -> FullData:
-    """Run a program over all of its data once, and note what it is made of."""
+    """Run a program over all of its data once, and note what it is made of.
+
+    :raises ValueError: if it cannot be told whether a batch was passed to it, or looked up.
+    """
     return _surveyed(call, None)
 
 
@@ -236,12 +211,13 @@ def _surveyed(call: Call, num_passes: int | None) -> FullData:
     sites: dict[str, Site] = {}
     nesting = 0
     for trace in islice(_passes(call, sweep, sweep(call.program)), num_passes):
-        for name, node in _sample_nodes(trace):
+        for name, node in sample_nodes(trace):
             frames = node["cond_indep_stack"]
+            _require_looked_up(call, name, node, sweep.subsamples)
             nesting = max([nesting, *(-frame.dim for frame in frames if frame.vectorized)])
             before = sites[name].value if name in sites else None
             value = placed(frames, sweep.subsamples, before, _value(node), node["fn"].event_dim)
-            sites[name] = _site(node, value)
+            sites[name] = site_of(node, value)
     return FullData(call, sites, frozenset(watch.read), frozenset(sweep.passed), nesting)
 
 
@@ -253,7 +229,7 @@ def _passes(call: Call, sweep: Sweep, program: Callable[..., Any]) -> Iterator[A
             trace: Any = poutine.trace(program).get_trace(*call.args, **call.kwargs)
         sweep.settle()
         yield trace
-        for name, node in _sample_nodes(trace):
+        for name, node in sample_nodes(trace):
             if not swept_frames(node["cond_indep_stack"], sweep.subsamples):
                 sweep.keep(name, node["value"])
         if not sweep.advance():
@@ -275,84 +251,40 @@ class _Joint:
             key = term.sites + term.summed_out
             before = self._terms.get(key)
             place = partial(placed, term.frames, subsamples)
-            scale = _scale(term.scale, term.frames, subsamples)
+            scale = scale_without(term.scale, term.frames, subsamples)
             scaled = scale_and_mask(term.log_prob, scale=scale)
             self._terms[key] = Term(
                 sites=term.sites,
                 log_prob=place(before.log_prob if before else None, term.log_prob),
                 scaled_log_prob=place(before.scaled_log_prob if before else None, scaled),
-                plates=_plates(term.frames),
+                plates=plates_of(term.frames),
                 summed_out=term.summed_out,
             )
 
 
+def _require_looked_up(call: Call, name: str, node: Any, subsamples: Mapping[str, Tensor]) -> None:
+    """Refuse observations that were passed as they are, where other rows are looked up."""
+    if not any(node["value"] is leaf for leaf in tree_leaves((call.args, call.kwargs))):
+        return
+    batch = node["value"].shape[: node["value"].dim() - node["fn"].event_dim]
+    for frame in swept_frames(node["cond_indep_stack"], subsamples):
+        if len(batch) >= -frame.dim and batch[frame.dim] == frame.size:
+            raise ValueError(
+                f"site '{name}' observes an argument as it was passed, in {frame.size} rows, but "
+                f"the program looks something up by the indices of plate '{frame.name}', which "
+                f"chooses {frame.size} of {frame.full_size} rows itself: index the observations by "
+                f"them too, or pass the rows of the batch, pyro.plate('{frame.name}', "
+                f"{frame.full_size}, subsample=rows)"
+            )
+
+
 def _require_values(trace: Any, values: Values, summed_out: Collection[str]) -> None:
-    for name, node in _sample_nodes(trace):
+    for name, node in sample_nodes(trace):
         if not (node["is_observed"] or name in values or name in summed_out):
             raise ValueError(
                 f"there is no value for the latent site '{name}' of the model, which did not "
                 "occur in an earlier run"
             )
-
-
-def _site(node: Any, value: Tensor) -> Site:
-    frames = node["cond_indep_stack"]
-    return Site(
-        kind=_kind(node),
-        value=value,
-        event_dim=node["fn"].event_dim,
-        plates=_plates(frames),
-        support=_support(node["fn"]),
-        scale=_scale(node["scale"], frames, {frame.name for frame in frames}),
-        can_be_summed_out=is_enumerated(node) and node["infer"].get("num_samples") is None,
-    )
-
-
-def _support(fn: Any) -> Any:
-    try:
-        return fn.support
-    except NotImplementedError:
-        return None
-
-
-def _kind(node: Any) -> SiteKind:
-    if not node["is_observed"]:
-        return SiteKind.AUXILIARY if node["infer"].get("is_auxiliary") else SiteKind.LATENT
-    if site_is_factor(node):
-        return SiteKind.FACTOR
-    return SiteKind.FUNCTION if _is_function(node) else SiteKind.OBSERVATION
-
-
-def _is_function(node: Any) -> bool:
-    """Whether an observed site has the one value that it can have.
-
-    Reparametrizations, as ``pyro.deterministic``, observe it from a Delta where it is.
-    """
-    fn, value = node["fn"], node["value"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    if not isinstance(fn, Delta):
-        return False
-    deterministic = bool(node["infer"].get("_deterministic"))
-    return deterministic or torch.equal(*torch.broadcast_tensors(fn.v, value))
-
-
-def _sample_nodes(trace: Any) -> Iterator[tuple[str, Any]]:
-    for name, node in trace.nodes.items():
-        if node["type"] == "sample" and not site_is_subsample(node):
-            yield name, node
-
-
-def _scale(scale: Any, frames: Any, plates: Collection[str]) -> Any:
-    """The scale without that of some subsampled plates."""
-    for frame in frames:
-        if frame.name in plates and frame.size > 0:
-            scale = scale * frame.size / frame.full_size
-    return scale
-
-
-def _plates(frames: Any) -> dict[int, str]:
-    return {frame.dim: frame.name for frame in frames if frame.vectorized and frame.size > 0}
 
 
 def _value(node: Any) -> Tensor:

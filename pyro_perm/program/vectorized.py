@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 Values = dict[str, Tensor]
-Groups = dict[str, Values]
-Function = Callable[[Values], Groups]
+Datasets = dict[str, Values]
+Function = Callable[[Values], Datasets]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class DrawMapper:
 
     def __call__(
         self, function: Function, draws: Mapping[str, Tensor], *, description: str
-    ) -> Groups:
+    ) -> Datasets:
         """Apply a function to every draw.
 
-        :param function: from the values of one draw to groups of values; may sample.
+        :param function: from the values of one draw to datasets of values; may sample.
         :param draws: name -> values, shape ``(num_draws, *shape)``.
         :param description: of the progress bar.
-        :returns: group -> name -> values, shape ``(num_draws, *shape)``.
+        :returns: dataset -> name -> values, shape ``(num_draws, *shape)``.
         """
         num = len(next(iter(draws.values())))
-        chunks: list[Groups] = []
+        chunks: list[Datasets] = []
         done, size, most = 0, 1, self.at_once
         with tqdm(total=num, desc=description, leave=False, disable=not self.progress) as bar:
             while done < num:
@@ -56,27 +56,29 @@ class DrawMapper:
                 bar.update(size)
                 size = min(most, num - done)
         return {
-            group: {name: torch.cat([chunk[group][name] for chunk in chunks]) for name in values}
-            for group, values in chunks[0].items()
+            dataset: {
+                name: torch.cat([chunk[dataset][name] for chunk in chunks]) for name in values
+            }
+            for dataset, values in chunks[0].items()
         }
 
 
-def _alone(function: Function, draws: Values) -> Groups:
+def _alone(function: Function, draws: Values) -> Datasets:
     result = function({name: values[0] for name, values in draws.items()})
     return {
-        group: {name: value.unsqueeze(0) for name, value in values.items()}
-        for group, values in result.items()
+        dataset: {name: value.unsqueeze(0) for name, value in values.items()}
+        for dataset, values in result.items()
     }
 
 
-def _together(function: Function, draws: Values) -> Groups | None:
+def _together(function: Function, draws: Values) -> Datasets | None:
     """The same for many draws; None where the function does not vectorize."""
     try:
         # Validation asks for the truth of a tensor, which has many answers here.
         with warnings.catch_warnings(), pyro.validation_enabled(False):
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            result: Groups = torch.func.vmap(function, randomness="different")(draws)
+            result: Datasets = torch.func.vmap(function, randomness="different")(draws)
             return result
     except Exception:  # If it is the function's own fault, it comes back with one draw.
         return None

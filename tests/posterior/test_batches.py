@@ -163,3 +163,20 @@ def test_samples_of_all_rows_do_not_fit_a_batch_that_was_passed(x):
         ValueError, match=r"site 'z' has shape \(10,\) in the model, .* only scales"
     ):
         pp.predict(encoded, samples, x, progress=False)
+
+
+def test_a_batch_that_was_passed_while_rows_are_looked_up_cannot_be_told(x):
+    """The plate's rows are others than those of the batch."""
+    offsets = torch.zeros(N)
+
+    def model(x, y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with pyro.plate("data", N, subsample_size=len(x)) as i:
+            pyro.sample("y", dist.Normal(x @ w + offsets[i], 0.5), obs=y)
+
+    guide = AutoNormal(model)
+    guide(x, x[:, 0])
+    message = r"site 'y' observes an argument as it was passed, in 10 rows, .* subsample=rows"
+    for evaluate in (pp.to_arviz, pp.predict):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, guide, x, x[:, 0], num_samples=2, progress=False)

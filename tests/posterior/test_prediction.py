@@ -89,6 +89,8 @@ def test_samples_are_used_one_by_one():
 def test_nuts_predicts():
     x = torch.ones(50)
     mcmc = MCMC(NUTS(line), 60, 30, disable_progbar=True)
+    with pytest.raises(ValueError, match=r"no draws yet: call mcmc.run\(...\) first"):
+        pp.predict(line, mcmc, x, progress=False)
     mcmc.run(x, 1.5 * x)
     prediction = pp.predict(line, mcmc, x[:2], progress=False)
     assert prediction.means.shape == (60, 2)

@@ -14,7 +14,8 @@ from pyro.infer.reparam import (
 )
 
 from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import SiteKind, survey
+from pyro_perm.program.full_data import survey
+from pyro_perm.program.sites import SiteKind
 
 ROWS, COLUMNS = 5, 7
 

@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 
 from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import SiteKind, survey
+from pyro_perm.program.full_data import survey
+from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.summed_out import summing_out, traced_terms
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)

@@ -15,7 +15,8 @@ from pyro_perm.density.base_guides import base_node, read_density
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.latents import require_no_others, summed_out
 from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import FullData, SiteKind, glance
+from pyro_perm.program.full_data import FullData, glance
+from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.summed_out import summing_out, traced_terms
 from pyro_perm.sampling import looking_on
 from pyro_perm.site_weight import SiteWeight, common_weight

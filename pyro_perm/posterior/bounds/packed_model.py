@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import FullData, Site, SiteKind, survey
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.sites import Site, SiteKind
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 
 
 class PackedModel:
@@ -41,7 +42,7 @@ class PackedModel:
     def draw(self, num: int) -> Tensor:
         """Packed draws from the prior, shape ``(num, dimensions)``."""
 
-        def draw(_: Values) -> Groups:
+        def draw(_: Values) -> Datasets:
             drawn = self._model.replicating.draw().values
             return {"prior": {name: drawn[name] for name in self._shapes}}
 

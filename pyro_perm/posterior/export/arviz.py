@@ -19,7 +19,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims
+from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
 from pyro_perm.posterior.export.draws import (
     Exported,
     evaluate,
@@ -32,7 +32,7 @@ from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -84,13 +84,23 @@ def to_arviz(
     >>> pp.to_arviz(model, mcmc, y, progress=False)["posterior"]["mu"].dims
     ('chain', 'draw')
 
-    The groups are ``posterior`` (the model's latent sites), ``posterior_predictive``,
-    ``log_likelihood`` (of each observation, without any scale), ``sample_stats``, ``prior``,
-    ``prior_predictive``, ``observed_data`` and ``constant_data`` (the model's tensor arguments).
-    ``sample_stats`` holds for each draw the log joint density ``lp``; for a guide also its
-    log-density ``log_q``, which is ``log q^G``, as its estimator has it, for
-    :class:`~pyro_perm.AutoSymmetrized`; for MCMC also ``diverging``. Plates that subsample run
-    over all of their data, in one subsample after the other.
+    The datasets are ``posterior`` (the model's latent sites, and sites that are functions of them,
+    by ``pyro.deterministic`` or a reparametrization), ``posterior_predictive``, ``log_likelihood``
+    (of each observation, without any scale), ``sample_stats``, ``prior``, ``prior_predictive``,
+    ``observed_data`` and ``constant_data`` (the model's tensor arguments). ``sample_stats`` holds
+    for each draw the log joint density ``lp``; for a guide also its log-density ``log_q``, which is
+    ``log q^G``, as its estimator has it, for :class:`~pyro_perm.AutoSymmetrized`; for MCMC also
+    ``diverging``. A scale that handlers give to all latent sites is divided out of both.
+
+    Plates that subsample run over all of their data, in one subsample after the other, if the model
+    looks its data up by their indices. One that never looks at them, as
+    ``plate("data", size, subsample_size=len(x))``, was passed a batch: then that batch is the data,
+    and counts for all rows of the plate in ``lp`` alone.
+
+    Discrete latent sites that the guide leaves out are summed out, where they are marked with
+    ``infer={"enumerate": "parallel"}``. A factor (``pyro.factor``) in a plate of data is part of
+    ``log_likelihood``: of the observed site in the same plate, or by its own name. What has no
+    place there is named in a warning.
 
     Dimensions are named where that is known: a plate's by the plate, hidden units' by their group,
     as ``{group}_unit``, in all sites that the group permutes. So
@@ -102,19 +112,22 @@ def to_arviz(
 
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
-    :param guide: a guide that draws all of the model's latent sites, such as ``AutoNormal`` or
-        :class:`~pyro_perm.AutoSymmetrized`; or an :class:`~pyro.infer.MCMC` that has run.
-    :param args: arguments of the model and the guide; ``kwargs`` likewise.
+    :param guide: a guide that draws all of the model's latent sites but those that are summed out,
+        such as ``AutoNormal`` or :class:`~pyro_perm.AutoSymmetrized`; or an
+        :class:`~pyro.infer.MCMC` that has run.
+    :param args: arguments of the model and the guide; ``kwargs`` likewise. What a model has in
+        common with the keywords below is bound to it beforehand:
+        ``functools.partial(model, seed=...)``.
     :param num_samples: number of draws of the guide; 1000 if None. MCMC brings its own.
-    :param num_prior_samples: number of draws of the prior; 0 leaves both of its groups out.
+    :param num_prior_samples: number of draws of the prior; 0 leaves both of its datasets out.
     :param symmetry: names the dimensions of hidden units; an
         :class:`~pyro_perm.AutoSymmetrized` brings its own.
     :param elbo: result of :func:`~pyro_perm.symmetrized_elbo`, for the attributes.
     :param dims: variable -> names of its dimensions but chain and draw, in place of those above;
         None stands for no name.
     :param coords: dimension -> coordinates along it, in place of ``0, 1, ...``.
-    :param seed: of all draws; None draws one. It is among the attributes, and the generators are
-        left as they were.
+    :param seed: of all draws; None draws one. It is among the attributes. Random states, buffers
+        and modes are left as they were.
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show progress bars.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
@@ -160,7 +173,7 @@ def to_arviz(
 
 def _draws_of(
     guide: Program | MCMC, model: FullData, call: Call, num_samples: int | None
-) -> Callable[[DrawMapper], Groups]:
+) -> Callable[[DrawMapper], Datasets]:
     """The draws of the posterior, still to be made."""
     if isinstance(guide, MCMC):
         if num_samples is not None:
@@ -186,15 +199,16 @@ def _dims(
     """Dataset -> variable -> dimensions, the given ones first; dimension -> coordinates."""
     sites = export.model.sites
     shown = {name: sites[name] for name in (*export.latent, *export.functions, *export.observed)}
-    of_sites, coords = default_dims(shown, group)
+    variables = {name for dataset in arrays.values() for name in dataset}
+    of_sites, coords = default_dims(shown, group, variables)
     everywhere = {**of_sites, **given}
     observed, constants = arrays["observed_data"], arrays["constant_data"]
     unnamed: Dims = {name: [] for name in constants}
     of_constants = unnamed | constant_dims(constants, observed, everywhere)
-    of_terms = {
-        name: [terms[0].plates.get(dim) for dim in range(-terms[0].log_prob.dim(), 0)]
-        for name, terms in export.pointwise.terms.items()
-    }
+    of_terms: Dims = {}
+    for name, (term, *_) in export.pointwise.terms.items():
+        plates = plate_dims(term.plates, variables)
+        of_terms[name] = [plates.get(dim) for dim in range(-term.log_prob.dim(), 0)]
     return {
         "/": everywhere,
         "constant_data": {**of_constants, **given},

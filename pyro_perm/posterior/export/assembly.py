@@ -23,7 +23,7 @@ Dims = Mapping[str, Sequence[str | None]]
 Coords = Mapping[str, ArrayLike]
 
 _EVERYWHERE = "/"
-_DRAWS = ["chain", "draw"]
+DRAW_DIMS = ["chain", "draw"]
 
 
 def assemble(
@@ -106,7 +106,7 @@ def _names(
     # The log-likelihood has no event dimensions, the observations of the same name have.
     given = [*known.get(variable, ()), *[None] * rank][:rank]
     names = [*of_draws, *(name or f"{variable}_dim_{i}" for i, name in enumerate(given))]
-    if len({*_DRAWS, *names}) < rank + len(_DRAWS):
+    if len({*DRAW_DIMS, *names}) < rank + len(DRAW_DIMS):
         raise ValueError(
             f"dims names {names[len(of_draws) :]} for '{variable}': the names of a variable must "
             "differ from each other, and from chain and draw"
@@ -115,7 +115,7 @@ def _names(
 
 
 def _draw_dims(dataset: str) -> list[str]:
-    return [] if "data" in dataset else _DRAWS
+    return [] if "data" in dataset else DRAW_DIMS
 
 
 def _require_known(datasets: Datasets, dims: Dims) -> None:
@@ -139,11 +139,17 @@ def _require_fitting(
     names: Mapping[str, Mapping[str, Sequence[str]]],
     coords: Mapping[str, NDArray[Any]],
 ) -> None:
-    """Refuse coordinates of no dimension, and lengths of a dimension that differ."""
+    """Refuse coordinates of no dimension, variables that are one, and lengths that differ."""
     used = {name for named in names.values() for dims in named.values() for name in dims}
     for name in coords:
         if name not in used:
             raise ValueError(f"coords names '{name}', but the dimensions are {sorted(used)}")
+    for dataset, variables in names.items():
+        for variable in variables.keys() & {name for dims in variables.values() for name in dims}:
+            raise ValueError(
+                f"'{variable}' is a variable of {dataset} and a dimension too: give the dimension "
+                "another name with dims=, or rename the site or argument"
+            )
     lengths: dict[tuple[str, str], tuple[int, str]] = {}
     for dataset, variable, values in _variables(datasets):
         for name, length in zip(names[dataset][variable], values.shape, strict=True):

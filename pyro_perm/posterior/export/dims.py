@@ -8,7 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pyro_perm.program.full_data import Site
+from pyro_perm.posterior.export.assembly import DRAW_DIMS
+from pyro_perm.program.sites import Site
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 Dims = dict[str, list[str | None]]
@@ -16,33 +17,47 @@ Coords = dict[str, list[str]]
 Acting = list[tuple[str, Axis]]
 
 
-def default_dims(sites: Mapping[str, Site], symmetry: SymmetryGroup | None) -> tuple[Dims, Coords]:
+def default_dims(
+    sites: Mapping[str, Site], symmetry: SymmetryGroup | None, taken: Collection[str]
+) -> tuple[Dims, Coords]:
     """Dimensions of the sites' values, and coordinates along them.
 
     An axis with one entry for each of a group's units is called ``{group}_unit`` in all sites; a
     second one of the same site, as of a recurrent weight, ``{group}_unit_2``. Another axis that
     groups permute is called ``{site}_{groups}_entry``, and its coordinates tell which unit each
-    entry belongs to. The dimension of a plate has the plate's name.
+    entry belongs to. The dimension of a plate has the plate's name. Where a name is taken, as by
+    the argument ``data`` of a model with a plate ``data``, a number makes it another.
 
     :param sites: sites of the model.
     :param symmetry: the permutation group of the model, or None.
+    :param taken: names of variables, which no dimension may have.
     :returns: site -> dimensions, None where there is no name; dimension -> coordinates.
     """
     dims: Dims = {}
     coords: Coords = {}
     for site, drawn in sites.items():
-        names = {dim - drawn.event_dim: plate for dim, plate in drawn.plates.items()}
+        plates = plate_dims(drawn.plates, taken)
+        names = {dim - drawn.event_dim: plate for dim, plate in plates.items()}
         for dim, acting in _permuted_dims(symmetry, site).items():
-            taken = {*sites, *names.values()}
+            unavailable = {*taken, *names.values()}
             group, axis = acting[0]
             if axis.index is None and axis.outer == axis.inner == 1:
-                names[dim] = _free(f"{group}_unit", taken)
+                names[dim] = _free(f"{group}_unit", unavailable)
             else:
                 groups = dict.fromkeys(group for group, _ in acting)
-                names[dim] = _free("_".join([site, *groups, "entry"]), taken)
+                names[dim] = _free("_".join([site, *groups, "entry"]), unavailable)
                 coords[names[dim]] = _owners(acting, drawn.value.shape[dim])
         dims[site] = [names.get(dim) for dim in range(-drawn.value.dim(), 0)]
     return dims, coords
+
+
+def plate_dims(plates: Mapping[int, str], taken: Collection[str]) -> dict[int, str]:
+    """Dimension of a batch, counted from the right -> its name, which is the plate's if it can be.
+
+    :param plates: dimension -> name of its plate.
+    :param taken: names of variables, which no dimension may have.
+    """
+    return {dim: _free(plate, {*taken, *DRAW_DIMS}) for dim, plate in plates.items()}
 
 
 def constant_dims(

@@ -11,11 +11,16 @@ import torch
 from pyro.infer import MCMC
 
 from pyro_perm.guide import AutoSymmetrized
-from pyro_perm.posterior.latents import require_no_others, summed_out, together
+from pyro_perm.posterior.latents import (
+    require_draws,
+    require_no_others,
+    summed_out,
+    together,
+)
 from pyro_perm.posterior.likelihood import Pointwise, pointwise
-from pyro_perm.program._pyro_internals import has_run
-from pyro_perm.program.full_data import FullData, SiteKind
-from pyro_perm.program.vectorized import DrawMapper, Groups, Values
+from pyro_perm.program.full_data import FullData
+from pyro_perm.program.sites import SiteKind
+from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import draw_guide
 
 Program = Callable[..., Any]
@@ -50,7 +55,7 @@ class Exported:
 
 def guide_posterior(
     model: FullData, guide: FullData, num_samples: int, map_draws: DrawMapper
-) -> Groups:
+) -> Datasets:
     """Independent draws from a guide.
 
     :returns: ``posterior``, with the model's auxiliary sites, and ``sample_stats``, which has the
@@ -66,11 +71,11 @@ def guide_posterior(
     known = model.names(SiteKind.LATENT, SiteKind.AUXILIARY)
     sites = [name for name in known if name in drawn]
     draws = draw(together(model, guide), sites, num_samples, map_draws)
-    groups = {"posterior": draws.values, "sample_stats": {"log_q": draws.log_q}}
-    return _chains(groups, 1)
+    datasets = {"posterior": draws.values, "sample_stats": {"log_q": draws.log_q}}
+    return _chains(datasets, 1)
 
 
-def mcmc_posterior(model: FullData, mcmc: MCMC) -> Groups:
+def mcmc_posterior(model: FullData, mcmc: MCMC) -> Datasets:
     """The draws of an MCMC run, its chains kept apart.
 
     :returns: ``posterior`` and ``sample_stats``, which has ``diverging`` where the kernel tells;
@@ -78,8 +83,7 @@ def mcmc_posterior(model: FullData, mcmc: MCMC) -> Groups:
     :raises ValueError: if it has not run, or has no draws of a latent site of the model that cannot
         be summed out.
     """
-    if not has_run(mcmc):
-        raise ValueError("the MCMC has no draws yet: call mcmc.run(...) first")
+    require_draws(mcmc)
     samples = mcmc.get_samples(group_by_chain=True)
     summed_out(model, samples, "the MCMC draws")
     divergences = mcmc.diagnostics().get("divergences")
@@ -125,7 +129,7 @@ def exported(model: FullData, posterior: Values) -> Exported:
     return Exported(model, left_out, tuple(functions), found)
 
 
-def evaluate(export: Exported, drawn: Groups, map_draws: DrawMapper) -> Groups:
+def evaluate(export: Exported, drawn: Datasets, map_draws: DrawMapper) -> Datasets:
     """What the model says about draws of its posterior.
 
     :param drawn: ``posterior`` and ``sample_stats``, shape ``(chains, draws, ...)``.
@@ -135,7 +139,7 @@ def evaluate(export: Exported, drawn: Groups, map_draws: DrawMapper) -> Groups:
     """
     model = export.model
 
-    def evaluated(values: Values) -> Groups:
+    def evaluated(values: Values) -> Datasets:
         given = model.evaluate(values, export.summed_out)
         predicted = model.replicating.draw(values).values
         return {
@@ -148,22 +152,22 @@ def evaluate(export: Exported, drawn: Groups, map_draws: DrawMapper) -> Groups:
     posterior = drawn["posterior"]
     num_chains = len(next(iter(posterior.values())))
     flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
-    groups = _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+    datasets = _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
     latent = {name: posterior[name] for name in export.latent}
     return {
-        **groups,
-        "posterior": {**latent, **groups["posterior"]},
-        "sample_stats": {**drawn["sample_stats"], **groups["sample_stats"]},
+        **datasets,
+        "posterior": {**latent, **datasets["posterior"]},
+        "sample_stats": {**drawn["sample_stats"], **datasets["sample_stats"]},
     }
 
 
-def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Groups:
+def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Datasets:
     """Independent draws from the model itself.
 
     :returns: ``prior`` and ``prior_predictive``, shape ``(1, num_samples, ...)``.
     """
 
-    def draw(_: Values) -> Groups:
+    def draw(_: Values) -> Datasets:
         drawn = export.model.replicating.draw().values
         return {
             "prior": {name: drawn[name] for name in (*export.latent, *export.functions)},
@@ -174,8 +178,8 @@ def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Groups:
     return _chains(map_draws(draw, index, description="prior draws"), 1)
 
 
-def _chains(groups: Groups, num_chains: int) -> Groups:
+def _chains(datasets: Datasets, num_chains: int) -> Datasets:
     return {
-        group: {name: v.unflatten(0, (num_chains, -1)) for name, v in values.items()}
-        for group, values in groups.items()
+        dataset: {name: v.unflatten(0, (num_chains, -1)) for name, v in values.items()}
+        for dataset, values in datasets.items()
     }

@@ -224,3 +224,70 @@ def test_predictions_draw_components_and_sum_them_out_of_the_likelihood():
     # A third of the new observations lies about each location.
     assert (found.draws > 1.5).double().mean() == pytest.approx(1 / 3, abs=0.03)
     assert found.draws.std() == pytest.approx((6.0 + 0.25) ** 0.5, abs=0.1)
+
+
+def exported(model, *args):
+    guide = AutoNormal(poutine.block(model, expose=["mu"]), init_scale=0.1)
+    return pp.to_arviz(model, guide, *args, num_samples=4, num_prior_samples=2, progress=False)
+
+
+def test_chains_have_a_joint_but_no_pointwise_likelihood():
+    @config_enumerate
+    def model(x):
+        mu = locations()
+        z = torch.tensor(0)
+        for t in pyro.markov(range(len(x))):
+            z = pyro.sample(f"z{t}", dist.Categorical((torch.eye(K) + 0.1)[z]))
+            pyro.sample(f"x{t}", dist.Normal(mu[z], 0.5), obs=x[t])
+
+    data = exported(model, X[:3])
+    assert set(data["log_likelihood"]) == {"x0_x1_x2"}  # One sequence is one observation.
+    mu = torch.as_tensor(data["posterior"]["mu"].values[0])
+    transition = (torch.eye(K) + 0.1) / (torch.eye(K) + 0.1).sum(-1, keepdim=True)
+    forward = transition[0].log().expand(4, K)
+    for t in range(3):
+        forward = forward + dist.Normal(mu, 0.5).log_prob(X[t])
+        ended, forward = forward.logsumexp(-1), (forward[..., None] + transition.log()).logsumexp(1)
+    found = torch.as_tensor(data["log_likelihood"]["x0_x1_x2"].values[0])
+    torch.testing.assert_close(found, ended)
+
+
+def test_items_are_the_observations_where_annotators_share_a_class():
+    x = torch.stack([X, X + 0.1])
+
+    @config_enumerate
+    def model(x):
+        mu = locations()
+        items, raters = pyro.plate("items", 12, dim=-1), pyro.plate("raters", 2, dim=-2)
+        with items:
+            z = pyro.sample("z", dist.Categorical(torch.ones(K)))
+        with raters, items:
+            pyro.sample("x", dist.Normal(mu[z], 0.5), obs=x)
+
+    data = exported(model, x)
+    found = data["log_likelihood"]["x"]
+    assert found.dims == ("chain", "draw", "items")
+    mu = torch.as_tensor(data["posterior"]["mu"].values[0])
+    each = dist.Normal(mu[:, None, None], 0.5).log_prob(x[..., None]).sum(1)
+    expected = each.logsumexp(-1) - torch.tensor(3.0).log()
+    torch.testing.assert_close(torch.as_tensor(found.values[0]), expected)
+
+
+def test_what_one_component_ties_together_is_named():
+    @config_enumerate
+    def model(x):
+        mu = locations()
+        z = pyro.sample("z", dist.Categorical(torch.ones(K)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mu[z], 0.5), obs=x)
+
+    with pytest.warns(UserWarning, match="'x' is part of lp, .* 'z', summed out, ties all entries"):
+        data = exported(model, X)
+    assert "log_likelihood" not in data
+    guide = AutoNormal(poutine.block(model, hide=["z"]))
+    guide(X)
+    with pytest.warns(UserWarning, match="'x' is part of the likelihood"):
+        found = pp.predict(model, guide, X, num_samples=3, progress=False)
+    assert found.draws.shape == (3, 12)
+    with pytest.raises(ValueError, match="predict has warned why"):
+        _ = found.log_predictive_density
