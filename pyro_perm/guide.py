@@ -164,8 +164,11 @@ class AutoSymmetrized(AutoGuide):
         return self.symmetry.group
 
     def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
-        device = next((parameter.device for parameter in self.base.parameters()), None)
-        permutations = sample_permutations(self._group, device) if self.permute else {}
+        permutations = {}
+        if self.permute:
+            parameter = next(self.base.parameters(), None)
+            device = None if parameter is None else parameter.device
+            permutations = sample_permutations(self._group, device)
         with SymmetrizeMessenger(self._group, permutations) as drawn:
             return drawn, self.base(*args, **kwargs)
 

@@ -160,7 +160,8 @@ class PermutationSymmetry:
         return self.spec == other.spec
 
     def __hash__(self) -> int:
-        return hash(frozenset((group, *sites.items()) for group, sites in self.spec.items()))
+        groups = ((group, frozenset(sites.items())) for group, sites in self.spec.items())
+        return hash(frozenset(groups))
 
     def __bool__(self) -> bool:
         """Whether there is a group at all."""
@@ -263,9 +264,10 @@ class PermutationSymmetry:
     def describes(self, group: SymmetryGroup) -> bool:
         """Whether a group is this symmetry's, whatever the order of its factors."""
         shapes = dict(group.shapes)
-        if shapes.keys() != set(self.sites):
+        try:
+            return SymmetryGroup.of(self.spec, shapes).spec == group.spec
+        except (KeyError, ValueError):  # It has other sites, or does not fit them.
             return False
-        return SymmetryGroup.of(self.spec, shapes).spec == group.spec
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of a site's value, plates included."""

@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from densities import two_layers
-from problems import one_hidden_layer, two_hidden_layers
+from problems import one_hidden_layer, two_hidden_layers, with_signs
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal
@@ -42,6 +42,44 @@ def on(device, density):
 
 def leaves(density):
     return [t for kind in (density.values, density.locs, density.scales) for t in kind.values()]
+
+
+@pytest.mark.parametrize("permute", [True, False], ids=["permuted", "in place"])
+@pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe()], ids=str)
+def test_signs_flip_on_the_device(device, estimator, permute):
+    spec = {
+        "units": {
+            "w": pp.Axis(0, sign=True, permute=permute),
+            "v": pp.Axis(1, index=(0, 2, 3), permute=permute),
+        }
+    }
+    shapes = {"w": (3, 2), "v": (2, 4)}
+    group = pp.PermutationSymmetry(spec, shapes=shapes).group
+    kinds = [{site: torch.rand(shape) + 0.5 for site, shape in shapes.items()} for _ in range(3)]
+    density = FactorizedDensity(group, *kinds, torch.Size())
+    here, there = on(torch.device("cpu"), density), on(device, density)
+    expected, found = estimator.log_ratio(here), estimator.log_ratio(there)
+    assert found.device.type == device.type
+    torch.testing.assert_close(found.cpu(), expected)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves(there)),
+        torch.autograd.grad(expected, leaves(here)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.cpu(), other)
+    element = group.sample((4,), device=device)
+    moved = group.apply(element, there.values)
+    assert all(value.device.type == device.type for value in moved.values())
+
+
+def test_a_guide_draws_its_permutations_on_the_device(device):
+    problem = with_signs(one_hidden_layer(3))
+    args, guide = tuple(arg.to(device) for arg in problem.args), problem.guide()
+    with device:
+        guide(*args)
+    nodes = poutine.trace(guide).get_trace(*args).nodes
+    (site,) = (name for name in nodes if name.startswith("hidden_permutation"))
+    assert nodes[site]["value"].device == nodes["w1"]["value"].device
 
 
 @pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe()], ids=str)

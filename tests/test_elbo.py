@@ -431,7 +431,8 @@ def test_a_loss_recognises_the_guides_symmetry_however_it_is_written():
     problem = one_hidden_layer()
     guide = problem.guide()
     backwards = {"hidden": {"w2": -1, "b1": -1, "w1": -2}}
-    for spec, fits in ((backwards, True), ({"hidden": {"w1": 0, "b1": 0}}, False)):
+    others = {"hidden": {"w1": 0, "b1": 0}}, {"hidden": {"w1": 1, "b1": 0, "w2": 1}}
+    for spec, fits in ((backwards, True), *((other, False) for other in others)):
         loss = pp.TraceSymmetrized_ELBO(symmetry=pp.PermutationSymmetry(spec))
         if fits:
             assert abs(loss.loss(problem.model, guide, *problem.args)) < 1e6

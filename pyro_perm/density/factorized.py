@@ -103,14 +103,12 @@ class FactorizedDensity:
         orbits = UnitLayout.of(self.symmetry, group, sites).orbits
         return orbits.pairs(center(self.units(group, sites), orbits)).log_densities
 
-    def log_mass(self, group: str, sites: Iterable[str]) -> Tensor | float:
+    def log_mass(self, group: str, sites: Iterable[str]) -> Tensor:
         """``log sum_h q(h . w) / q(w)`` over what the group does to each unit by itself.
 
         :param sites: sites of the group that count.
-        :returns: shape ``(*batch)``, in nats and double precision; 0 where it only permutes.
+        :returns: shape ``(*batch)``, in nats and double precision; zero where it only permutes.
         """
-        if not self.symmetry.factor(group).actions:
-            return 0.0
         sites = tuple(sites)
         orbits = UnitLayout.of(self.symmetry, group, sites).orbits
         return orbits.log_mass(center(self.units(group, sites), orbits)).sum(-1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -84,12 +85,13 @@ class Bethe(Estimator):
                 total = total + symmetry.log_orders[term.group]
         return torch.as_tensor(total, dtype=torch.float64).expand(density.batch_shape)
 
-    def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor | float:
+    def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor:
         """``log sum_g q(g . w) - log q(w)`` over one group and some of its sites."""
-        total: Tensor | float = 0.0
-        if density.symmetry.factor(term.group).permutes:
-            total = self._log_permanent(density, term)
-        return total + density.log_mass(*term)
+        factor = density.symmetry.factor(term.group)
+        terms = [self._log_permanent(density, term)] if factor.permutes else []
+        if factor.actions:
+            terms.append(density.log_mass(*term))
+        return reduce(torch.add, terms)
 
     def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor:
         """``log perm(exp L) - sum_i L_ii``."""

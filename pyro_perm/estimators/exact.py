@@ -129,10 +129,12 @@ def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elem
     total = density.log_ratio(element)
     for group in summed:
         sites = density.symmetry.spec[group]
-        if density.symmetry.factor(group).permutes:
+        factor = density.symmetry.factor(group)
+        if factor.permutes:
             pairs = moved.unit_pairs(group, sites)
             total = total + log_permanent(pairs) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
-        total = total + moved.log_mass(group, sites)
+        if factor.actions:
+            total = total + moved.log_mass(group, sites)
     return total.expand(-1 if elements else 1, *density.batch_shape)
 
 

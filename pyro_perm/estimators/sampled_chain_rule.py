@@ -87,7 +87,9 @@ class SampledChainRule(Estimator):
         total = torch.zeros(density.batch_shape, dtype=torch.float64, device=device)
         for group, sites in terms:
             factor = density.symmetry.factor(group)
-            total = total + (density.log_mass(group, sites) if sites else factor.log_unit_orders)
+            if factor.actions:
+                unit_actions = density.log_mass(group, sites) if sites else factor.log_unit_orders
+                total = total + unit_actions
             if factor.permutes:
                 pairs = (
                     density.unit_pairs(group, sites)

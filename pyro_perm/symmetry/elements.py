@@ -34,7 +34,7 @@ class UnitLaw(Protocol):
         """The element that undoes another."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Element:
     """An element whose other parts than permutation and signs are not all the identity.
 

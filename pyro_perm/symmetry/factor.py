@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
+from operator import itemgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ class Factor:
     size: int
     axes: tuple[tuple[str, Axis], ...]
 
-    @property
+    @cached_property
     def permutes(self) -> bool:
         """Whether units take each other's places."""
         return self.axes[0][1].permute
@@ -141,12 +143,18 @@ class Factor:
             element = _with_each(element, action, each)
         return element
 
+    def image_motions(self) -> list[Motion]:
+        """What every element of ``H`` does to all units, the identity first."""
+        images = self.images()
+        each = (transform(itemgetter(number), images) for number in range(images.shape[0]))
+        return [self.motion(image)._replace(units=None) for image in each]
+
     def motion(self, element: AnyElement) -> Motion:
         """What an element does to values of sites; nothing checks it here."""
+        if not self.actions:
+            return Motion(element.permutation if isinstance(element, Element) else element, ())
         whole = as_element(element)
-        units = None
-        if self.permutes:
-            units = unit_of(whole.permutation) if self.actions else whole.permutation
+        units = unit_of(whole.permutation) if self.permutes else None
         parts = ((action, action.part_of(whole)) for action in self.actions)
         return Motion(units, tuple((action, part) for action, part in parts if part is not None))
 
@@ -158,8 +166,7 @@ class Factor:
         return action.elements()
 
 
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """What an element of one group does along any axis of the group.
 
     Attributes:
@@ -217,7 +224,8 @@ def require_element(factor: Factor, element: AnyElement) -> None:
             f"group '{factor.name}': the entries of a permutation lie between {first} and {last} "
             f"here, but this one has some from {low} to {high}: number the units from 0"
         )
-    if not factor.permutes and (unit_of(permutation) != factor.identity(permutation.device)).any():
+    in_place = torch.arange(size, device=permutation.device)
+    if not factor.permutes and (unit_of(permutation) != in_place).any():
         raise ValueError(
             f"group '{factor.name}' leaves its units in place (permute=False), but this element "
             "does not: number the units in order, ~j for minus unit j"

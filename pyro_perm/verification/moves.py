@@ -69,7 +69,7 @@ def random_element(group: SymmetryGroup) -> Iterator[Move]:
         motion = factor.motion(factor.sample())
         parts = tuple((action, part) for action, part in motion.parts if action.is_compact)
         if parts or factor.permutes:
-            yield Move(factor.name, PERMUTE, factor.axes, replace(motion, parts=parts))
+            yield Move(factor.name, PERMUTE, factor.axes, motion._replace(parts=parts))
 
 
 def rescalings(group: SymmetryGroup) -> Iterator[Move]:

@@ -60,6 +60,9 @@ def test_specs_are_equal_where_their_axes_are():
     symmetry, other = problem.symmetry(), problem.symmetry()
     other.verify(problem.model, *problem.args)
     assert symmetry == other and hash(symmetry) == hash(other)
+    backwards = {group: dict(reversed(sites.items())) for group, sites in symmetry.spec.items()}
+    same = pp.PermutationSymmetry(backwards)
+    assert symmetry == same and hash(symmetry) == hash(same)
     assert symmetry != two_hidden_layers().symmetry()
     assert symmetry.subset() == symmetry and symmetry != {"hidden": {"w1": 0}}
 

@@ -273,6 +273,8 @@ def test_a_guide_whose_units_stay():
     found = pp.mutual_information(guide, *problem.args, num_samples=8, progress=False)
     assert found.log_order == pytest.approx(3 * math.log(2))
     assert 0 <= found.lower <= found.log_order
+    overlap = pp.unit_overlap(guide, *problem.args, num_samples=2)["hidden"]
+    assert torch.equal(overlap, torch.eye(3))
 
 
 def test_summary_and_json_tell_what_happens_to_units():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_perm.symmetry import Axis, SymmetryGroup
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.elements import AnyElement, compose, transform
 from pyro_perm.symmetry.factor import Factor
 
@@ -42,7 +41,6 @@ def _order_of_units(
 ) -> AnyElement:
     moved = symmetry.apply(order, {site: values[site] for site in symmetry.spec[factor.name]})
     device = next(iter(moved.values())).device
-    images = transform(lambda part: part.to(device), factor.images())
     settled, shared = [], []
     for site, value in moved.items():
         rank, acting = symmetry.site_rank(site), symmetry.actions_on(site)
@@ -55,23 +53,16 @@ def _order_of_units(
                         entries = action.invariant(entries, along)
                 shared.append(entries.sort(-1).values)
             else:
-                settled.append(_images_of_units(value, axis, rank, factor, images))
+                each = (motion.apply(value, axis, rank) for motion in factor.image_motions())
+                settled.append([axis.units(image, rank) for image in each])
     image: AnyElement = factor.identity(device)
     if settled:
         keys, chosen = _largest([torch.cat(each, -1) for each in zip(*settled, strict=True)])
-        image = transform(lambda part: part.gather(0, chosen), images)
+        image = transform(lambda part: part.to(device).gather(0, chosen), factor.images())
         shared.insert(0, keys)
     if not factor.permutes:
         return compose(factor.identity(device).expand(len(shared[0]), -1), image)
     return compose(_lexicographic(torch.cat(shared, -1)), image)
-
-
-def _images_of_units(
-    value: Tensor, axis: Axis, rank: int, factor: Factor, images: AnyElement
-) -> list[Tensor]:
-    """What belongs to each unit along an axis, for every image: shape ``(draws, n, entries)``."""
-    each = (transform(itemgetter(number), images) for number in range(images.shape[0]))
-    return [axis.units(factor.motion(image).apply(value, axis, rank), rank) for image in each]
 
 
 def _largest(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

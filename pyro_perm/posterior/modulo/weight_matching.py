@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
-from operator import itemgetter
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from pyro_perm.symmetry.elements import (
     transform,
     where,
 )
-from pyro_perm.symmetry.factor import Factor
+from pyro_perm.symmetry.factor import Factor, Motion
 from pyro_perm.symmetry.separable import coupled_sites
 
 Values = Mapping[str, Tensor]
@@ -162,7 +161,7 @@ def _assignment(problem: Matching, group: str, pending: frozenset[str] = frozens
     elements = []
     for start in range(0, problem.num_draws, at_once):
         values = {site: value[start : start + at_once] for site, value in problem.values.items()}
-        gains, number = _gains(replace(problem, values=values), factor, images, pending)
+        gains, number = _gains(replace(problem, values=values), factor, pending)
         units = _best_units(gains) if factor.permutes else factor.identity(gains.device)
         units = units.expand(gains.shape[:-1])
         chosen = number.gather(-1, units.unsqueeze(-1)).squeeze(-1)
@@ -177,28 +176,25 @@ def _best_units(gains: Tensor) -> Tensor:
     return torch.from_numpy(columns).to(gains.device)
 
 
-def _gains(
-    problem: Matching, factor: Factor, images: AnyElement, pending: frozenset[str]
-) -> tuple[Tensor, Tensor]:
+def _gains(problem: Matching, factor: Factor, pending: frozenset[str]) -> tuple[Tensor, Tensor]:
     """``M``, and the number of the image that each of its entries is due to.
 
     :returns: shape ``(draws, n, n)`` each, the former in double precision.
     """
-    gains = _products(problem, factor, transform(itemgetter(0), images), pending)
+    identity, *motions = factor.image_motions()
+    gains = _products(problem, factor, identity, pending)
     number = torch.zeros_like(gains, dtype=torch.long)
-    for other in range(1, images.shape[0]):
-        products = _products(problem, factor, transform(itemgetter(other), images), pending)
+    for other, motion in enumerate(motions, start=1):
+        products = _products(problem, factor, motion, pending)
         better = products > gains
         gains = torch.where(better, products, gains)
         number = torch.where(better, other, number)
     return gains, number
 
 
-def _products(
-    problem: Matching, factor: Factor, image: AnyElement, pending: frozenset[str]
-) -> Tensor:
+def _products(problem: Matching, factor: Factor, motion: Motion, pending: frozenset[str]) -> Tensor:
     """Products of the reference's units with an image of the units of each draw."""
-    symmetry, motion = problem.symmetry, factor.motion(image)
+    symmetry = problem.symmetry
     shape = (problem.num_draws, factor.size, factor.size)
     total = torch.zeros(shape, dtype=torch.float64, device=problem.device)
     for site in symmetry.spec[factor.name]:
@@ -215,9 +211,8 @@ def _products(
 
 def _mean_over(factor: Factor, value: Tensor, axis: Axis, rank: int) -> Tensor:
     """The mean over a group that acts along one axis of a site."""
-    images = factor.images()
-    each = (factor.motion(transform(itemgetter(k), images)) for k in range(images.shape[0]))
-    units = torch.stack([axis.units(one.apply(value, axis, rank), rank) for one in each]).mean(0)
+    each = (motion.apply(value, axis, rank) for motion in factor.image_motions())
+    units = torch.stack([axis.units(image, rank) for image in each]).mean(0)
     if factor.permutes:
         units = units.mean(-2, keepdim=True).expand_as(units)
     return value + axis.from_units(units - axis.units(value, rank), value.shape[-rank:])
