@@ -96,12 +96,14 @@ def find_symmetry(
         _tie_enumerated(interpreter, joint)
         priors = _opaque_priors(opaque, interpreter, joint, program)
         spec, reasons = _extract(interpreter, joint, priors)
-        if signs:
-            spec, why_unsigned = with_signs(joint, spec)
-            reasons |= why_unsigned
-        if scales:
-            spec, why_unscaled = with_scales(joint, spec, unscalable_sites(program))
-            reasons |= why_unscaled
+        unscalable = unscalable_sites(program) if scales else {}
+        with torch.device("cpu"):  # degrees have nothing to do with the model's device
+            if signs:
+                spec, why_unsigned = with_signs(joint, spec)
+                reasons |= why_unsigned
+            if scales:
+                spec, why_unscaled = with_scales(joint, spec, unscalable)
+                reasons |= why_unscaled
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=3)

@@ -66,7 +66,7 @@ def generators(group: SymmetryGroup) -> Iterator[Move]:
 def random_element(group: SymmetryGroup) -> Iterator[Move]:
     """What a uniform element does to the units of each group, scales apart."""
     for factor in group.factors:
-        motion = factor.motion(factor.sample())
+        motion = factor.motion(factor.sample(device="cpu"))
         parts = tuple((action, part) for action, part in motion.parts if action.is_compact)
         if parts or factor.permutes:
             yield Move(factor.name, PERMUTE, factor.axes, motion._replace(parts=parts))
@@ -78,7 +78,7 @@ def rescalings(group: SymmetryGroup) -> Iterator[Move]:
         for action in factor.actions:
             if not action.is_compact:
                 axes = _axes_of(action, factor)
-                motion = Motion(None, ((action, action.sample((factor.size,))),))
+                motion = Motion(None, ((action, action.sample((factor.size,), device="cpu")),))
                 sites = frozenset(site for site, _ in axes)
                 yield Move(factor.name, action.verb, axes, motion, sites)
 

@@ -74,6 +74,36 @@ def test_the_default_device_does_not_matter(
     assert groups_of(find_symmetry(model, on("cpu", 4, 3))) == written(GROUPS[model])
 
 
+def rectifiers(x: Tensor) -> None:
+    """Units that flip and rescale, units that only rescale, and a prior that is asked."""
+    device = str(x.device)
+    loc = torch.arange(5.0, device=device)
+    w1 = pyro.sample("w1", dist.Normal(loc, torch.ones_like(loc)).expand([3, 5]).to_event(2))
+    h = torch.relu(x @ w1) @ sample("w2", device, 5, 4)
+    mean = h.abs() @ sample("w3", device, 4)
+    pyro.sample("y", dist.Normal(mean, torch.ones_like(mean)).to_event(1), obs=x[:, 0])
+
+
+def found_with_degrees(device: str) -> str:
+    return repr(find_symmetry(rectifiers, on(device, 4, 3), signs=True, scales=True))
+
+
+def test_the_default_device_does_not_matter_to_degrees(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = found_with_degrees("cpu")
+    assert "sign=True" in expected and "permute=False" in expected
+    monkeypatch.setattr(find, "confirm", lambda *args, **kwargs: None)
+    request.getfixturevalue("other_default")
+    assert found_with_degrees("cpu") == expected
+
+
+@pytest.mark.device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_degrees_on_a_cuda_device() -> None:
+    assert found_with_degrees("cuda") == found_with_degrees("cpu")
+
+
 @pytest.mark.device
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("model", GROUPS)
