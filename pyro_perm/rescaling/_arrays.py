@@ -1,0 +1,49 @@
+"""Arrays of numpy on the CPU, where its calls cost a third of torch's, and tensors elsewhere.
+
+Code that serves both takes functions of the same name and meaning from :func:`namespace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: An array of numpy, or a tensor of a device other than the CPU.
+Array: TypeAlias = Any
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions take such arrays."""
+    return np if isinstance(array, np.ndarray) else torch
+
+
+def as_array(tensor: Tensor) -> Array:
+    """In double precision, sharing memory where possible."""
+    tensor = tensor.detach().double()
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Sharing memory."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def as_index(tensor: Tensor) -> Array:
+    """Positions as an array."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def empty(shape: Sequence[int], like: Array) -> Array:
+    """Where and in the precision of another array."""
+    if isinstance(like, np.ndarray):
+        return np.empty(shape, like.dtype)
+    return like.new_empty(tuple(shape))
+
+
+def positions(mask: Array) -> Array:
+    """Where a mask of one dimension is true."""
+    return namespace(mask).argwhere(mask)[:, 0]
