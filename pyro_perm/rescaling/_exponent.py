@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._arrays import Array, as_array, namespace, positions
+from pyro_perm.rescaling._arrays import Array, as_array, both, empty, namespace, positions
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -61,7 +61,7 @@ class Exponent(NamedTuple):
         incoming = self.a >= 0
         origin = xp.log(larger / self.squares[0 if incoming else 1])
         origin *= 0.5 if incoming else -0.5
-        squares = xp.stack([larger, smaller] if incoming else [smaller, larger])
+        squares = both(larger, smaller) if incoming else both(smaller, larger)
         return Exponent(squares, self.crosses * powers(origin), self.a), origin
 
     def bracket(self) -> Array:
@@ -131,7 +131,7 @@ class Exponent(NamedTuple):
         :param t: shape ``(..., n)``.
         """
         xp = namespace(t)
-        rise = self.rise_at(xp.stack([xp.expm1(t), xp.expm1(-t)]))
+        rise = self.rise_at(both(xp.expm1(t), xp.expm1(-t)))
         rise += self.a * t
         return rise
 
@@ -159,9 +159,10 @@ class Exponent(NamedTuple):
 
 def powers(t: Array) -> Array:
     """``e^t`` and ``e^{-t}``: by what rescaling multiplies incoming and outgoing entries."""
-    xp = namespace(t)
-    x = xp.exp(t)
-    return xp.stack([x, 1 / x])
+    xp, x = namespace(t), empty((2, *t.shape), t)
+    xp.exp(t, out=x[0])
+    xp.reciprocal(x[0], out=x[1])
+    return x
 
 
 def align(part: Array, t: Array) -> Array:

@@ -14,7 +14,7 @@ of ``f`` decides.
 
 from __future__ import annotations
 
-from pyro_perm.rescaling._arrays import Array, namespace, positions
+from pyro_perm.rescaling._arrays import Array, both, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent
 
 # Newton's steps from a start that is mostly close, and guarded ones from the ends of a bracket.
@@ -57,30 +57,30 @@ def find_second_modes(
     :returns: whose they are, shape ``(few,)``, and where.
     """
     xp = namespace(modes)
-    pair = positions(~_has_no_other(moved))
-    if len(pair):
+    whose = positions(~_has_no_other(moved))
+    if len(whose):
         # Where the second mode and the valley before the first have a point between them.
-        between = modes[pair] + xp.log(_minimum(moved.take(pair)))
-        slope, _, _ = balanced.take(pair).derivatives(between)
-        valley = slope * (between - modes[pair]) > 0
-        pair, between = pair[valley], between[valley]
-    if not len(pair):
-        return pair, modes[:0]
-    some, first = balanced.take(pair), modes[pair]
+        between = modes[whose] + xp.log(_minimum(moved.take(whose)))
+        slope, _, _ = balanced.take(whose).derivatives(between)
+        valley = slope * (between - modes[whose]) > 0
+        whose, between = whose[valley], between[valley]
+    if not len(whose):
+        return whose, modes[:0]
+    some, first = balanced.take(whose), modes[whose]
     low, high = _ordered(some.bracket())
     left = xp.where(between < first, low, between)
     right = xp.where(between < first, between, high)
     second = _mode_within(some, left, right)
-    matters = moved.take(pair).rise(second - first) > -depth
-    return pair[matters], second[matters]
+    matters = moved.take(whose).rise(second - first) > -depth
+    return whose[matters], second[matters]
 
 
 def highest_value(exponent: Exponent) -> Array:
     """``max_t h(t)``, shape ``(n,)``."""
     balanced, origin = exponent.balanced()
     mode, moved = find_modes(balanced)
-    pair, second = find_second_modes(balanced, mode, moved, 0.0)
-    mode[pair] = second
+    whose, second = find_second_modes(balanced, mode, moved, 0.0)
+    mode[whose] = second
     xp = namespace(mode)
     for _ in range(_FINAL_STEPS):
         slope, curvature, _ = balanced.derivatives(mode)
@@ -96,7 +96,7 @@ def _ordered(bracket: Array) -> tuple[Array, Array]:
 def _mean_of_modes(balanced: Exponent, bracket: Array) -> Array:
     """Of both parts, weighted by their curvatures."""
     xp = namespace(bracket)
-    weights = xp.exp(2 * xp.stack([bracket[0], -bracket[1]]))
+    weights = xp.exp(both(2 * bracket[0], -2 * bracket[1]))
     weights += 1
     weights *= balanced.squares
     terms = weights * bracket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pyro_perm.rescaling._arrays import Array, empty, namespace, positions
+from pyro_perm.rescaling._arrays import Array, both, empty, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._windows import Windows
 
@@ -60,7 +60,7 @@ def _next_rule(num_nodes: int) -> int:
 def _trapezoid(exponent: Exponent, left: Array, right: Array, num_nodes: int) -> NodeSums:
     xp = namespace(left)
     step = (right - left) / (num_nodes - 1)
-    z = _falling(xp.stack([right, -left]), step, num_nodes)
+    z = _falling(both(right, -left), step, num_nodes)
     z[0] = xp.flip(z[0], (0,))
     rise = exponent.rise_at(z)
     for number in range(1, num_nodes):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from pyro_perm.rescaling._arrays import Array, namespace, positions
+from pyro_perm.rescaling._arrays import Array, both, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent, align, powers
 from pyro_perm.rescaling._modes import find_modes, find_second_modes
 
@@ -132,7 +132,7 @@ def _first_reach(exponent: Exponent, curvature: Array, depth: float) -> Array:
     # Where ``square z^2 / 4`` exceeds the depth and ``(cross - square) z``, for ``z = e^t - 1``.
     excess = 4 * xp.clip(crosses - squares, 0, None) / xp.clip(squares, _SMALLEST, None)
     far = xp.log1p(xp.sqrt(4 * depth / squares) + excess)
-    return xp.stack([xp.maximum(skew - half, -far[1]), xp.minimum(skew + half, far[0])])
+    return both(xp.maximum(skew - half, -far[1]), xp.minimum(skew + half, far[0]))
 
 
 def _bisected_reach(exponent: Exponent, t: Array, depth: float) -> Array:

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._arrays import as_array, as_index, as_tensor
+from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, empty, positions
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._modes import highest_value
 from pyro_perm.rescaling._once import refuse_second_derivatives
@@ -114,24 +114,23 @@ def orbit_pairs(
     entries = UnitEntries(*(kind.double() for kind in entries))
     incoming, outgoing, fixed = _parts(entries, degrees)
     squares, crosses = _pair_sums(incoming, outgoing)
-    a, constant = float(degrees.jacobian), _log_density_of_zero(entries).unsqueeze(-1)
+    constant = _log_density_of_zero(entries).unsqueeze(-1)
     if degrees.num_fixed:
         fixed_squares, fixed_crosses = _pair_sums(fixed)
         constant = constant + fixed_crosses[0] - 0.5 * fixed_squares[0]
     shape = squares.shape[1:]
-    exponent = Exponent(as_array(squares.flatten(1)), as_array(crosses.flatten(1)), a)
-    bounds = as_tensor(bound(exponent)).view(shape).add_(constant)
-    curvature = (2 * squares - crosses).sum(0).diagonal(dim1=-2, dim2=-1).clamp_min(1.0)
-    own = _log_densities(entries) - 0.5 * curvature.log()
-    counts = bounds > own.unsqueeze(-2) - _NEGLIGIBLE
-    counts.diagonal(dim1=-2, dim2=-1).fill_(True)
-    where = counts.flatten().nonzero().squeeze(-1)
-    log_integrals, some_means = integrate(exponent.take(as_index(where)), tolerance)
-    densities = bounds.flatten()
-    densities[where] = as_tensor(log_integrals) + constant.expand(shape).reshape(-1)[where]
-    means = densities.new_zeros(4, len(densities))
-    means[:, where] = as_tensor(some_means)
-    return OrbitPairs(densities.view(shape), means.view(4, *shape), entries, degrees)
+    exponent = Exponent(
+        as_array(squares.flatten(1)), as_array(crosses.flatten(1)), float(degrees.jacobian)
+    )
+    densities = as_tensor(bound(exponent)).view(shape).add_(constant)
+    where = _pairs_that_count(densities, entries, squares, crosses)
+    log_integrals, some_means = integrate(exponent.take(where), tolerance)
+    flat, constants = as_array(densities).reshape(-1), as_array(constant.expand(shape))
+    flat[where] = log_integrals + constants.reshape(-1)[where]
+    means = empty((4, len(exponent)), flat)
+    means[:] = 0.0
+    means[:, where] = some_means
+    return OrbitPairs(densities, as_tensor(means).view(4, *shape), entries, degrees)
 
 
 def log_orbit_mass(
@@ -249,6 +248,18 @@ def _pair_sums(*parts: UnitEntries) -> tuple[Tensor, Tensor]:
         precision = scales.square().reciprocal_()
         sums += [precision @ values.square().mT, precision.mul_(locs) @ values.mT]
     return torch.stack(sums[::2]), torch.stack(sums[1::2])
+
+
+def _pairs_that_count(
+    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor
+) -> Array:
+    """Numbers of the pairs of units with themselves, and of all whose bounds are near these."""
+    own_squares, own_crosses = (x.diagonal(dim1=-2, dim2=-1) for x in (squares, crosses))
+    curvature = (2 * own_squares).sub_(own_crosses).sum(0).clamp_min_(1.0)
+    own = _log_densities(entries).sub_(curvature.log_(), alpha=0.5)
+    counts = bounds > (own - _NEGLIGIBLE).unsqueeze(-2)
+    counts.diagonal(dim1=-2, dim2=-1).fill_(True)
+    return positions(as_index(counts.flatten()))
 
 
 def _log_density_of_zero(entries: UnitEntries) -> Tensor:
