@@ -51,6 +51,13 @@ def both(first: Array, second: Array) -> Array:
     return joined
 
 
+def numbers(num: int, like: Array) -> Array:
+    """0, 1 and so on, one below the other, shape ``(num, 1)``."""
+    if isinstance(like, np.ndarray):
+        return np.arange(num, dtype=like.dtype)[:, None]
+    return torch.arange(num, dtype=like.dtype, device=like.device).unsqueeze(-1)
+
+
 def positions(mask: Array) -> Array:
     """Where a mask of one dimension is true."""
     return namespace(mask).argwhere(mask)[:, 0]

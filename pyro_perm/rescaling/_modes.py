@@ -5,14 +5,15 @@ an exponent whose origin is a critical point, the other roots are those of
 
 .. math:: f(x) = A x^2 + C / x - E x - F, \qquad E = B - A, \quad F = D - C ,
 
-which is convex. By the inequality of the means
-``A x^2 + C / x`` is at least ``3 (A C^2 / 4)^{1/3}`` and at least ``3 (A^2 C / 4)^{1/3} x``, half
-of which may go to either. So there are no others where ``E_+^3 <= 27/32 A^2 C`` and
-``F_+^3 <= 27/32 A C^2``, as for all but a few pairs. For those the slope of ``h`` at the minimum
-of ``f`` decides.
+which is convex. By the inequality of the means ``A x^2 + C / x`` is at least
+``3 (A C^2 / 4)^{1/3}`` and at least ``3 (A^2 C / 4)^{1/3} x``, half of which may go to either. So
+there are no others where ``E_+^3 <= 27/32 A^2 C`` and ``F_+^3 <= 27/32 A C^2``, as for all but a
+few pairs. For those the slope of ``h`` at the minimum of ``f`` decides.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from pyro_perm.rescaling._arrays import Array, both, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent
@@ -77,15 +78,16 @@ def find_second_modes(
 
 def highest_value(exponent: Exponent) -> Array:
     """``max_t h(t)``, shape ``(n,)``."""
-    balanced, origin = exponent.balanced()
-    mode, moved = find_modes(balanced)
-    whose, second = find_second_modes(balanced, mode, moved, 0.0)
-    mode[whose] = second
-    xp = namespace(mode)
-    for _ in range(_FINAL_STEPS):
-        slope, curvature, _ = balanced.derivatives(mode)
-        mode += slope / xp.clip(curvature, _SMALLEST_CURVATURE, None)
-    return balanced.moved(mode).value() + exponent.a * (mode + origin)
+    with np.errstate(all="ignore"):
+        balanced, origin = exponent.balanced()
+        mode, moved = find_modes(balanced)
+        whose, second = find_second_modes(balanced, mode, moved, 0.0)
+        mode[whose] = second
+        xp = namespace(mode)
+        for _ in range(_FINAL_STEPS):
+            slope, curvature, _ = balanced.derivatives(mode)
+            mode += slope / xp.clip(curvature, _SMALLEST_CURVATURE, None)
+        return balanced.moved(mode).value() + exponent.a * (mode + origin)
 
 
 def _ordered(bracket: Array) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pyro_perm.rescaling._arrays import Array, both, empty, namespace, positions
+from pyro_perm.rescaling._arrays import Array, both, empty, namespace, numbers, positions
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._windows import Windows
 
@@ -63,8 +63,7 @@ def _trapezoid(exponent: Exponent, left: Array, right: Array, num_nodes: int) ->
     z = _falling(both(right, -left), step, num_nodes)
     z[0] = xp.flip(z[0], (0,))
     rise = exponent.rise_at(z)
-    for number in range(1, num_nodes):
-        rise[number] += (exponent.a * number) * step
+    rise += exponent.a * step * numbers(num_nodes, step)
     largest = xp.amax(rise, 0)
     rise -= largest
     weights = xp.exp(rise, out=rise)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, namespace
+from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, namespace, numbers
 from pyro_perm.rescaling._exponent import Exponent, align, powers
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._rejection import Hats
@@ -89,7 +89,7 @@ def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
     local, left = windows.exponent, windows.left
     num_cells = math.ceil(float(windows.num_nodes.max()))
     width = (windows.right - left) / num_cells
-    t = namespace(left).stack([left + number * width for number in range(num_cells + 1)])
+    t = left + width * numbers(num_cells + 1, width)
     parts = (left, width, local.rise(t), _excess(local, t, width))
     hats = Hats(*map(as_tensor, parts))
 
