@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.rescaling._arrays import Array, as_array, both, empty, namespace, positions
+
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -34,119 +36,138 @@ class Exponent(NamedTuple):
         a: common to all.
     """
 
-    squares: Tensor
-    crosses: Tensor
+    squares: Array
+    crosses: Array
     a: float
 
     @classmethod
     def of(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> Exponent:
         """From coefficients of any shapes that broadcast, flattened, in double precision."""
         A, B, C, D = (x.double().flatten() for x in torch.broadcast_tensors(A, B, C, D))
-        return cls(torch.stack([A, C]), torch.stack([B, D]), float(a))
+        return cls(as_array(torch.stack([A, C])), as_array(torch.stack([B, D])), float(a))
 
-    def balanced(self) -> tuple[Exponent, Tensor]:
+    def __len__(self) -> int:
+        return int(self.squares.shape[1])
+
+    def balanced(self) -> tuple[Exponent, Array]:
         """The exponent moved to where ``A - C = a``, and that origin, shape ``(n,)``."""
-        mean = self.squares.sqrt().prod(0)
-        larger = torch.hypot(2 * mean, mean.new_tensor(self.a)).add_(abs(self.a)).mul_(0.5)
+        xp = namespace(self.squares)
+        roots = xp.sqrt(self.squares)
+        mean = roots[0] * roots[1]
+        larger = mean
+        if self.a:
+            larger = 0.5 * (xp.sqrt(4 * mean * mean + self.a**2) + abs(self.a))
         smaller = mean * (mean / larger)
-        ends = [larger, smaller] if self.a >= 0 else [smaller, larger]
-        dominant = 0 if self.a >= 0 else 1
-        origin = (larger / self.squares[dominant]).log_().mul_(0.5 - dominant)
-        return Exponent(torch.stack(ends), self.crosses * both_ends(origin).exp_(), self.a), origin
+        incoming = self.a >= 0
+        origin = xp.log(larger / self.squares[0 if incoming else 1])
+        origin *= 0.5 if incoming else -0.5
+        squares = both(larger, smaller) if incoming else both(smaller, larger)
+        return Exponent(squares, self.crosses * powers(origin), self.a), origin
 
-    def bracket(self) -> Tensor:
+    def bracket(self) -> Array:
         """The modes of the incoming and the outgoing part of a balanced exponent, ``(2, n)``."""
-        ratio = self.crosses / self.squares.clamp_min(_TINY).mul_(2)
-        size = ratio.abs()
-        # Quicker than torch.asinh.
-        asinh = (size * size).add_(1).sqrt_().add_(size).log_().copysign_(ratio)
-        asinh[1].neg_()
+        xp = namespace(self.squares)
+        ratio = self.crosses / (2 * xp.clip(self.squares, _TINY, None))
+        size = xp.abs(ratio)
+        # Quicker than asinh.
+        asinh = xp.copysign(xp.log(size + xp.sqrt(size * size + 1)), ratio)
+        asinh[1] *= -1
         return asinh
 
-    def moved(self, origin: Tensor) -> Exponent:
+    def moved(self, origin: Array) -> Exponent:
         """The exponent with its origin moved, without the constant ``a * origin``."""
-        x = both_ends(origin).exp_()
-        return Exponent((self.squares * x).mul_(x), x.mul_(self.crosses), self.a)
+        x = powers(origin)
+        squares = self.squares * x
+        squares *= x
+        x *= self.crosses
+        return Exponent(squares, x, self.a)
 
-    def take(self, index: Tensor) -> Exponent:
+    def take(self, index: Array) -> Exponent:
         """Those of some pairs."""
         return Exponent(self.squares[:, index], self.crosses[:, index], self.a)
 
     def chunks(self, size: int) -> Iterator[Exponent]:
         """All pairs, some at a time."""
-        for squares, crosses in zip(
-            self.squares.split(size, 1), self.crosses.split(size, 1), strict=True
-        ):
-            yield Exponent(squares, crosses, self.a)
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
 
     def joined(self, other: Exponent) -> Exponent:
         """These pairs, then the others."""
-        squares = torch.cat([self.squares, other.squares], 1)
-        return Exponent(squares, torch.cat([self.crosses, other.crosses], 1), self.a)
+        xp = namespace(self.squares)
+        squares = xp.concatenate([self.squares, other.squares], 1)
+        return Exponent(squares, xp.concatenate([self.crosses, other.crosses], 1), self.a)
 
-    def value(self) -> Tensor:
+    def value(self) -> Array:
         """``h(0)``."""
-        value: Tensor = torch.add(self.crosses, self.squares, alpha=-0.5).sum(0)
-        return value
+        terms = self.crosses - 0.5 * self.squares
+        return terms[0] + terms[1]
 
-    def slope(self) -> Tensor:
+    def slope(self) -> Array:
         """``h'(0)``."""
-        incoming, outgoing = self.crosses - self.squares
-        return torch.sub(incoming, outgoing).add_(self.a)
+        terms = self.crosses - self.squares
+        return terms[0] - terms[1] + self.a
 
-    def curvature(self) -> Tensor:
+    def curvature(self) -> Array:
         """``-h''(0)``."""
-        return torch.sub(2 * self.squares, self.crosses).sum(0)
+        terms = 2 * self.squares - self.crosses
+        return terms[0] + terms[1]
 
-    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, t: Array) -> tuple[Array, Array, Array]:
         """``h'(t)``, ``-h''(t)``, and ``A e^{2t} + C e^{-2t}``, shapes of ``t``.
 
         :param t: shape ``(..., n)``.
         """
-        x = both_ends(t).exp_()
-        squares = (align(self.squares, t) * x).mul_(x)
-        incoming, outgoing = x.mul_(align(self.crosses, t)).sub_(squares)
-        size = squares.sum(0)
-        slope = incoming - outgoing
-        return slope.add_(self.a), incoming.add_(outgoing).neg_().add_(size), size
+        x = powers(t)
+        squares = align(self.squares, t) * x
+        squares *= x
+        x *= align(self.crosses, t)
+        x -= squares
+        size = squares[0] + squares[1]
+        return x[0] - x[1] + self.a, size - x[0] - x[1], size
 
-    def rise(self, t: Tensor) -> Tensor:
+    def rise(self, t: Array) -> Array:
         """``h(t) - h(0)``, accurate however sharp the integrand is.
 
         :param t: shape ``(..., n)``.
         """
-        return self.rise_at(both_ends(t).expm1_()).add_(t, alpha=self.a)
+        xp = namespace(t)
+        rise = self.rise_at(both(xp.expm1(t), xp.expm1(-t)))
+        rise += self.a * t
+        return rise
 
-    def rise_at(self, z: Tensor) -> Tensor:
+    def rise_at(self, z: Array) -> Array:
         """``h(t) - h(0) - a t`` for ``z = e^t - 1`` and ``e^{-t} - 1``, shape ``(2, ..., n)``."""
-        squares, differences = (
-            align(part, z[0]) for part in (self.squares, self.crosses - self.squares)
-        )
-        return torch.addcmul(differences, z, squares, value=-0.5).mul_(z).sum(0)
+        terms = align(-0.5 * self.squares, z[0]) * z
+        terms += align(self.crosses - self.squares, z[0])
+        terms *= z
+        return terms[0] + terms[1]
 
-    def require_integrals(self, results: Tensor) -> None:
+    def require_integrals(self, results: Array) -> None:
         """Refuse pairs whose integrals are not finite.
 
         :param results: what depends on each pair's integral, shape ``(n,)``.
         :raises ValueError: with the reason.
         """
-        bad = ~results.isfinite()
+        bad = ~namespace(results).isfinite(results)
         if bool(bad.any()):
-            where = int(bad.nonzero()[0])
-            A, C = self.squares[:, where].tolist()
-            B, D = self.crosses[:, where].tolist()
+            where = int(positions(bad)[0])
+            A, C = map(float, self.squares[:, where])
+            B, D = map(float, self.crosses[:, where])
             pair = f"A = {A:.3g}, B = {B:.3g}, C = {C:.3g}, D = {D:.3g}, a = {self.a:g}"
             raise ValueError(f"{_reason(A, B, C, D, self.a)}: {pair}")
 
 
-def both_ends(t: Tensor) -> Tensor:
-    """``t`` and ``-t``, as it acts on incoming and outgoing entries."""
-    return torch.stack([t, -t])
+def powers(t: Array) -> Array:
+    """``e^t`` and ``e^{-t}``: by what rescaling multiplies incoming and outgoing entries."""
+    xp, x = namespace(t), empty((2, *t.shape), t)
+    xp.exp(t, out=x[0])
+    xp.reciprocal(x[0], out=x[1])
+    return x
 
 
-def align(part: Tensor, t: Tensor) -> Tensor:
+def align(part: Array, t: Array) -> Array:
     """Coefficients of shape ``(2, n)`` beside points of shape ``(..., n)`` for both ends."""
-    return part if t.dim() == 1 else part.view(2, *(1,) * (t.dim() - 1), -1)
+    return part if t.ndim == 1 else part.reshape(2, *(1,) * (t.ndim - 1), -1)
 
 
 def _reason(A: float, B: float, C: float, D: float, a: float) -> str:

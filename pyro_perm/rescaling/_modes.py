@@ -5,41 +5,43 @@ an exponent whose origin is a critical point, the other roots are those of
 
 .. math:: f(x) = A x^2 + C / x - E x - F, \qquad E = B - A, \quad F = D - C ,
 
-which is convex and positive at the origin if that is a mode. By the inequality of the means
-``A x^2 + C / x`` is at least ``3 (A C^2 / 4)^{1/3}`` and at least ``3 (A^2 C / 4)^{1/3} x``, half
-of which may go to either. So there are no others where ``E_+^3 <= 27/32 A^2 C`` and
-``F_+^3 <= 27/32 A C^2``, as for all but a few pairs; for those the minimum of ``f`` decides.
+which is convex. By the inequality of the means ``A x^2 + C / x`` is at least
+``3 (A C^2 / 4)^{1/3}`` and at least ``3 (A^2 C / 4)^{1/3} x``, half of which may go to either. So
+there are no others where ``E_+^3 <= 27/32 A^2 C`` and ``F_+^3 <= 27/32 A C^2``, as for all but a
+few pairs. For those the slope of ``h`` at the minimum of ``f`` decides.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from pyro_perm.rescaling._arrays import Array, both, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent
 
 # Newton's steps from a start that is mostly close, and guarded ones from the ends of a bracket.
 _FEW_STEPS, _MANY_STEPS = 2, 60
 # How far from a mode, in standard deviations, it counts as found.
 _CLOSE = 0.3
-_STEPS_TO_MINIMUM = 40
+_STEPS_TO_MINIMUM = 7
 _FINAL_STEPS, _SMALLEST_CURVATURE = 4, 1e-3
 
 
-def find_modes(balanced: Exponent) -> tuple[Tensor, Exponent]:
+def find_modes(balanced: Exponent) -> tuple[Array, Exponent]:
     """A mode of each integrand, within a standard deviation, and the exponents moved there.
 
     :returns: shape ``(n,)``, and those of as many pairs.
     """
+    xp = namespace(balanced.squares)
     bracket = balanced.bracket()
-    low, high = bracket.aminmax(dim=0)
+    low, high = _ordered(bracket)
     mode = _mean_of_modes(balanced, bracket)
     for _ in range(_FEW_STEPS):
         slope, curvature, size = balanced.derivatives(mode)
-        step = slope.div_(torch.maximum(curvature, size.mul_(0.5)))
-        mode = torch.minimum(torch.maximum(step.add_(mode), low), high)
+        step = slope / xp.maximum(curvature, 0.5 * size)
+        mode = xp.minimum(xp.maximum(mode + step, low), high)
     moved = balanced.moved(mode)
-    far = moved.slope().square_() > moved.curvature()
+    slope = moved.slope()
+    far = slope * slope > moved.curvature()
     if not bool(far.any()):
         return mode, moved
     mode[far] = _mode_within(balanced.take(far), low[far], high[far])
@@ -47,95 +49,102 @@ def find_modes(balanced: Exponent) -> tuple[Tensor, Exponent]:
 
 
 def find_second_modes(
-    balanced: Exponent, modes: Tensor, moved: Exponent, depth: float
-) -> tuple[Tensor, Tensor]:
+    balanced: Exponent, modes: Array, moved: Exponent, depth: float
+) -> tuple[Array, Array]:
     """Further modes that are less than ``depth`` below the first.
 
     :param modes: the first ones, shape ``(n,)``.
     :param moved: the exponents there.
     :returns: whose they are, shape ``(few,)``, and where.
     """
-    alone = _has_no_other(moved)
-    if bool(alone.all()):
-        return modes[:0].long(), modes[:0]
-    pair = (~alone).nonzero().squeeze(-1)
-    some, first = balanced.take(pair), _polished(balanced.take(pair), modes[pair])
-    # A critical point between the second mode and the minimum that parts it from the first.
-    minimum, negative = _minimum(some.moved(first))
-    between = first + minimum.log()
-    low, high = some.bracket().aminmax(dim=0)
-    left = torch.where(between < first, low, between)
-    right = torch.where(between < first, between, high)
+    xp = namespace(modes)
+    whose = positions(~_has_no_other(moved))
+    if len(whose):
+        # Where the second mode and the valley before the first have a point between them.
+        between = modes[whose] + xp.log(_minimum(moved.take(whose)))
+        slope, _, _ = balanced.take(whose).derivatives(between)
+        valley = slope * (between - modes[whose]) > 0
+        whose, between = whose[valley], between[valley]
+    if not len(whose):
+        return whose, modes[:0]
+    some, first = balanced.take(whose), modes[whose]
+    low, high = _ordered(some.bracket())
+    left = xp.where(between < first, low, between)
+    right = xp.where(between < first, between, high)
     second = _mode_within(some, left, right)
-    slope, curvature, _ = some.derivatives(second)
-    found = negative & (slope.square_() <= curvature)
-    matters = found & (some.moved(first).rise(second - first) > -depth)
-    return pair[matters], second[matters]
+    matters = moved.take(whose).rise(second - first) > -depth
+    return whose[matters], second[matters]
 
 
-def highest_value(exponent: Exponent) -> Tensor:
+def highest_value(exponent: Exponent) -> Array:
     """``max_t h(t)``, shape ``(n,)``."""
-    balanced, origin = exponent.balanced()
-    first, moved = find_modes(balanced)
-    pair, second = find_second_modes(balanced, first, moved, 0.0)
-    first[pair] = second
-    first = _polished(balanced, first)
-    return balanced.moved(first).value().add_(first + origin, alpha=exponent.a)
+    with np.errstate(all="ignore"):
+        balanced, origin = exponent.balanced()
+        mode, moved = find_modes(balanced)
+        whose, second = find_second_modes(balanced, mode, moved, 0.0)
+        mode[whose] = second
+        xp = namespace(mode)
+        for _ in range(_FINAL_STEPS):
+            slope, curvature, _ = balanced.derivatives(mode)
+            mode += slope / xp.clip(curvature, _SMALLEST_CURVATURE, None)
+        return balanced.moved(mode).value() + exponent.a * (mode + origin)
 
 
-def _polished(balanced: Exponent, modes: Tensor) -> Tensor:
-    """Modes to many digits, from within a standard deviation of them."""
-    for _ in range(_FINAL_STEPS):
-        slope, curvature, _ = balanced.derivatives(modes)
-        modes = modes + slope.div_(curvature.clamp_min_(_SMALLEST_CURVATURE))
-    return modes
+def _ordered(bracket: Array) -> tuple[Array, Array]:
+    xp = namespace(bracket)
+    return xp.minimum(bracket[0], bracket[1]), xp.maximum(bracket[0], bracket[1])
 
 
-def _mean_of_modes(balanced: Exponent, bracket: Tensor) -> Tensor:
+def _mean_of_modes(balanced: Exponent, bracket: Array) -> Array:
     """Of both parts, weighted by their curvatures."""
-    powers = torch.stack([2 * bracket[0], -2 * bracket[1]])
-    weights = powers.exp_().add_(1).mul_(balanced.squares)
-    return (weights * bracket).sum(0).div_(weights.sum(0))
+    xp = namespace(bracket)
+    weights = xp.exp(both(2 * bracket[0], -2 * bracket[1]))
+    weights += 1
+    weights *= balanced.squares
+    terms = weights * bracket
+    return (terms[0] + terms[1]) / (weights[0] + weights[1])
 
 
-def _mode_within(exponent: Exponent, left: Tensor, right: Tensor) -> Tensor:
+def _mode_within(exponent: Exponent, left: Array, right: Array) -> Array:
     """A mode between points where ``h`` rises and falls: Newton's method with bisection."""
+    xp = namespace(left)
     t = 0.5 * (left + right)
     for step in range(_MANY_STEPS):
         slope, curvature, _ = exponent.derivatives(t)
-        found = slope.square() <= _CLOSE**2 * curvature
+        found = slope * slope <= _CLOSE**2 * curvature
         if bool(found.all()):
             break
-        left, right = torch.where(slope > 0, t, left), torch.where(slope > 0, right, t)
-        newton = t + slope / curvature
-        # Every third step bisects, so that slow steps of Newton's cannot last.
-        good = (newton > left) & (newton < right) if step % 3 < 2 else torch.zeros_like(t).bool()
-        t = torch.where(found, t, torch.where(good, newton, 0.5 * (left + right)))
+        left, right = xp.where(slope > 0, t, left), xp.where(slope > 0, right, t)
+        new = 0.5 * (left + right)
+        if step % 3 < 2:  # Every third step bisects, so that slow steps of Newton's cannot last.
+            newton = t + slope / curvature
+            new = xp.where((newton > left) & (newton < right), newton, new)
+        t = xp.where(found, t, new)
     return t
 
 
-def _has_no_other(exponent: Exponent) -> Tensor:
+def _has_no_other(exponent: Exponent) -> Array:
     """Whether the inequality of the means leaves no critical point but the origin."""
     squares, crosses, _ = exponent
-    excess = (crosses - squares).clamp_min_(0)
-    cubes = (excess * excess).mul_(excess)
-    means = (squares * squares.prod(0)).mul_(27 / 32)
-    return (cubes <= means).all(0)
+    excess = namespace(squares).clip(crosses - squares, 0, None)
+    means = squares * (27 / 32 * squares[0] * squares[1])
+    few = excess * excess * excess <= means
+    return few[0] & few[1]
 
 
-def _minimum(exponent: Exponent) -> tuple[Tensor, Tensor]:
-    """Where ``f`` is least, and whether it is negative there.
+def _minimum(exponent: Exponent) -> Array:
+    """Where ``f`` is least.
 
-    ``f'`` rises and is concave: Newton's steps from below its root rise to it.
+    ``f'`` rises and is concave: Newton's steps rise to its root from below, where they start within
+    a factor of three.
     """
+    xp = namespace(exponent.squares)
     A, C = exponent.squares
-    E, F = exponent.crosses - exponent.squares
-    cube_root = (C / (2 * A)).pow(1 / 3)
-    below_in, below_out = 0.5 * cube_root, (0.5 * C / -E).sqrt()
-    x = torch.where(
-        E > 0, torch.maximum(cube_root, E / (2 * A)), torch.minimum(below_in, below_out)
-    )
+    E = exponent.crosses[0] - A
+    cube_root = (C / (2 * A)) ** (1 / 3)
+    near_in, near_out = xp.maximum(cube_root, E / (2 * A)), xp.sqrt(0.5 * C / -E)
+    x = xp.where(E > 0, near_in, xp.minimum(0.5 * cube_root, near_out))
     for _ in range(_STEPS_TO_MINIMUM):
         square = C / (x * x)
         x = x - (2 * A * x - E - square) / (2 * A + 2 * square / x)
-    return x, A * x * x + C / x - E * x - F < 0
+    return x

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
+from pyro_perm.rescaling._arrays import Array, both, empty, namespace, numbers, positions
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._windows import Windows
 
@@ -21,11 +19,12 @@ class NodeSums(NamedTuple):
 
     Attributes:
         log_integral: its share of the integral, relative to the integrand at the anchor.
-        means: means of ``e^{2t}``, ``e^t``, ``e^{-2t}``, ``e^{-t}``, shape ``(4, windows)``.
+        means: means of ``e^{2t}`` and ``e^t``, then of ``e^{-2t}`` and ``e^{-t}``, shape
+            ``(2, 2, windows)``.
     """
 
-    log_integral: Tensor
-    means: Tensor
+    log_integral: Array
+    means: Array
 
 
 def sum_nodes(windows: Windows) -> NodeSums:
@@ -33,19 +32,22 @@ def sum_nodes(windows: Windows) -> NodeSums:
     largest = float(windows.num_nodes.max())
     if not math.isfinite(largest):
         # Not a number where the integrand has no window; for the others nobody will ask.
-        return NodeSums(windows.num_nodes * 0, windows.num_nodes.expand(4, -1) * 0)
+        nothing = windows.num_nodes * 0
+        return NodeSums(nothing, namespace(nothing).stack([nothing] * 4).reshape(2, 2, -1))
     num_nodes, fewer = _SMALLEST_RULE, 0
-    if largest <= num_nodes and len(windows.anchor) * num_nodes <= _BLOCK:
-        return _trapezoid(windows.exponent, windows.left, windows.right, num_nodes)
     size = len(windows.anchor)
-    sums = NodeSums(torch.empty_like(windows.anchor), windows.anchor.new_empty(4, size))
+    if largest <= num_nodes and size * num_nodes <= _BLOCK:
+        return _trapezoid(windows.exponent, windows.left, windows.right, num_nodes)
+    sums = NodeSums(empty((size,), windows.anchor), empty((2, 2, size), windows.anchor))
     while fewer < largest:
-        chosen = (windows.num_nodes > fewer).logical_and_(windows.num_nodes <= num_nodes)
-        for some in chosen.nonzero().squeeze(-1).split(max(_BLOCK // num_nodes, 1)):
-            exponent = windows.exponent.take(some)
-            part = _trapezoid(exponent, windows.left[some], windows.right[some], num_nodes)
-            sums.log_integral[some] = part.log_integral
-            sums.means[:, some] = part.means
+        where = positions((windows.num_nodes > fewer) & (windows.num_nodes <= num_nodes))
+        block = max(_BLOCK // num_nodes, 1)
+        for start in range(0, len(where), block):
+            some = where[start : start + block]
+            part = windows.take(some)
+            summed = _trapezoid(part.exponent, part.left, part.right, num_nodes)
+            sums.log_integral[some] = summed.log_integral
+            sums.means[:, :, some] = summed.means
         fewer, num_nodes = num_nodes, _next_rule(num_nodes)
     return sums
 
@@ -55,25 +57,25 @@ def _next_rule(num_nodes: int) -> int:
     return num_nodes * 4 // 3 if num_nodes % 3 == 0 else num_nodes * 3 // 2
 
 
-def _trapezoid(exponent: Exponent, left: Tensor, right: Tensor, num_nodes: int) -> NodeSums:
-    step = (right - left).div_(num_nodes - 1)
-    z = _falling(torch.stack([right, -left]), step, num_nodes)
-    z[0] = z[0].flip(0)
-    numbers = torch.arange(num_nodes, dtype=left.dtype, device=left.device).unsqueeze(-1)
-    rise = exponent.rise_at(z).addcmul_(numbers, step, value=exponent.a)
-    largest = rise.amax(0)
-    weights = rise.sub_(largest).exp_()
+def _trapezoid(exponent: Exponent, left: Array, right: Array, num_nodes: int) -> NodeSums:
+    xp = namespace(left)
+    step = (right - left) / (num_nodes - 1)
+    z = _falling(both(right, -left), step, num_nodes)
+    z[0] = xp.flip(z[0], (0,))
+    rise = exponent.rise_at(z)
+    rise += exponent.a * step * numbers(num_nodes, step)
+    largest = xp.amax(rise, 0)
+    rise -= largest
+    weights = xp.exp(rise, out=rise)
     total = weights.sum(0)
-    means = total.new_empty(2, 2, len(total))
-    x = z.add_(1)
-    product = weights * x
-    torch.sum(product, 1, out=means[:, 1])
-    torch.sum(product.mul_(x), 1, out=means[:, 0])
-    log_integral = (total * step).log_().add_(largest).add_(left, alpha=exponent.a)
-    return NodeSums(log_integral, means.div_(total).flatten(0, 1))
+    z += 1
+    firsts = weights * z
+    means = xp.stack([(firsts * z).sum(1), firsts.sum(1)], 1)
+    means /= total
+    return NodeSums(xp.log(total * step) + largest + exponent.a * left, means)
 
 
-def _falling(first: Tensor, step: Tensor, num: int) -> Tensor:
+def _falling(first: Array, step: Array, num: int) -> Array:
     """``expm1(first - k step)`` for ``k < num``, by doubling what is known.
 
     Downwards, for upwards rounding errors would grow.
@@ -82,13 +84,15 @@ def _falling(first: Tensor, step: Tensor, num: int) -> Tensor:
     :param step: shape ``(n,)``.
     :returns: shape ``(2, num, n)``.
     """
-    values = first.new_empty(2, num, len(step))
-    torch.expm1(first, out=values[:, 0])
+    xp = namespace(first)
+    values = empty((2, num, len(step)), first)
+    values[:, 0] = xp.expm1(first)
     known = 1
     while known < num:
         more = min(known, num - known)
         ahead = -known * step
         after = values[:, known : known + more]
-        torch.addcmul(ahead.expm1(), ahead.exp(), values[:, :more], out=after)
+        xp.multiply(values[:, :more], xp.exp(ahead), out=after)
+        after += xp.expm1(ahead)
         known += more
     return values

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from pyro_perm.rescaling._exponent import Exponent, both_ends
+from pyro_perm.rescaling._arrays import Array, empty, namespace
+from pyro_perm.rescaling._exponent import Exponent, powers
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._windows import find_windows
 
@@ -17,7 +17,7 @@ _PAIRS_AT_ONCE = 4096
 _MARGIN = math.log(4)
 
 
-def integrate(exponent: Exponent, tolerance: float) -> tuple[Tensor, Tensor]:
+def integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
     """Log-integrals, shape ``(n,)``, and means as of ``OrbitIntegral``, shape ``(4, n)``.
 
     :raises ValueError: where an integral diverges or a coefficient is not a number, or if the
@@ -25,56 +25,69 @@ def integrate(exponent: Exponent, tolerance: float) -> tuple[Tensor, Tensor]:
     """
     if not 0 < tolerance < 0.1:
         raise ValueError(f"tolerance must lie between 0 and 0.1, got {tolerance}")
-    num = exponent.squares.shape[1]
-    if not num:
-        return exponent.squares.new_empty(0), exponent.squares.new_empty(4, 0)
-    depth = _MARGIN - math.log(tolerance)
-    if num <= _PAIRS_AT_ONCE:
-        log_integrals, means = _integrate(exponent, depth)
-    else:
+    if not len(exponent):
+        return empty((0,), exponent.squares), empty((4, 0), exponent.squares)
+    xp, depth = namespace(exponent.squares), _MARGIN - math.log(tolerance)
+    with np.errstate(all="ignore"):
         chunks = [_integrate(some, depth) for some in exponent.chunks(_PAIRS_AT_ONCE)]
-        log_integrals = torch.cat([value for value, _ in chunks])
-        means = torch.cat([mean for _, mean in chunks], 1)
+        log_integrals, means = chunks[0]
+        if len(chunks) > 1:
+            log_integrals = xp.concatenate([value for value, _ in chunks])
+            means = xp.concatenate([mean for _, mean in chunks], 1)
     exponent.require_integrals(log_integrals)
     return log_integrals, means
 
 
-def bound(exponent: Exponent) -> Tensor:
+def bound(exponent: Exponent) -> Array:
     """Upper bounds of the log-integrals, shape ``(n,)``: see ``log_integral_bound``."""
-    balanced, origin = exponent.balanced()
-    modes = balanced.bracket()
-    modes[1].neg_()
-    tops = modes.exp().mul_(balanced.crosses).sub_(balanced.squares).mul_(0.5)
-    tops.addcmul_(balanced.squares, modes)
-    width = balanced.squares.amax(0).reciprocal_()
-    log_width = (width + (2 * math.pi * width).sqrt_()).log_()
-    return tops.sum(0).add_(log_width).add_(origin, alpha=exponent.a)
+    xp = namespace(exponent.squares)
+    with np.errstate(all="ignore"):
+        balanced, origin = exponent.balanced()
+        modes = balanced.bracket()
+        modes[1] *= -1
+        tops = xp.exp(modes)
+        tops *= balanced.crosses
+        tops -= balanced.squares
+        tops *= 0.5
+        modes *= balanced.squares
+        tops += modes
+        width = 1 / xp.maximum(balanced.squares[0], balanced.squares[1])
+        log_width = xp.log(width + xp.sqrt(2 * math.pi * width))
+        return tops[0] + tops[1] + log_width + exponent.a * origin
 
 
-def _integrate(exponent: Exponent, depth: float) -> tuple[Tensor, Tensor]:
-    """Log-integrals, shape ``(n,)``, and means, shape ``(4, n)``."""
+def _integrate(exponent: Exponent, depth: float) -> tuple[Array, Array]:
     balanced, origin = exponent.balanced()
     windows = find_windows(balanced, depth)
     sums = sum_nodes(windows)
-    value = sums.log_integral.add_(windows.exponent.value())
-    value.add_(windows.anchor, alpha=exponent.a)
-    means = sums.means.mul_(_powers(windows.anchor))
+    value, means = sums.log_integral + windows.exponent.value(), sums.means
+    value += exponent.a * windows.anchor
+    place = windows.anchor
     if windows.pair is not None:
-        value, means = _sum_of_windows(value, means, windows.pair, len(origin))
-    return value.add_(origin, alpha=exponent.a), means.mul_(_powers(origin))
+        means *= _means_at(place)
+        value, means = _sum_of_windows(value, means, windows.pair, len(exponent))
+        place = 0 * origin
+    value += exponent.a * origin
+    means *= _means_at(place + origin)
+    return value, means.reshape(4, -1)
 
 
-def _powers(t: Tensor) -> Tensor:
-    """``e^{2t}``, ``e^t``, ``e^{-2t}`` and ``e^{-t}``."""
-    x = both_ends(t).exp_()
-    return torch.stack([x * x, x], 1).flatten(0, 1)
+def _means_at(t: Array) -> Array:
+    """``e^{2t}`` and ``e^t``, ``e^{-2t}`` and ``e^{-t}``, shape ``(2, 2, n)``."""
+    x = powers(t)
+    return namespace(x).stack([x * x, x], 1)
 
 
-def _sum_of_windows(
-    value: Tensor, means: Tensor, pair: Tensor, num_pairs: int
-) -> tuple[Tensor, Tensor]:
-    largest = value.new_full((num_pairs,), -math.inf).scatter_reduce_(0, pair, value, "amax")
-    weights = (value - largest[pair]).exp_()
-    total = weights.new_zeros(num_pairs).index_add_(0, pair, weights)
-    mean = means.new_zeros(4, num_pairs).index_add_(1, pair, means * weights).div_(total)
-    return total.log().add_(largest), mean
+def _sum_of_windows(value: Array, means: Array, pair: Array, num_pairs: int) -> tuple[Array, Array]:
+    """Of pairs that have one window, and of those whose second one follows behind."""
+    xp = namespace(value)
+    first, second = value[:num_pairs], value[num_pairs:]
+    several = pair[num_pairs:]
+    largest = xp.maximum(first[several], second)
+    weights = xp.exp(first[several] - largest), xp.exp(second - largest)
+    total = weights[0] + weights[1]
+    first[several] = largest + xp.log(total)
+    mixed = means[..., several] * weights[0] + means[..., num_pairs:] * weights[1]
+    means = means[..., :num_pairs]
+    means[..., several] = mixed / total
+    return first, means

@@ -3,9 +3,9 @@ r"""Where along its orbit a unit's integrand has weight, and how finely it must 
 **Window.** The nodes span what is within ``depth`` nats of a mode.
 
 **Step.** The trapezoidal rule with step ``d`` errs by ``2 exp(-2 pi^2 / (k d^2))`` on a Gaussian of
-curvature ``k`` (Trefethen & Weideman 2014). What remains of an integrand ``s`` nats below the mode
-needs only ``exp(s)`` times that accuracy. So ``k`` is the largest of the curvatures at the mode and
-at both shoulders, those discounted by ``1 - s / depth``.
+curvature ``k`` (Trefethen & Weideman 2014). Elsewhere ``k`` is the largest of the curvatures at the
+mode and at both shoulders, about three nats below it: with that, on 20,000 integrands of one mode
+and two, flat and sharp, the error stays below the tolerance.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from pyro_perm.rescaling._exponent import Exponent, align, both_ends
+from pyro_perm.rescaling._arrays import Array, both, namespace, positions
+from pyro_perm.rescaling._exponent import Exponent, align, powers
 from pyro_perm.rescaling._modes import find_modes, find_second_modes
 
 _REACH_STEPS = 2
@@ -43,11 +43,16 @@ class Windows(NamedTuple):
     """
 
     exponent: Exponent
-    anchor: Tensor
-    left: Tensor
-    right: Tensor
-    num_nodes: Tensor
-    pair: Tensor | None = None
+    anchor: Array
+    left: Array
+    right: Array
+    num_nodes: Array
+    pair: Array | None = None
+
+    def take(self, index: Array) -> Windows:
+        """Some of them."""
+        anchor, left, right, num_nodes = (part[index] for part in self[1:5])
+        return Windows(self.exponent.take(index), anchor, left, right, num_nodes)
 
 
 def find_windows(balanced: Exponent, depth: float) -> Windows:
@@ -65,101 +70,111 @@ def find_windows(balanced: Exponent, depth: float) -> Windows:
     return _joined(windows, others, pair)
 
 
-def _windows(exponent: Exponent, anchor: Tensor, depth: float) -> Windows:
+def _windows(exponent: Exponent, anchor: Array, depth: float) -> Windows:
+    xp = namespace(anchor)
     curvature = exponent.curvature()
     ends = _reach(exponent, curvature, depth)
-    left, right = ends
-    sharpest = torch.maximum(curvature, _sharpness(exponent, ends))
+    length = ends[1] - ends[0]
     steps_a_deviation = math.sqrt((depth + math.log(2)) / 2) / math.pi
-    num_nodes = sharpest.sqrt_().mul_(right - left).mul_(steps_a_deviation).add_(1)
-    return Windows(exponent, anchor, left, right, num_nodes)
+    sharpest = xp.sqrt(xp.maximum(curvature, _sharpness(exponent, ends)))
+    num_nodes = 1 + steps_a_deviation * length * sharpest
+    return Windows(exponent, anchor, ends[0], ends[1], num_nodes)
 
 
-def _sharpness(exponent: Exponent, ends: Tensor) -> Tensor:
+def _sharpness(exponent: Exponent, ends: Array) -> Array:
     """The larger curvature of the two shoulders."""
-    size = ends.abs()
-    shoulders = torch.maximum(size - _EDGE, size.mul_(_SHOULDER)).copysign_(ends)
+    xp = namespace(ends)
+    size = xp.abs(ends)
+    shoulders = xp.copysign(xp.maximum(size - _EDGE, _SHOULDER * size), ends)
     _, curvature, _ = exponent.derivatives(shoulders)
-    return curvature.amax(0)
+    return xp.maximum(curvature[0], curvature[1])
 
 
-def _reach(exponent: Exponent, curvature: Tensor, depth: float) -> Tensor:
+def _reach(exponent: Exponent, curvature: Array, depth: float) -> Array:
     """Where ``h`` is ``depth`` below the origin on the left and on the right, shape ``(2, n)``.
 
     The root of the fall is nearly linear, and Newton's steps on it converge fast from a start with
     the right skewness. Where they do not, the result is bisected.
     """
+    xp = namespace(curvature)
     start = t = _first_reach(exponent, curvature, depth)
-    squares, crosses = (align(part, t) for part in exponent[:2])
-    differences = crosses - squares
-    change = t
+    squares, crosses = align(exponent.squares, t), align(exponent.crosses, t)
+    half_squares, differences = -0.5 * squares, crosses - squares
+    change = fall = t
     for _ in range(_REACH_STEPS):
-        x = both_ends(t).exp_()
-        incoming, outgoing = (squares * x).sub_(crosses).mul_(x)
-        steepness = incoming.sub_(outgoing).sub_(exponent.a)
-        z = x.sub_(1)
-        fall = torch.addcmul(differences, z, squares, value=-0.5).mul_(z).sum(0).neg_()
-        fall.sub_(t, alpha=exponent.a).clamp_min_(0.01 * depth)
-        change = (depth * fall).sqrt_().sub_(fall).mul_(2).div_(steepness.mul_(t)).clamp_(-0.8, 2)
-        t = torch.addcmul(t, t, change)
-    slow = (change.abs() > _SMALL_CHANGE).logical_or_(fall > _DEEP * depth)
+        x = powers(t)
+        slopes = squares * x
+        slopes -= crosses
+        slopes *= x
+        x -= 1
+        falls = half_squares * x
+        falls += differences
+        falls *= x
+        fall = xp.clip(-(falls[0] + falls[1] + exponent.a * t), 0.01 * depth, None)
+        change = 2 * (xp.sqrt(depth * fall) - fall) / ((slopes[0] - slopes[1] - exponent.a) * t)
+        change = xp.clip(change, -0.8, 2.0)
+        t = t + t * change
+    slow = (xp.abs(change) > _SMALL_CHANGE) | (fall > _DEEP * depth)
     if bool(slow.any()):
-        where = slow.any(0).nonzero().squeeze(-1)
+        where = positions(slow[0] | slow[1])
         t[:, where] = _bisected_reach(exponent.take(where), start[:, where], depth)
     return t
 
 
-def _first_reach(exponent: Exponent, curvature: Tensor, depth: float) -> Tensor:
+def _first_reach(exponent: Exponent, curvature: Array, depth: float) -> Array:
     """That of a skewed Gaussian, not beyond where one end alone has fallen as far."""
+    xp = namespace(curvature)
     squares, crosses, _ = exponent
-    half = curvature.clamp_min(_SMALLEST).reciprocal_().mul_(2 * depth).sqrt_()
-    incoming, outgoing = torch.add(crosses, squares, alpha=-4)
-    skew = incoming.sub_(outgoing).mul_(half).mul_(half).div_(curvature).div_(6)
-    skew = torch.minimum(torch.maximum(skew, -0.5 * half), 0.5 * half)
+    half = xp.sqrt(2 * depth / xp.clip(curvature, _SMALLEST, None))
+    thirds = crosses - 4 * squares
+    skew = (thirds[0] - thirds[1]) * half * half / (6 * curvature)
+    skew = xp.minimum(xp.maximum(skew, -0.5 * half), 0.5 * half)
     # Where ``square z^2 / 4`` exceeds the depth and ``(cross - square) z``, for ``z = e^t - 1``.
-    excess = (crosses - squares).clamp_min_(0).mul_(4).div_(squares.clamp_min(_SMALLEST))
-    right, left = (4 * depth / squares).sqrt_().add_(excess).log1p_()
-    return torch.stack([torch.maximum(skew - half, left.neg_()), torch.minimum(skew + half, right)])
+    excess = 4 * xp.clip(crosses - squares, 0, None) / xp.clip(squares, _SMALLEST, None)
+    far = xp.log1p(xp.sqrt(4 * depth / squares) + excess)
+    return both(xp.maximum(skew - half, -far[1]), xp.minimum(skew + half, far[0]))
 
 
-def _bisected_reach(exponent: Exponent, t: Tensor, depth: float) -> Tensor:
+def _bisected_reach(exponent: Exponent, t: Array, depth: float) -> Array:
+    xp = namespace(t)
     for _ in range(_DOUBLINGS):
         short = exponent.rise(t) > -depth
         if not bool(short.any()):
             break
-        t = torch.where(short, 2 * t, t)
-    inner = torch.zeros_like(t)
+        t = xp.where(short, 2 * t, t)
+    inner = xp.zeros_like(t)
     for _ in range(_HALVINGS):
         middle = 0.5 * (inner + t)
         short = exponent.rise(middle) > -depth
-        inner, t = torch.where(short, middle, inner), torch.where(short, t, middle)
+        inner, t = xp.where(short, middle, inner), xp.where(short, t, middle)
     return t
 
 
-def _joined(windows: Windows, others: Windows, pair: Tensor) -> Windows:
+def _joined(windows: Windows, others: Windows, pair: Array) -> Windows:
     """Both windows of some pairs, or one that spans them where they meet or few nodes do."""
-    anchor, left, right, num_nodes = (part[pair] for part in windows[1:5])
-    first = Windows(windows.exponent.take(pair), anchor, left, right, num_nodes)
+    xp = namespace(pair)
+    first = windows.take(pair)
     offset = others.anchor - first.anchor
     other_left, other_right = others.left + offset, others.right + offset
-    left = torch.minimum(first.left, other_left)
-    right = torch.maximum(first.right, other_right)
-    spanning = torch.maximum(_density(first), _density(others)).mul_(right - left).add_(1)
+    left = xp.minimum(first.left, other_left)
+    right = xp.maximum(first.right, other_right)
+    spanning = 1 + xp.maximum(_density(first), _density(others)) * (right - left)
     meet = (other_left <= first.right) & (first.left <= other_right)
     one = meet | (spanning <= _MANY_NODES)
     spanned = pair[one]
     windows.left[spanned], windows.right[spanned] = left[one], right[one]
     windows.num_nodes[spanned] = spanning[one]
-    two = (~one).nonzero().squeeze(-1)
+    two = positions(~one)
     if not len(two):
         return windows
-    exponent = windows.exponent.joined(others.exponent.take(two))
+    others = others.take(two)
     anchor, left, right, num_nodes = (
-        torch.cat([x, y[two]]) for x, y in zip(windows[1:5], others[1:5], strict=True)
+        xp.concatenate([x, y]) for x, y in zip(windows[1:5], others[1:5], strict=True)
     )
-    everyone = torch.arange(len(windows.anchor), device=pair.device)
-    return Windows(exponent, anchor, left, right, num_nodes, torch.cat([everyone, pair[two]]))
+    everyone = positions(windows.anchor == windows.anchor)
+    exponent = windows.exponent.joined(others.exponent)
+    return Windows(exponent, anchor, left, right, num_nodes, xp.concatenate([everyone, pair[two]]))
 
 
-def _density(windows: Windows) -> Tensor:
-    return (windows.num_nodes - 1).div_(windows.right - windows.left)
+def _density(windows: Windows) -> Array:
+    return (windows.num_nodes - 1) / (windows.right - windows.left)

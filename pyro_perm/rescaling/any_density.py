@@ -125,7 +125,7 @@ class _Along:
 
     def support(self, depth: float) -> tuple[Tensor, Tensor]:
         """Where ``h`` is less than ``depth`` below its maximum, shapes ``(*batch, n)``."""
-        center = self._balance()
+        center = self._degrees.balance(self._values)
         left, right = center - _FARTHEST, center + _FARTHEST
         while True:
             t = _nodes(left, right, _GRID)
@@ -141,16 +141,6 @@ class _Along:
             if bool(((new_right - new_left) > 0.5 * (right - left)).all()):
                 return new_left, new_right
             left, right = new_left, new_right
-
-    def _balance(self) -> Tensor:
-        """Where incoming and outgoing entries are of one size."""
-        incoming, outgoing, _ = self._degrees.split(self._values)
-        return 0.5 * (_log_size(outgoing) - _log_size(incoming))
-
-
-def _log_size(entries: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(entries, dim=-1)
-    return size.clamp_min(torch.finfo(size.dtype).tiny).log()
 
 
 def _nodes(left: Tensor, right: Tensor, num: int) -> Tensor:

@@ -73,6 +73,19 @@ class Degrees:
             return entries
         return torch.empty_like(entries).index_copy_(-1, self.order.to(entries.device), entries)
 
+    def balance(self, entries: Tensor) -> Tensor:
+        """By which ``e^t`` to rescale units so that both ends are of one size.
+
+        The rescaled units are the balanced representatives of their orbits, wherever on these the
+        units were. For factors, give roots of second moments, ``sqrt(m^2 + s^2)``.
+
+        :param entries: shape ``(..., n, width)``.
+        :returns: ``t``, shape ``(..., n)``; zero where one end has no size.
+        """
+        incoming, outgoing, _ = self.split(entries)
+        t = 0.5 * (_log_size(outgoing) - _log_size(incoming))
+        return torch.where(t.isfinite(), t, 0.0)
+
     def rescale(self, entries: Tensor, log_scales: Tensor) -> Tensor:
         """Entries of units rescaled by ``e^t``.
 
@@ -81,4 +94,9 @@ class Degrees:
         """
         incoming, outgoing, fixed = self.split(entries)
         factor = log_scales.unsqueeze(-1).exp()
-        return self.join(incoming * factor, outgoing / factor, fixed + torch.zeros_like(factor))
+        return self.join(incoming * factor, outgoing / factor, fixed.expand_as(fixed * factor))
+
+
+def _log_size(entries: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(entries, dim=-1)
+    return size.log()

@@ -14,10 +14,14 @@ probability below ``1e-15``.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_perm.rescaling._exponent import Exponent, align, both_ends
+from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, namespace, numbers
+from pyro_perm.rescaling._exponent import Exponent, align, powers
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._rejection import Hats
 from pyro_perm.rescaling._windows import Windows, find_windows
@@ -70,23 +74,29 @@ def sample_along_orbits(
 
 
 def _sample_all(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
-    draws = [_sample(some, generator) for some in exponent.chunks(_AT_ONCE) if some.squares.numel()]
-    return torch.cat(draws) if draws else exponent.squares[0]
+    if not len(exponent):
+        return as_tensor(exponent.squares[0])
+    with np.errstate(all="ignore"):
+        draws = [_sample(some, generator) for some in exponent.chunks(_AT_ONCE)]
+    return torch.cat(draws)
 
 
 def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
     balanced, origin = exponent.balanced()
     windows = find_windows(balanced, _DEPTH)
-    exponent.require_integrals(windows.num_nodes[: len(origin)])
-    windows = _one_window_each(windows, len(origin), generator)
-    local = windows.exponent
-    num_cells = int(windows.num_nodes.max().ceil())
-    width = (windows.right - windows.left) / num_cells
-    numbers = torch.arange(num_cells + 1, device=width.device).unsqueeze(-1)
-    t = torch.addcmul(windows.left, numbers, width)
-    hats = Hats(windows.left, width, local.rise(t), _excess(local, t, width))
-    draws = hats.sample(lambda some, points: local.take(some).rise(points), generator)
-    return draws + windows.anchor + origin
+    exponent.require_integrals(windows.num_nodes[: len(exponent)])
+    windows = _one_window_each(windows, len(exponent), generator)
+    local, left = windows.exponent, windows.left
+    num_cells = math.ceil(float(windows.num_nodes.max()))
+    width = (windows.right - left) / num_cells
+    t = left + width * numbers(num_cells + 1, width)
+    parts = (left, width, local.rise(t), _excess(local, t, width))
+    hats = Hats(*map(as_tensor, parts))
+
+    def log_density(some: Tensor, points: Tensor) -> Tensor:
+        return as_tensor(local.take(as_index(some)).rise(as_array(points)))
+
+    return hats.sample(log_density, generator) + as_tensor(windows.anchor + origin)
 
 
 def _one_window_each(windows: Windows, num: int, generator: torch.Generator | None) -> Windows:
@@ -94,25 +104,21 @@ def _one_window_each(windows: Windows, num: int, generator: torch.Generator | No
     if windows.pair is None:
         return windows
     log_mass = sum_nodes(windows).log_integral + windows.exponent.value()
-    log_mass += windows.exponent.a * windows.anchor
-    # The larger of log-masses with Gumbel noise is each with its probability.
-    noise = torch.rand(
-        log_mass.shape, dtype=log_mass.dtype, device=log_mass.device, generator=generator
-    )
-    log_mass -= (-noise.log()).log()
-    chosen = torch.arange(num, device=log_mass.device)
-    second = torch.arange(num, len(log_mass), device=log_mass.device)
-    first = windows.pair[num:]
-    chosen[first] = torch.where(log_mass[second] > log_mass[first], second, first)
-    anchor, left, right, num_nodes = (part[chosen] for part in windows[1:5])
-    return Windows(windows.exponent.take(chosen), anchor, left, right, num_nodes)
+    log_mass = as_tensor(log_mass + windows.exponent.a * windows.anchor)
+    several = as_tensor(windows.pair)[num:]
+    odds = (log_mass[num:] - log_mass[several]).sigmoid()
+    coin = torch.rand(odds.shape, dtype=odds.dtype, device=odds.device, generator=generator)
+    chosen = torch.arange(num, device=odds.device)
+    other = torch.arange(num, num + len(odds), device=odds.device)
+    chosen[several] = torch.where(coin < odds, other, several)
+    return windows.take(as_index(chosen))
 
 
-def _excess(exponent: Exponent, t: Tensor, width: Tensor) -> Tensor:
+def _excess(exponent: Exponent, t: Array, width: Array) -> Array:
     """A bound of ``h`` above its chord on each cell."""
-    x = both_ends(t).exp_()
+    xp, x = namespace(t), powers(t)
     crosses = align(exponent.crosses, t) * x
-    least_crosses = torch.minimum(crosses[:, 1:], crosses[:, :-1]).sum(0)
+    least = xp.minimum(crosses[:, 1:], crosses[:, :-1])
     squares = align(exponent.squares, t) * x * x
-    curvature = 2 * (squares[0, 1:] + squares[1, :-1]) - least_crosses
-    return curvature.clamp_min_(0).mul_(width.square() / 8)
+    curvature = 2 * (squares[0, 1:] + squares[1, :-1]) - least[0] - least[1]
+    return xp.clip(curvature, 0, None) * (width * width / 8)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.rescaling._arrays import as_tensor
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._once import refuse_second_derivatives
 from pyro_perm.rescaling._quadrature import bound, integrate
@@ -77,7 +78,7 @@ def orbit_integral(
     """
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
     log_integral, means = integrate(Exponent.of(A, B, C, D, a), tolerance)
-    return OrbitIntegral(log_integral.view(shape), means.view(4, *shape))
+    return OrbitIntegral(as_tensor(log_integral).view(shape), as_tensor(means).view(4, *shape))
 
 
 def log_integral(
@@ -109,7 +110,7 @@ def log_integral_bound(A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> 
     :returns: shape of the coefficients, in nats and double precision.
     """
     shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
-    return bound(Exponent.of(A, B, C, D, a)).view(shape)
+    return as_tensor(bound(Exponent.of(A, B, C, D, a))).view(shape)
 
 
 class _LogIntegral(torch.autograd.Function):

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, empty, positions
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._modes import highest_value
 from pyro_perm.rescaling._once import refuse_second_derivatives
@@ -43,7 +44,7 @@ from pyro_perm.rescaling.integral import TRAINING_TOLERANCE
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # A pair that lies this many nats below the unit's own has no share in anything.
-_NEGLIGIBLE = 50.0
+_NEGLIGIBLE = 40.0
 
 
 class UnitEntries(NamedTuple):
@@ -66,7 +67,7 @@ class OrbitPairs:
 
     Attributes:
         log_densities: ``L[i, j]`` in nats and double precision, shape ``(*batch, n, n)``; an upper
-            bound of it where that is 50 nats below what ``w_j`` has by its own factor.
+            bound of it where that is 40 nats below what ``w_j`` has by its own factor.
         means: of ``e^{2t}``, ``e^t``, ``e^{-2t}``, ``e^{-t}``, shape ``(4, *batch, n, n)``; zero
             where the pair is bounded only.
         entries: those of the units, in double precision.
@@ -118,19 +119,18 @@ def orbit_pairs(
         fixed_squares, fixed_crosses = _pair_sums(fixed)
         constant = constant + fixed_crosses[0] - 0.5 * fixed_squares[0]
     shape = squares.shape[1:]
-    exponent = Exponent(squares.flatten(1), crosses.flatten(1), float(degrees.jacobian))
-    bounds = bound(exponent).view(shape).add_(constant)
-    curvature = (2 * squares - crosses).sum(0).diagonal(dim1=-2, dim2=-1).clamp_min(1.0)
-    own = _log_densities(entries) - 0.5 * curvature.log()
-    counts = bounds > own.unsqueeze(-2) - _NEGLIGIBLE
-    counts.diagonal(dim1=-2, dim2=-1).fill_(True)
-    where = counts.flatten().nonzero().squeeze(-1)
+    exponent = Exponent(
+        as_array(squares.flatten(1)), as_array(crosses.flatten(1)), float(degrees.jacobian)
+    )
+    densities = as_tensor(bound(exponent)).view(shape).add_(constant)
+    where = _pairs_that_count(densities, entries, squares, crosses)
     log_integrals, some_means = integrate(exponent.take(where), tolerance)
-    densities = bounds.flatten()
-    densities[where] = log_integrals + constant.expand(shape).reshape(-1)[where]
-    means = densities.new_zeros(4, len(densities))
+    flat, constants = as_array(densities).reshape(-1), as_array(constant.expand(shape))
+    flat[where] = log_integrals + constants.reshape(-1)[where]
+    means = empty((4, len(exponent)), flat)
+    means[:] = 0.0
     means[:, where] = some_means
-    return OrbitPairs(densities.view(shape), means.view(4, *shape), entries, degrees)
+    return OrbitPairs(densities, as_tensor(means).view(4, *shape), entries, degrees)
 
 
 def log_orbit_mass(
@@ -161,11 +161,13 @@ def log_orbit_mass(
 
 def orbit_exponent(entries: UnitEntries, degrees: Degrees) -> Exponent:
     """Coefficients of each unit under its own factor, flattened."""
-    entries = UnitEntries(*(kind.double() for kind in torch.broadcast_tensors(*entries)))
-    squares, crosses = zip(*map(_own_sums, _parts(entries, degrees)[:2]), strict=True)
-    return Exponent(
-        torch.stack(squares).flatten(1), torch.stack(crosses).flatten(1), float(degrees.jacobian)
+    values, locs, scales = (kind.double() for kind in torch.broadcast_tensors(*entries))
+    relative = values / scales
+    terms = (relative.square(), (locs / scales).mul_(relative))
+    squares, crosses = (
+        torch.stack([part.sum(-1).flatten() for part in degrees.split(kind)[:2]]) for kind in terms
     )
+    return Exponent(as_array(squares), as_array(crosses), float(degrees.jacobian))
 
 
 @torch.no_grad()
@@ -184,8 +186,10 @@ def smallest_divergences(
     squares, crosses = _pair_sums(incoming, outgoing)
     for part, spread, sums in zip((incoming, outgoing), spreads, squares, strict=False):
         sums += part.scales.square().reciprocal_() @ spread.mT
-    exponent = Exponent(squares.flatten(1), crosses.flatten(1), float(degrees.jacobian))
-    fit = highest_value(exponent).view(squares.shape[1:])
+    exponent = Exponent(
+        as_array(squares.flatten(1)), as_array(crosses.flatten(1)), float(degrees.jacobian)
+    )
+    fit = as_tensor(highest_value(exponent)).view(squares.shape[1:])
     fixed_squares, fixed_crosses = _pair_sums(fixed)
     fixed_squares += fixed.scales.square().reciprocal_() @ spreads[2].mT
     fit += (fixed_crosses - 0.5 * fixed_squares)[0]
@@ -206,9 +210,9 @@ class _LogOrbitMass(torch.autograd.Function):
         exponent = orbit_exponent(UnitEntries(values, locs, scales), degrees)
         log_integrals, means = integrate(exponent, tolerance)
         shape = values.shape[:-1]
-        ctx.save_for_backward(means.view(4, *shape), values, locs, scales)
+        ctx.save_for_backward(as_tensor(means).view(4, *shape), values, locs, scales)
         ctx.degrees = degrees
-        return (log_integrals - exponent.value()).view(shape)
+        return as_tensor(log_integrals - exponent.value()).view(shape)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -246,9 +250,16 @@ def _pair_sums(*parts: UnitEntries) -> tuple[Tensor, Tensor]:
     return torch.stack(sums[::2]), torch.stack(sums[1::2])
 
 
-def _own_sums(part: UnitEntries) -> tuple[Tensor, Tensor]:
-    relative = part.values / part.scales
-    return relative.square().sum(-1), (relative * part.locs).div_(part.scales).sum(-1)
+def _pairs_that_count(
+    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor
+) -> Array:
+    """Numbers of the pairs of units with themselves, and of all whose bounds are near these."""
+    own_squares, own_crosses = (x.diagonal(dim1=-2, dim2=-1) for x in (squares, crosses))
+    curvature = (2 * own_squares).sub_(own_crosses).sum(0).clamp_min_(1.0)
+    own = _log_densities(entries).sub_(curvature.log_(), alpha=0.5)
+    counts = bounds > (own - _NEGLIGIBLE).unsqueeze(-2)
+    counts.diagonal(dim1=-2, dim2=-1).fill_(True)
+    return positions(as_index(counts.flatten()))
 
 
 def _log_density_of_zero(entries: UnitEntries) -> Tensor:

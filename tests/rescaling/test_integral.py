@@ -10,6 +10,8 @@ from scipy.special import kve
 from torch.testing import assert_close
 
 from pyro_perm.rescaling import log_integral, log_integral_bound, orbit_integral
+from pyro_perm.rescaling._exponent import Exponent
+from pyro_perm.rescaling._quadrature import integrate
 
 properties = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -182,3 +184,14 @@ def test_tolerances_that_mean_nothing_are_refused(tolerance):
     one = torch.ones(())
     with pytest.raises(ValueError, match="tolerance"):
         orbit_integral(one, one, one, one, 1, tolerance=tolerance)
+
+
+def test_tensors_of_other_devices_take_the_same_way_as_arrays():
+    """Integrals on the CPU are those of numpy arrays; tensors serve everywhere."""
+    generator = torch.Generator().manual_seed(5)
+    squares = torch.randn(2, 300, generator=generator).mul(2).exp()
+    crosses = 3 * torch.randn(2, 300, generator=generator)
+    arrays = integrate(Exponent(squares.numpy(), crosses.numpy(), 1.0), 1e-8)
+    tensors = integrate(Exponent(squares, crosses, 1.0), 1e-8)
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert_close(torch.from_numpy(array), tensor, rtol=1e-10, atol=1e-10)

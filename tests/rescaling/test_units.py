@@ -138,7 +138,7 @@ def test_distant_pairs_are_bounded_from_above():
         exact = dense_grid.log_orbit_density(
             entries.values[j], entries.locs[i], entries.scales[i], k
         )
-        assert exact <= pairs.log_densities[i, j] < pairs.log_densities[j, j] - 40
+        assert exact <= pairs.log_densities[i, j] < pairs.log_densities[j, j] - 30
 
 
 @pytest.mark.parametrize("powers", POWERS)
@@ -174,6 +174,16 @@ def test_rescaling_keeps_products_of_ends():
     unit = torch.tensor([[2.0, -3.0, 5.0]])
     moved = degrees.rescale(unit, torch.tensor([math.log(4)]))
     assert_close(moved, torch.tensor([[8.0, -12.0, 1.25]]))
+
+
+def test_balance_finds_one_representative_of_an_orbit():
+    degrees = Degrees.of((1, 1, 0, -1))
+    unit = torch.randn(4).expand(5, 4)
+    moved = degrees.rescale(unit, torch.linspace(-9, 9, 5))
+    here, there = (degrees.rescale(each, degrees.balance(each)) for each in (unit, moved))
+    assert_close(here, there)
+    assert_close(here[:, :2].norm(dim=-1), here[:, 3].abs())
+    assert degrees.balance(torch.tensor([[1.0, 1.0, 1.0, 0.0]])) == 0
 
 
 @pytest.mark.parametrize(("powers", "reason"), [((1, 2, -1), "degree 2"), ((0, 0), "nothing")])
