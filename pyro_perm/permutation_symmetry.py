@@ -15,7 +15,8 @@ from pyro_perm.symmetry.binding import SiteShape, site_shapes
 from pyro_perm.symmetry.elements import AnyElement, Elements
 from pyro_perm.symmetry.factor import Factor, require_element
 from pyro_perm.symmetry.group import SymmetryGroup, move, require_sizes
-from pyro_perm.symmetry.spec import AxisLike, describe, read_spec
+from pyro_perm.symmetry.scale_selection import scales_left_out
+from pyro_perm.symmetry.spec import AxisLike, describe, read_spec, without_scales
 from pyro_perm.verification import verify
 
 
@@ -137,6 +138,28 @@ class PermutationSymmetry:
         if self._group is not None:
             symmetry._group = SymmetryGroup.of(spec, dict(self._group.shapes))
             symmetry._is_settled = self._is_settled
+        return symmetry
+
+    def with_summable_scales(self) -> PermutationSymmetry:
+        """The symmetry with the scales of such groups only whose densities can be integrated.
+
+        Two groups that share a site, as layers that follow on each other do, are not rescaled at
+        once. Of the choices that there are the one with the most units is taken; to make another,
+        leave ``scale=`` out of the other groups' axes. The reasons say what was left out.
+
+        :raises ValueError: before the symmetry has met a model.
+        """
+        group = self.group
+        left_out = scales_left_out(group)
+        if not left_out:
+            return self
+        spec = {g: without_scales(s) if g in left_out else s for g, s in self.spec.items()}
+        reasons = {f"scale of {group}": why for group, why in left_out.items()}
+        symmetry = PermutationSymmetry(
+            {group: sites for group, sites in spec.items() if sites}, reasons=self.reasons | reasons
+        )
+        symmetry._group = SymmetryGroup.of(symmetry.spec, dict(group.shapes))
+        symmetry._is_settled = self._is_settled
         return symmetry
 
     def summary(self) -> str:
@@ -262,10 +285,15 @@ class PermutationSymmetry:
         return symmetry
 
     def describes(self, group: SymmetryGroup) -> bool:
-        """Whether a group is this symmetry's, whatever the order of its factors."""
+        """Whether a group is this symmetry's, whatever the order of its factors.
+
+        Scales that cannot be summed over do not count.
+        """
         shapes = dict(group.shapes)
         try:
-            return SymmetryGroup.of(self.spec, shapes).spec == group.spec
+            symmetry = PermutationSymmetry(self.spec)
+            symmetry.bind_shapes(shapes)
+            return symmetry.with_summable_scales().group.spec == group.spec
         except (KeyError, ValueError):  # It has other sites, or does not fit them.
             return False
 
