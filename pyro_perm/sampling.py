@@ -16,9 +16,11 @@ from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import log_ratio_of
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
+from pyro_perm.rescaled_draws import Unrescaled
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger
 
@@ -53,11 +55,19 @@ def looking_on() -> Iterator[None]:
         yield
 
 
-def draw_density(guide: Call, symmetry: SymmetryGroup) -> FactorizedDensity:
-    """The density of a base guide, with one draw from it."""
-    with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
+def draw_density(
+    guide: Call, symmetry: SymmetryGroup, priors: PriorReader | None = None
+) -> FactorizedDensity:
+    """The density of a base guide, with one draw from it.
+
+    :param priors: reads those of the sites that are rescaled; None to do without.
+    """
+    with poutine.block(), poutine.mask(mask=False), Unrescaled(), SymmetrizeMessenger() as base:
         guide.program(*guide.args, **guide.kwargs)
-    return read_density(base.sites, symmetry)
+    density = read_density(base.sites, symmetry)
+    if priors is None:
+        return density
+    return replace(density, priors=priors(base.sites, guide.args, guide.kwargs))
 
 
 def draw_guide(
