@@ -142,8 +142,9 @@ class AutoSymmetrized(AutoGuide):
         """The same, of some sites, over the data that a survey of this guide has shown."""
         assert self.symmetry is not None
         base = replace(full, call=replace(full.call, program=self.base))
-        density = draw_density(base.call, self.symmetry.group)
-        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+        density = draw_density(base.call, self.symmetry.group, self.priors)
+        if not (density.factorizes and self.priors.are_constant):
+            # The estimators decide by the numbers, which vmap forbids.
             return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
         return draw_symmetrized(
             base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute

@@ -110,39 +110,61 @@ def draw_rescaled(
     density = replace(
         read_density(rehearsal.sites, symmetry), priors=priors(rehearsal.sites, args, kwargs)
     )
-    elements, scales = dict(permutations), {}
     num_plates = max(symmetry.site_plates(site) for site in symmetry.sites)
-    for group in symmetry.open_groups:
-        site = element_site(symmetry, group, Scale.name)
-        log_scales = pyro.sample(site, LogScales(density, group, num_plates), infer=AUXILIARY)
-        element = as_element(permutations[group]) if group in permutations else None
-        units = symmetry.factor(group).identity(log_scales.device)
-        if element is not None:
-            units = unit_of(element.permutation)
-        scaled = torch.take_along_dim(log_scales, units.expand(log_scales.shape), -1)
-        identity = element if element is not None else as_element(units.expand(log_scales.shape))
-        elements[group] = Scale().with_part(identity, scaled)
-        scales[group] = Scale().with_part(
-            as_element(symmetry.factor(group).identity(log_scales.device)),
-            log_scales.reshape(*density.batch_shape, -1),
+    log_scales = {
+        group: pyro.sample(
+            element_site(symmetry, group, Scale.name),
+            LogScales(density, group, num_plates),
+            infer=AUXILIARY,
         )
-    again = _given(rehearsal, symmetry)
-    with SymmetrizeMessenger(symmetry, elements) as drawn, again:
+        for group in symmetry.open_groups
+    }
+    elements = add_scales(symmetry, permutations, log_scales)
+    with SymmetrizeMessenger(symmetry, elements) as drawn, _given(rehearsal, symmetry):
         result = base(*args, **kwargs)
-    drawn.log_prior_change = log_prior_change(density, scales)
+    without_plates = {g: t.reshape(*density.batch_shape, -1) for g, t in log_scales.items()}
+    drawn.log_prior_change = log_prior_change(density, without_plates)
     return drawn, result
 
 
-def log_prior_change(density: FactorizedDensity, scales: Elements) -> Tensor:
+def sample_log_scales(density: FactorizedDensity) -> dict[str, Tensor]:
+    """For each group that rescales draws from the prior along the orbits, shape ``(*batch, n)``."""
+    symmetry, priors = density.symmetry, density.priors
+    assert priors is not None
+    like = next(iter(density.values.values()))
+    return {
+        group: priors.sample_log_scales(symmetry, group, density.values).to(like)
+        for group in symmetry.open_groups
+    }
+
+
+def add_scales(
+    symmetry: SymmetryGroup, permutations: Elements, log_scales: Mapping[str, Tensor]
+) -> dict[str, AnyElement]:
+    """Elements that rescale units, and put them into other places.
+
+    :param permutations: elements without scales; those of groups that are missing do nothing.
+    :param log_scales: group -> for each unit as it was drawn the logarithm of its scale, shape
+        ``(*batch, n)``.
+    """
+    elements = dict(permutations)
+    for group, each in log_scales.items():
+        in_place = symmetry.factor(group).identity(each.device)
+        element = as_element(permutations.get(group, in_place.expand(each.shape)))
+        units = unit_of(element.permutation).expand(each.shape)
+        elements[group] = Scale().with_part(element, each.gather(-1, units))
+    return elements
+
+
+def log_prior_change(density: FactorizedDensity, log_scales: Mapping[str, Tensor]) -> Tensor:
     """``log p(t . w) - log p(w)``, shape ``(*batch)``, in nats and double precision.
 
-    :param scales: elements that rescale, and do nothing else.
+    :param log_scales: group -> logarithms of the units' scales, shape ``(*batch, n)``.
     """
     assert density.priors is not None
     symmetry, values = density.symmetry, density.values
-    before, after = (
-        density.priors.log_prob(symmetry, each) for each in (values, symmetry.apply(scales, values))
-    )
+    rescaled = symmetry.apply(add_scales(symmetry, {}, log_scales), values)
+    before, after = (density.priors.log_prob(symmetry, each) for each in (values, rescaled))
     return after - before
 
 

@@ -20,7 +20,12 @@ from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
-from pyro_perm.rescaled_draws import Unrescaled
+from pyro_perm.rescaled_draws import (
+    Unrescaled,
+    add_scales,
+    log_prior_change,
+    sample_log_scales,
+)
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger
 
@@ -95,14 +100,15 @@ def draw_symmetrized(
     *,
     permute: bool,
 ) -> PosteriorDraws:
-    """Draw from a symmetrized guide: draws of its base, their units permuted at random.
+    """Draw from a symmetrized guide: draws of its base, their units permuted and rescaled.
 
     The estimators of ``log q^G`` decide by the numbers, which ``vmap`` forbids; they take batches.
 
     :param base: the base guide.
-    :param density: of the base guide, at any draw; it must factorize.
+    :param density: of the base guide, at any draw; it must factorize, and priors must not depend on
+        the draw.
     :param sites: names of the sites that are asked for.
-    :param permute: whether units are permuted.
+    :param permute: whether units are permuted, and rescaled where the symmetry does so.
     """
     symmetry = density.symmetry
 
@@ -116,7 +122,13 @@ def draw_symmetrized(
     log_ratio = _log_ratio(estimator, density, mapped["symmetric"], map_draws)
     log_q, values = mapped["density"]["log_q"], mapped["values"]
     if permute:
-        values = symmetry.apply(symmetry.sample((num_draws,)), values)
+        elements = symmetry.compact_part.sample((num_draws,))
+        if density.priors is not None:
+            drawn = replace(density, values=mapped["symmetric"], batch_shape=log_ratio.shape)
+            log_scales = sample_log_scales(drawn)
+            elements = add_scales(symmetry, elements, log_scales)
+            log_ratio = log_ratio + log_prior_change(drawn, log_scales)
+        values = symmetry.apply(elements, values)
     return PosteriorDraws(values, log_q + log_ratio.to(log_q))
 
 
