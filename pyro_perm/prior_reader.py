@@ -34,7 +34,7 @@ class PriorReader:
     """
 
     def __init__(self, model: Model, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
-        self._model = model
+        self._model: Model | None = model
         self._sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
         self._constant: Priors | None = None
         if self._sites:
@@ -48,16 +48,27 @@ class PriorReader:
         """Whether they are the same at every call, or there are none."""
         return self._constant is not None or not self._sites
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As of autoguides: a copy does without the model.
+        return {**self.__dict__, "_model": None}
+
     def __call__(self, drawn: Mapping[str, Any], args: Any, kwargs: Any) -> Priors | None:
         """The priors, given what a guide drew.
 
         :param drawn: trace nodes of the guide.
         :returns: None where no site is rescaled.
+        :raises ValueError: if they are not the same at every call and there is no model.
         """
         if not self._sites:
             return None
         if self._constant is not None:
             return self._constant
+        if self._model is None:
+            raise ValueError(
+                f"the priors of the sites {sorted(self._sites)} depend on other sites or "
+                "parameters, and the guide has lost its model, which Pyro drops when a guide is "
+                "copied or pickled: make the guide anew, with the same parameters"
+            )
         values = {
             name: as_drawn(node["fn"]) if isinstance(node["fn"], Delta) else node["value"]
             for name, node in drawn.items()
