@@ -56,7 +56,7 @@ class ImportanceSampled(Estimator):
             )
 
     def serves(self, density: FactorizedDensity) -> str | None:
-        """Groups that do not flip signs."""
+        """Groups that only permute units."""
         return unit_actions(density)
 
     def cost(self, density: FactorizedDensity) -> float:
@@ -72,7 +72,7 @@ class ImportanceSampled(Estimator):
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``.
 
-        :raises ValueError: if a group flips signs; at backpropagation, if ``K = 0``.
+        :raises ValueError: if a group does more than permute; at backpropagation, if ``K = 0``.
         """
         log_ratio = log_mean(self._log_weights(density)) - density.log_volume
         if self.num_permutations:
