@@ -160,6 +160,7 @@ def test_reasons(model: Callable[..., Any], axis: str, reason: str) -> None:
         (lambda h: h.flip(1), "order-dependent aten.flip"),
         (lambda h: h + torch.arange(4.0), "the model tells its units apart"),
         (lambda h: h * torch.rand(4), "random numbers drawn by aten::rand"),
+        (nn.RReLU(), "argument of the random aten::rrelu_with_noise"),
         (lambda h: h.tril(), "order-dependent aten.tril"),
         (lambda h: h[:, h.sum(0) > -99.0], "selected by a mask"),
         (lambda h: h.kthvalue(2, 1)[0][:, None] * h, "no axis rule for aten.kthvalue"),
