@@ -1,4 +1,4 @@
-"""Fully connected Bayesian networks of any depth, with their permutation spec."""
+"""Bayesian networks: fully connected ones of any depth, with their permutation spec, and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from itertools import pairwise
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor, nn
 
 
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[int, int]]:
@@ -41,6 +43,17 @@ def network(inputs: int, hidden: Sequence[int], outputs: int, *, classify: bool)
                 pyro.sample("y", dist.Normal(out.squeeze(-1), noise), obs=y)
 
     return model
+
+
+def with_priors(net: nn.Module) -> nn.Module:
+    """A network made Bayesian: weights are ``N(0, 1/fan_in)``, and biases ``N(0, 1)``."""
+    to_pyro_module_(net)
+    for module in net.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 1.0
+            prior = dist.Normal(0.0, scale).expand(parameter.shape).to_event(parameter.dim())
+            setattr(module, name, PyroSample(prior))
+    return net
 
 
 def spec(num_hidden: int) -> dict[str, dict[str, int]]:

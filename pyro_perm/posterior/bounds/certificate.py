@@ -163,8 +163,8 @@ def certify(
         densities[0].symmetry.log_compact_order,
         num_samples,
     )
-    lower_values, lower_method = _best_of_halves(lower, sign=1)
-    upper_values, upper_method = _best_of_halves(upper, sign=-1)
+    lower_values, lower_method = _best_of_halves(lower, torch.argmax)
+    upper_values, upper_method = _best_of_halves(upper, torch.argmin)
     _require_uncrossed(lower_values, upper_values, lower_method, upper_method)
     return Certificate(
         lower=lower_values,
@@ -198,12 +198,14 @@ def _competing(
     return lower, upper
 
 
-def _best_of_halves(candidates: _Candidates, sign: int) -> tuple[Tensor, str]:
+def _best_of_halves(
+    candidates: _Candidates, best: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, str]:
     """Values of the methods that the other half of the samples found best."""
     values = torch.stack([each for _, each in candidates])
     half = values.shape[1] // 2
     first, second = values[:, :half], values[:, half:]
-    chosen = [int((sign * part.mean(1)).argmax()) for part in (second, first)]
+    chosen = [int(best(part.mean(1))) for part in (second, first)]
     methods = dict.fromkeys(candidates[index][0] for index in chosen)
     return torch.cat([first[chosen[0]], second[chosen[1]]]), " and ".join(methods)
 

@@ -105,8 +105,8 @@ def mutual_information(
     ``log |G|``. They are tried on a few samples that are not reported, from the cheapest on, until
     the interval is narrower than it is noisy; the best then bound the samples that are reported.
     The result says what was skipped: given as ``estimator``, it may narrow the interval. Where
-    groups flip signs, the chain rule alone competes; where the guide draws its sites jointly,
-    importance sampling.
+    groups do more than permute units, the chain rule alone competes; where the guide draws its
+    sites jointly, importance sampling.
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value

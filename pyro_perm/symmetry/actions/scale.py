@@ -8,7 +8,7 @@ Elements are logarithms of scales. The integrals along orbits are those of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,6 @@ class Scale(UnitAction):
     verb = "rescale"
     deed = "rescales"
     legend = "c^k rescales"
-
-    @classmethod
-    def of(cls, axes: Iterable[Axis]) -> Scale | None:
-        """Scales, where some axis has a power."""
-        return cls() if any(axis.scale for axis in axes) else None
 
     def degree(self, axis: Axis) -> int:
         """The power."""
