@@ -13,6 +13,7 @@ from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import (
     as_estimator,
     as_symmetry,
+    is_group_of,
     verified_symmetry,
     warn_if_coinciding,
     watch_for_shared_parameters,
@@ -130,7 +131,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
     def _require_consistent(self, log_ratios: Sequence[LogRatio]) -> None:
         for log_ratio in log_ratios:
             symmetry, estimator = log_ratio.density.symmetry, log_ratio.estimator
-            if self.symmetry is not None and not self.symmetry.describes(symmetry):
+            if self.symmetry is not None and not is_group_of(self.symmetry, symmetry):
                 raise ValueError(
                     "the guide is symmetrized over another symmetry than the loss was given:\n"
                     f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="

@@ -82,6 +82,19 @@ def verified_symmetry(
     return summable.snapshot()
 
 
+def is_group_of(symmetry: PermutationSymmetry, group: SymmetryGroup) -> bool:
+    """Whether a group is a symmetry's, whatever the order of its factors.
+
+    Scales that cannot be summed over do not count.
+    """
+    own = PermutationSymmetry(symmetry.spec)
+    try:
+        own.bind_shapes(dict(group.shapes))
+    except (KeyError, ValueError):  # It has other sites, or does not fit them.
+        return False
+    return own.with_summable_scales().group.spec == group.spec
+
+
 def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> None:
     """Warn where all units of a group have the same factor, a saddle of the objective."""
     groups = read_density(sites, symmetry).coinciding_groups()
