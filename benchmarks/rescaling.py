@@ -140,9 +140,7 @@ def run(case: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         "error": error,
         "active": active_units(base, data, hidden[0]),
         "seconds": seconds,
-        "losses": [
-            statistics.mean(trajectory[k : k + tenth]) for k in range(0, len(trajectory), tenth)
-        ],
+        "losses": [statistics.mean(losses[k : k + tenth]) for k in range(0, len(losses), tenth)],
     }
 
 
