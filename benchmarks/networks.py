@@ -13,6 +13,8 @@ from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
+from pyro_perm import Axis
+
 
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[int, int]]:
     """``(units, inputs)`` of each layer."""
@@ -54,6 +56,15 @@ def with_priors(net: nn.Module) -> nn.Module:
             prior = dist.Normal(0.0, scale).expand(parameter.shape).to_event(parameter.dim())
             setattr(module, name, PyroSample(prior))
     return net
+
+
+def spec_with_scales(num_hidden: int) -> dict[str, dict[str, Axis]]:
+    """The same with degrees: rectifiers may be rescaled."""
+    incoming, outgoing = Axis(0, scale=1), Axis(1, scale=-1)
+    return {
+        f"hidden{k}": {f"w{k}": incoming, f"b{k}": incoming, f"w{k + 1}": outgoing}
+        for k in range(num_hidden)
+    }
 
 
 def spec(num_hidden: int) -> dict[str, dict[str, int]]:
