@@ -41,7 +41,7 @@ class SymmetrizedELBO:
             nothing of a guide that was trained with scales: where on its orbit the factor of a unit
             lies changes it, and nothing else.
         base_standard_error: of ``base``.
-        log_order: ``log |G|``, the most that permutations and signs can gain.
+        log_order: ``log |G|``, the most that the finite part of the group can gain.
         mutual_information: the interval for ``I(g; w)``, and the gain of scales.
         weight: of these in the ELBO: the scale that handlers give to the guide's sites, as
             those do who train on a loss per observation.
