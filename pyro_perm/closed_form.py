@@ -54,18 +54,27 @@ class ClosedFormTraces(Messenger):
     def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Run the guide, and the model on what it drew."""
         guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
-        model = poutine.replay(self.model, trace=guide_trace)
-        model_trace = poutine.trace(model).get_trace(*args, **kwargs)
-        _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-        for name, node in log_ratio_nodes(guide_trace.nodes).items():
-            guide_trace.remove_node(name)
-            model_trace.add_node(name, **{**node, "is_observed": True})
-            _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
-        self.traces = model_trace, guide_trace
+        self.traces = trace_on_draw(self.model, guide_trace, args, kwargs), guide_trace
 
     def get_traces(self) -> tuple[Any, Any]:
         """The traces of the model and of the guide."""
         return self.traces
+
+
+def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs: Any) -> Any:
+    """Run the model on what a guide drew, and fill in both traces.
+
+    :param guide_trace: is changed: what symmetrization adds moves to the model's trace.
+    :returns: the trace of the model.
+    """
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+    for name, node in log_ratio_nodes(guide_trace.nodes).items():
+        guide_trace.remove_node(name)
+        model_trace.add_node(name, **{**node, "is_observed": True})
+        _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
+    return model_trace
 
 
 def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
