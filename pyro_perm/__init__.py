@@ -39,6 +39,7 @@ from pyro_perm.posterior.modulo.distance import wasserstein_distance
 from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
+from pyro_perm.saving import load, save
 from pyro_perm.symmetry import Axis
 from pyro_perm.verification import SymmetryVerificationError
 
@@ -70,6 +71,7 @@ __all__ = [
     "find_symmetry",
     "init_to_fan_in",
     "interpolation_barrier",
+    "load",
     "log_evidence",
     "metrics",
     "mutual_information",
@@ -78,6 +80,7 @@ __all__ = [
     "predict",
     "register_axis_rule",
     "register_estimator",
+    "save",
     "symmetrized_elbo",
     "to_arviz",
     "unit_overlap",
