@@ -23,6 +23,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal
 from pyro_perm.density.moved_delta import MovedDelta
+from pyro_perm.rescaled_draws import Unrescaled
 from pyro_perm.trace_sites import log_ratio_nodes
 
 
@@ -53,12 +54,18 @@ class ClosedFormTraces(Messenger):
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Run the guide, and the model on what it drew."""
-        guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
+        guide_trace = trace_draw(self.guide, args, kwargs)
         self.traces = trace_on_draw(self.model, guide_trace, args, kwargs), guide_trace
 
     def get_traces(self) -> tuple[Any, Any]:
         """The traces of the model and of the guide."""
         return self.traces
+
+
+def trace_draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a guide, whose units keep their scales: the closed form is that of its base guide."""
+    with Unrescaled():
+        return poutine.trace(guide).get_trace(*args, **kwargs)
 
 
 def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs: Any) -> Any:

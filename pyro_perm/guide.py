@@ -22,11 +22,13 @@ from pyro_perm.first_call import (
 )
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program._pyro_internals import make_prototype, plates_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.rescaled_draws import draw_rescaled, rescales_draws
 from pyro_perm.sampling import (
     PosteriorDraws,
     draw_density,
@@ -106,6 +108,7 @@ class AutoSymmetrized(AutoGuide):
         :param symmetry: has been verified on its model; ``estimator`` and ``permute`` as above.
         """
         guide = cls(base, symmetry, estimator=estimator, permute=permute)
+        guide.priors = PriorReader.at_first_call(guide.model, symmetry.group)
         guide._share_prototype()
         guide._is_checked = True
         return guide
@@ -124,7 +127,8 @@ class AutoSymmetrized(AutoGuide):
                 self._setup_prototype(*args, **kwargs)
                 drawn, result = self._draw(args, kwargs)
             self._check(drawn, args, kwargs)
-        add_log_ratio(drawn, self._group, self.estimator)
+        priors = self.priors(drawn.sites, args, kwargs)
+        add_log_ratio(drawn, self._group, self.estimator, priors)
         return result
 
     @refuse_shared_keywords
@@ -158,8 +162,9 @@ class AutoSymmetrized(AutoGuide):
         """The same, of some sites, over the data that a survey of this guide has shown."""
         assert self.symmetry is not None
         base = replace(full, call=replace(full.call, program=self.base))
-        density = draw_density(base.call, self.symmetry.group)
-        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+        density = draw_density(base.call, self.symmetry.group, self.priors)
+        if not (density.factorizes and self.priors.are_constant):
+            # The estimators decide by the numbers, which vmap forbids.
             return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
         return draw_symmetrized(
             base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute
@@ -184,10 +189,13 @@ class AutoSymmetrized(AutoGuide):
 
     def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
         permutations = {}
-        if self.permute:
+        if self.permute and (not self._group.open_groups or rescales_draws()):
             parameter = next(self.base.parameters(), None)
             device = None if parameter is None else parameter.device
-            permutations = sample_permutations(self._group, device)
+            permutations = sample_permutations(self._group.compact_part, device)
+            if self._group.open_groups:
+                moves = (self._group, permutations)
+                return draw_rescaled(self.base, *moves, self.priors, args, kwargs)
         with SymmetrizeMessenger(self._group, permutations) as drawn:
             return drawn, self.base(*args, **kwargs)
 
@@ -204,6 +212,7 @@ class AutoSymmetrized(AutoGuide):
         if self.base.prototype_trace is None:
             make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        self.priors = PriorReader(self.model, self._group, args, kwargs)
         self._share_prototype()
 
     def _share_prototype(self) -> None:

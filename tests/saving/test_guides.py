@@ -90,6 +90,35 @@ def test_each_symmetry_comes_back(problem, tmp_path):
     require_equal(draws(loaded, problem.args), draws(guide, problem.args))
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_scales_come_back(constant, tmp_path):
+    """The priors along the orbits are read off the model when it first runs."""
+    x = torch.linspace(-1, 1, 6)[:, None]
+
+    def model(x):
+        width = 1.0
+        if not constant:
+            width = pyro.sample("width", dist.LogNormal(0.0, 0.1))
+        w1 = pyro.sample("w1", dist.Normal(0.0, width).expand([3, 1]).to_event(2))
+        w2 = pyro.sample("w2", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(torch.relu(x @ w1.T) @ w2, 0.5), obs=x[:, 0])
+
+    axes = {"w1": pp.Axis(0, scale=1), "w2": pp.Axis(0, scale=-1)}
+    base = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    guide = pp.AutoSymmetrized(base, pp.PermutationSymmetry({"hidden": axes}))
+    guide(x)
+    loaded = round_trip(guide, model, tmp_path / "guide")
+    assert loaded.symmetry.group == guide.symmetry.group
+    found, expected = [], []
+    for each, values in ((guide, expected), (loaded, found)):
+        pyro.set_rng_seed(2)
+        posterior = each.sample_posterior(3, x)
+        values += [{**posterior.values, "log_q": posterior.log_q}]
+    require_equal(found, expected)
+    require_equal(draws(loaded, (x,)), draws(guide, (x,)))
+
+
 def supports():
     pyro.sample("tau", dist.LogNormal(torch.zeros(3), 1.0).to_event(1))
     pyro.sample("share", dist.Dirichlet(torch.ones(3)))

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from tqdm.auto import tqdm
 
-from pyro_perm.closed_form import trace_on_draw
+from pyro_perm.closed_form import trace_draw, trace_on_draw
 from pyro_perm.density.base_guides import base_node, read_density
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.bounds.portfolio import NUM_PILOTS
 from pyro_perm.posterior.bounds.split_data import PerDraw, Split, split_of
 from pyro_perm.posterior.latents import require_no_others, summed_out, together
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.batches import Data
 from pyro_perm.program.full_data import FullData, Joint, glance
 from pyro_perm.program.inputs import Inputs
@@ -48,6 +48,7 @@ class BaseELBO:
         data: what both are called with.
         split: the plates whose rows a loader gives batch by batch.
         group: the group that the guide is, or could be, symmetrized over.
+        priors: reads those of the sites that are rescaled.
         weight: what handlers multiply the log-density of the guide's symmetric sites with, and so
             ``I(g; w)``; known after the first draw.
     """
@@ -57,6 +58,7 @@ class BaseELBO:
     data: Data
     split: Split
     group: SymmetryGroup
+    priors: PriorReader
     weight: float = field(default=1.0, init=False)
     _num_draws: int = field(default=0, init=False)
 
@@ -72,9 +74,10 @@ class BaseELBO:
         drawn = together(seen, drawn)
         left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)
+        priors = PriorReader(model, group, data.first.args, data.first.kwargs)
         program = summing_out(model, left_out, seen.max_plate_nesting)
         seen = replace(seen, call=replace(seen.call, program=program))
-        return cls(seen, drawn, data, split_of(seen, drawn, data), group)
+        return cls(seen, drawn, data, split_of(seen, drawn, data), group, priors)
 
     def draws(self, num: int, *, progress: bool = False) -> Iterator[Draw]:
         """Draws without end; a loader is read once for the first ones, and again for others.
@@ -140,7 +143,8 @@ class _DrawInProgress:
         self._guide_trace = prune_subsample_sites(self._run_guide(inputs))
         nodes = self._guide_trace.nodes
         source.set_weight(nodes)
-        self.density = read_density(nodes, source.group)
+        priors = source.priors(nodes, inputs.args, inputs.kwargs)
+        self.density = replace(read_density(nodes, source.group), priors=priors)
         in_part = source.model.looked_up | source.guide.looked_up | source.split.plates
         sites = dict(self._guide_trace.iter_stochastic_nodes())
         local = [name for name, node in sites.items() if in_part & _plates(node)]
@@ -186,8 +190,7 @@ class _DrawInProgress:
         self._guide_sum.add(guide_joint.terms)
 
     def _run_guide(self, inputs: Inputs) -> Any:
-        trace = poutine.trace(self._source.guide.call.program)
-        return trace.get_trace(*inputs.args, **inputs.kwargs)
+        return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
 
 
 def _plates(node: Any) -> set[str]:

@@ -182,10 +182,10 @@ def test_methods_are_chosen_on_the_other_half_of_the_samples():
     # Each method shines on one half: the choice that looks best is the one that is not made.
     high_first = torch.tensor([10.0, 10.0, 0.0, 0.0])
     candidates = [("first", high_first), ("second", high_first.flip(0))]
-    values, method = _best_of_halves(candidates, sign=1)
+    values, method = _best_of_halves(candidates, torch.argmax)
     assert values.tolist() == [0.0, 0.0, 0.0, 0.0]
     assert method == "second and first"
-    values, method = _best_of_halves(candidates, sign=-1)
+    values, method = _best_of_halves(candidates, torch.argmin)
     assert values.tolist() == [10.0, 10.0, 10.0, 10.0]
     assert method == "first and second"
 
