@@ -27,6 +27,7 @@ from pyro_perm.posterior import (
     symmetrized_elbo,
 )
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
+from pyro_perm.posterior.comparison import Comparison, compare
 from pyro_perm.posterior.export.arviz import to_arviz
 from pyro_perm.posterior.modulo.alignment import Alignment, align
 from pyro_perm.posterior.modulo.barrier import (
@@ -50,6 +51,7 @@ __all__ = [
     "Axis",
     "Bethe",
     "Bounds",
+    "Comparison",
     "Estimator",
     "Evidence",
     "Exact",
@@ -66,6 +68,7 @@ __all__ = [
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
+    "compare",
     "convergence_diagnostics",
     "figures",
     "find_symmetry",

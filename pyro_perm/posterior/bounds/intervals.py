@@ -5,17 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
 
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import Row, table
 from pyro_perm.posterior.bounds.base_elbo import BaseELBO
-from pyro_perm.posterior.bounds.certificate import MutualInformation, certify
+from pyro_perm.posterior.bounds.certificate import Certificate, MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
 from pyro_perm.posterior.bounds.split_data import require_one_density
@@ -204,31 +205,84 @@ def symmetrized_elbo(
     :raises TypeError: if the guide cannot be symmetrized.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
+    found = certified_elbo(
+        model,
+        guide,
+        Data.of(model, args, kwargs),
+        num_samples=num_samples,
+        estimator=estimator,
+        symmetry=symmetry,
+        max_seconds=max_seconds,
+        progress=progress,
+    )
+    certificate = found.certificate
+    return SymmetrizedELBO(
+        lower=found.lower.mean().item(),
+        upper=found.upper.mean().item(),
+        lower_standard_error=standard_error(found.lower),
+        upper_standard_error=standard_error(found.upper),
+        base=found.base.mean().item(),
+        base_standard_error=standard_error(found.base),
+        log_order=certificate.log_order,
+        mutual_information=certificate.summary(),
+        weight=found.weight,
+    )
+
+
+class CertifiedELBO(NamedTuple):
+    """Bounds on ``ELBO(q^G)`` draw by draw, each of shape ``(num_samples,)``, in nats.
+
+    Attributes:
+        certificate: for ``I(g; w)``, and the gain of scales.
+        weight: of these in the ELBO.
+    """
+
+    certificate: Certificate
+    weight: float
+
+    @property
+    def base(self) -> Tensor:
+        """Integrands of ``ELBO(q)``."""
+        return self.certificate.elbos
+
+    @property
+    def lower(self) -> Tensor:
+        """Integrands whose average bounds ``ELBO(q^G)`` from below in expectation."""
+        return self.base + self.weight * (self.certificate.scales + self.certificate.lower)
+
+    @property
+    def upper(self) -> Tensor:
+        """The same from above."""
+        return self.base + self.weight * (self.certificate.scales + self.certificate.upper)
+
+
+def certified_elbo(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    *,
+    num_samples: int,
+    estimator: Estimator | None,
+    symmetry: PermutationSymmetry | None,
+    max_seconds: float | None,
+    progress: bool,
+    draws_from: Callable[..., Any] | None = None,
+) -> CertifiedELBO:
+    """What :func:`symmetrized_elbo` averages.
+
+    :param draws_from: a guide of the same density to draw from, such as the base of a symmetrized
+        one; by default the guide itself.
+    """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
-    data = Data.of(model, args, kwargs)
-    with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
+    arguments = data.loader, data.inputs.args, data.inputs.kwargs
+    with torch.no_grad(), restored(model, guide, *arguments) as writes:
         with writes:
             group = symmetry_of(data.call(guide), symmetry, model)
             require_one_density(guide, data, group)
-            source = BaseELBO.of(model, guide, data, group)
+            source = BaseELBO.of(model, draws_from or guide, data, group)
         draw = source.draws(num_samples, progress=progress).__next__
         certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
-    base, weight = certificate.elbos, source.weight
-    lower, upper = (
-        base + weight * (certificate.scales + side)
-        for side in (certificate.lower, certificate.upper)
-    )
-    return SymmetrizedELBO(
-        lower=lower.mean().item(),
-        upper=upper.mean().item(),
-        lower_standard_error=standard_error(lower),
-        upper_standard_error=standard_error(upper),
-        base=base.mean().item(),
-        base_standard_error=standard_error(base),
-        log_order=certificate.log_order,
-        mutual_information=certificate.summary(),
-        weight=weight,
-    )
+    return CertifiedELBO(certificate, source.weight)
 
 
 def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:
