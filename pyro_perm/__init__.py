@@ -27,6 +27,7 @@ from pyro_perm.posterior import (
     symmetrized_elbo,
 )
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
+from pyro_perm.posterior.comparison import Comparison, compare
 from pyro_perm.posterior.export.arviz import to_arviz
 from pyro_perm.posterior.modulo.alignment import Alignment, align
 from pyro_perm.posterior.modulo.barrier import (
@@ -39,6 +40,7 @@ from pyro_perm.posterior.modulo.distance import wasserstein_distance
 from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
+from pyro_perm.saving import load, save
 from pyro_perm.symmetry import Axis
 from pyro_perm.verification import SymmetryVerificationError
 
@@ -49,6 +51,7 @@ __all__ = [
     "Axis",
     "Bethe",
     "Bounds",
+    "Comparison",
     "Estimator",
     "Evidence",
     "Exact",
@@ -65,11 +68,13 @@ __all__ = [
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
+    "compare",
     "convergence_diagnostics",
     "figures",
     "find_symmetry",
     "init_to_fan_in",
     "interpolation_barrier",
+    "load",
     "log_evidence",
     "metrics",
     "mutual_information",
@@ -78,6 +83,7 @@ __all__ = [
     "predict",
     "register_axis_rule",
     "register_estimator",
+    "save",
     "symmetrized_elbo",
     "to_arviz",
     "unit_overlap",

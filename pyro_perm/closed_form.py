@@ -56,17 +56,8 @@ class ClosedFormTraces(Messenger):
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Run the guide, and the model on what it drew."""
-        with Unrescaled():
-            guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
-        model = poutine.replay(self.model, trace=guide_trace)
-        model_trace = poutine.trace(model).get_trace(*args, **kwargs)
-        _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-        for name, node in log_ratio_nodes(guide_trace.nodes).items():
-            _require_same_weights(node["fn"].density.priors, model_trace, node)
-            guide_trace.remove_node(name)
-            model_trace.add_node(name, **{**node, "is_observed": True})
-            _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
-        self.traces = model_trace, guide_trace
+        guide_trace = trace_draw(self.guide, args, kwargs)
+        self.traces = trace_on_draw(self.model, guide_trace, args, kwargs), guide_trace
 
     def get_traces(self) -> tuple[Any, Any]:
         """The traces of the model and of the guide."""
@@ -84,6 +75,29 @@ def _require_same_weights(priors: Priors | None, model_trace: Any, log_ratio: An
     for site in () if priors is None else priors.sites:
         node = model_trace.nodes[site]
         common_weight({"log_ratio": weight, site: SiteWeight(node["scale"], node["mask"])})
+
+
+def trace_draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a guide, whose units keep their scales: the closed form is that of its base guide."""
+    with Unrescaled():
+        return poutine.trace(guide).get_trace(*args, **kwargs)
+
+
+def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs: Any) -> Any:
+    """Run the model on what a guide drew, and fill in both traces.
+
+    :param guide_trace: is changed: what symmetrization adds moves to the model's trace.
+    :returns: the trace of the model.
+    """
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+    for name, node in log_ratio_nodes(guide_trace.nodes).items():
+        _require_same_weights(node["fn"].density.priors, model_trace, node)
+        guide_trace.remove_node(name)
+        model_trace.add_node(name, **{**node, "is_observed": True})
+        _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
+    return model_trace
 
 
 def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
