@@ -55,6 +55,20 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
 
         return step
 
+    def functional(loss: pp.FunctionalMeanField_ELBO, guide: Callable) -> Callable[[], float]:
+        module = loss(model, guide)
+        module(*args)
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+
+        def step() -> float:
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            module(*args).backward()
+            optimizer.step()
+            return time.perf_counter() - start
+
+        return step
+
     symmetry = pp.PermutationSymmetry(spec(1))
     return {
         "AutoNormal, Trace_ELBO": stepper(base(), Trace_ELBO()),
@@ -67,6 +81,10 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         ),
         "InfoNCE(32), Trace_ELBO": stepper(
             pp.AutoSymmetrized(base(), symmetry, estimator=pp.InfoNCE(32)), Trace_ELBO()
+        ),
+        "AutoNormal, FunctionalMeanField_ELBO": functional(pp.FunctionalMeanField_ELBO(), base()),
+        "AutoSymmetrized, FunctionalSymmetrized_ELBO": functional(
+            pp.FunctionalSymmetrized_ELBO(), pp.AutoSymmetrized(base(), symmetry)
         ),
     }
 

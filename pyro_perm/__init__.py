@@ -15,6 +15,7 @@ from pyro_perm.estimators import (
     SampledChainRule,
     register_estimator,
 )
+from pyro_perm.functional.elbo import FunctionalMeanField_ELBO, FunctionalSymmetrized_ELBO
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -52,6 +53,8 @@ __all__ = [
     "Estimator",
     "Evidence",
     "Exact",
+    "FunctionalMeanField_ELBO",
+    "FunctionalSymmetrized_ELBO",
     "ImportanceSampled",
     "InfoNCE",
     "LeaveOneOut",

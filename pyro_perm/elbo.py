@@ -86,6 +86,11 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         self._verified: SymmetryGroup | None = None
         self._probed: Program | None = None
 
+    def log_ratios(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[LogRatio]:
+        """What a guide is corrected by, one for each symmetrized part, all checks of it done."""
+        trace = poutine.trace(self._corrected(model, guide)).get_trace(*args, **kwargs)
+        return [node["fn"] for node in log_ratio_nodes(trace.nodes).values()]
+
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Any, Any]]:
