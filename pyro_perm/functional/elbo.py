@@ -218,7 +218,7 @@ class _LogJoint:
                 total = total + self._log_density(name, draw, values[name]) - log_prior
             else:
                 parameters = (unexpanded(tensor, 0) for tensor in (prior.loc, prior.scale))
-                total = total + divergence(draw.loc, draw.scale, *parameters).sum()
+                total = total + divergence(draw.loc, draw.scale, *parameters)
         return total
 
     def vectorized(self, draws: Draws) -> Tensor:

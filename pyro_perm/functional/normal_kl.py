@@ -1,4 +1,4 @@
-r"""``KL(N(m, s) || N(mu, sigma))``, entry by entry, with its gradient in closed form.
+r"""``KL(N(m, s) || N(mu, sigma))``, summed over entries, with its gradient in closed form.
 
 ``KL = ((m - mu)^2 + s^2) / (2 sigma^2) - log(s / sigma) - 1/2``, so that
 
@@ -17,16 +17,18 @@ from torch import Tensor
 
 
 def normal_kl(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
-    """The divergence of each entry in nats, for :func:`torch.func.vmap` too.
+    """The divergence of all entries in nats, for :func:`torch.func.vmap` too.
 
     :param loc: of the variational factors, shape ``(*shape)``.
     :param scale: the same shape.
-    :param prior_loc: what broadcasts with it; ``prior_scale`` likewise.
-    :returns: the broadcast shape.
+    :param prior_loc: what can be expanded to it; ``prior_scale`` likewise.
+    :returns: a scalar.
     """
-    ratio = scale / prior_scale
-    distance = (loc - prior_loc) / prior_scale
-    return (distance * distance + ratio * ratio).mul(0.5).sub(0.5) - ratio.log()
+    distance = loc - prior_loc
+    squares = torch.addcmul(distance * distance, scale, scale)
+    quadratic = 0.5 * (squares / prior_scale.square()).sum()
+    copies = loc.numel() / prior_scale.numel()
+    return quadratic - scale.log().sum() + copies * prior_scale.log().sum() - 0.5 * loc.numel()
 
 
 def fused_normal_kl(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
@@ -47,17 +49,15 @@ class _NormalKL(torch.autograd.Function):
         loc, scale, prior_loc, prior_scale = ctx.saved_tensors
         of_loc, of_scale, of_prior_loc, of_prior_scale = ctx.needs_input_grad
         precision = prior_scale.square().reciprocal()
-        slope = (loc - prior_loc) * precision
+        distance = loc - prior_loc
         gradients: list[Tensor | None] = [None] * 4
         if of_loc:
-            gradients[0] = (slope * grad).sum_to_size(loc.shape)
+            gradients[0] = distance * (precision * grad)
         if of_scale:
-            per_scale = scale * precision - scale.reciprocal()
-            gradients[1] = (per_scale * grad).sum_to_size(scale.shape)
+            gradients[1] = scale * (precision * grad) - grad / scale
         if of_prior_loc:
-            gradients[2] = (-slope * grad).sum_to_size(prior_loc.shape)
+            gradients[2] = (-grad * distance * precision).sum_to_size(prior_loc.shape)
         if of_prior_scale:
-            squares = slope * (loc - prior_loc) + scale.square() * precision
-            per_prior_scale = (1.0 - squares) / prior_scale
-            gradients[3] = (per_prior_scale * grad).sum_to_size(prior_scale.shape)
+            squares = (distance.square() + scale.square()) * precision
+            gradients[3] = (grad * (1.0 - squares) / prior_scale).sum_to_size(prior_scale.shape)
         return tuple(gradients)
