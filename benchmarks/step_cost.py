@@ -2,8 +2,8 @@
 
 Every step is timed for all methods in turn, so that noise of the machine hits them alike; printed
 are medians, and medians of the paired ratios. Rounds are short and start anew, so that the units
-stay as they were: apart as at a fan-in start, or half of them switched off. Losses without traces step
-with an optimizer of PyTorch, the others with Pyro's. Run ``python benchmarks/step_cost.py``.
+stay as they were: apart as at a fan-in start, or half of them switched off. Losses without traces
+step with an optimizer of PyTorch, the others with Pyro's. Run ``python benchmarks/step_cost.py``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
 from pyro_perm.functional.independent_draws import Draw, IndependentDraws
 from pyro_perm.functional.normal_kl import fused_normal_kl, normal_kl
-from pyro_perm.functional.substitution import TRACED_LOSS, Substitution
+from pyro_perm.functional.substitution import NeedsTraces, Substitution
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.log_ratio import LogRatio, log_ratio_of
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -88,8 +88,8 @@ class FunctionalMeanField_ELBO(ELBO):
     ) -> Tensor:
         """An estimate of minus the ELBO in nats, for autograd.
 
-        :raises TypeError: if the guide is of another kind.
-        :raises ValueError: if the model has latent sites that are not served; names one.
+        :raises TypeError: if the guide is of another kind, or the model has latent sites that are
+            not served; names it.
         """
         if self._settled_for != (model, guide):
             self._settle(model, guide, args, kwargs)
@@ -107,7 +107,7 @@ class FunctionalMeanField_ELBO(ELBO):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _get_trace(self, *args: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} has no traces: {TRACED_LOSS}")
+        raise NeedsTraces(f"{type(self).__name__} has no traces")
 
     def _settle(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         """What the first call finds out, for later ones to rely on."""
@@ -126,9 +126,9 @@ class FunctionalMeanField_ELBO(ELBO):
                 "FunctionalSymmetrized_ELBO, or give it the base guide"
             )
         if not isinstance(guide, AutoNormal) or type(guide).forward is not AutoNormal.forward:
-            raise TypeError(
+            raise NeedsTraces(
                 f"{type(self).__name__} knows how an AutoNormal draws, but the guide is a "
-                f"{type(guide).__name__}: {TRACED_LOSS}"
+                f"{type(guide).__name__}"
             )
         return guide
 

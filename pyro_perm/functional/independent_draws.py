@@ -12,7 +12,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from pyro_perm.functional.substitution import TRACED_LOSS
+from pyro_perm.functional.substitution import NeedsTraces
 from pyro_perm.program._pyro_internals import UnconstrainedParameter, announced_loc_and_scale
 from pyro_perm.symmetry.binding import unwrapped
 
@@ -57,7 +57,7 @@ class IndependentDraws:
     """Draws all sites of an ``AutoNormal`` without running it.
 
     :param guide: the guide, which has run before.
-    :raises ValueError: if a site lies in a subsampled plate.
+    :raises NeedsTraces: if a site lies in a subsampled plate.
     """
 
     def __init__(self, guide: AutoNormal) -> None:
@@ -111,15 +111,15 @@ class IndependentDraws:
 def _latent_nodes(guide: AutoNormal) -> Iterator[tuple[str, Any]]:
     """The sites that a guide draws, as its prototype met them.
 
-    :raises ValueError: if one lies in a subsampled plate.
+    :raises NeedsTraces: if one lies in a subsampled plate.
     """
     prototype: Any = guide.prototype_trace
     for name, node in prototype.iter_stochastic_nodes():
         for frame in node["cond_indep_stack"]:
             if frame.vectorized and frame.full_size not in (None, frame.size):
-                raise ValueError(
+                raise NeedsTraces(
                     f"site '{name}' lies in the subsampled plate '{frame.name}', of which each "
-                    f"step draws another part: {TRACED_LOSS}"
+                    "step draws another part"
                 )
         yield name, node
 

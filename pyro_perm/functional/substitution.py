@@ -12,7 +12,17 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
-TRACED_LOSS = "train it with TraceSymmetrized_ELBO or Trace_ELBO"
+_TRACED_LOSS = "train it with TraceSymmetrized_ELBO or Trace_ELBO"
+
+
+class NeedsTraces(TypeError):
+    """A loss without traces does not serve a model or a guide.
+
+    :param reason: why not; the fix is added.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: {_TRACED_LOSS}")
 
 
 class Substitution(Messenger):
@@ -46,28 +56,25 @@ class Substitution(Messenger):
             weighed = scale_and_mask(log_prob, msg["scale"], msg["mask"])
             self.log_likelihood = self.log_likelihood + torch.as_tensor(weighed).sum()
         elif not site_is_subsample(msg):
-            raise ValueError(
-                f"the model samples site '{name}', which the guide does not draw: observe it, "
-                f"leave it out, or {TRACED_LOSS}"
-            )
+            raise NeedsTraces(f"the model samples site '{name}', which the guide does not draw")
 
     def require_all_met(self) -> None:
         """Refuse a run that came by fewer sites than the guide draws.
 
-        :raises ValueError: naming a site.
+        :raises NeedsTraces: naming a site.
         """
         for name in self.values:
             if name not in self.priors:
-                raise ValueError(
-                    f"the guide draws site '{name}', which this run of the model does not sample: "
-                    f"its latent sites must always be the same; {TRACED_LOSS}"
+                raise NeedsTraces(
+                    f"the guide draws site '{name}', which this run of the model does not sample"
                 )
 
 
 def _require_plain(msg: Any) -> None:
     """Refuse a latent site of which handlers make something else.
 
-    :raises ValueError: naming the site.
+    :raises ValueError: if it is observed; names the site.
+    :raises NeedsTraces: if its prior is weighed.
     """
     name, scale, mask = msg["name"], msg["scale"], msg["mask"]
     if msg["is_observed"]:
@@ -76,7 +83,6 @@ def _require_plain(msg: Any) -> None:
             "model"
         )
     if isinstance(scale, Tensor) or scale != 1.0 or not (mask is None or mask is True):
-        raise ValueError(
-            f"a handler scales or masks the prior of site '{name}', which a loss without traces "
-            f"of the guide cannot follow: {TRACED_LOSS}"
+        raise NeedsTraces(
+            f"a handler scales or masks the prior of site '{name}', but not its guide alike"
         )

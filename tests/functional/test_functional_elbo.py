@@ -284,7 +284,7 @@ def test_the_loss_of_plain_guides_refuses_symmetrized_ones():
 
 def test_subsampled_latents_are_refused_by_name():
     problem = local_latents()
-    with pytest.raises(ValueError, match="site 'shift' lies in the subsampled plate 'data'"):
+    with pytest.raises(TypeError, match="site 'shift' lies in the subsampled plate 'data'"):
         pp.FunctionalMeanField_ELBO().loss(problem.model, started(problem), *problem.args)
 
 
@@ -292,7 +292,7 @@ def test_subsampled_latents_are_refused_by_name():
 def test_weighed_priors_are_refused_by_name(handler):
     problem = one_hidden_layer()
     guide = started(problem)
-    with pytest.raises(ValueError, match="scales or masks the prior of site 'w1'"):
+    with pytest.raises(TypeError, match="scales or masks the prior of site 'w1'"):
         pp.FunctionalMeanField_ELBO().loss(handler(problem.model), guide, *problem.args)
 
 
@@ -308,12 +308,12 @@ def test_sites_that_the_guide_does_not_draw_are_refused_by_name():
     guide(0)
     loss = pp.FunctionalMeanField_ELBO()
     loss.loss(model, guide, 0)
-    with pytest.raises(ValueError, match="samples site 'v', which the guide does not draw"):
+    with pytest.raises(TypeError, match="samples site 'v', which the guide does not draw"):
         loss.loss(model, guide, 1)
     conditioned = pyro.condition(model, data={"w": torch.zeros(2)})
     with pytest.raises(ValueError, match="site 'w' is observed, but the guide draws it"):
         loss.loss(conditioned, guide, 0)
-    with pytest.raises(ValueError, match="the guide draws site 'w', which this run"):
+    with pytest.raises(TypeError, match="the guide draws site 'w', which this run"):
         loss.loss(lambda _: None, guide, 0)
 
 
