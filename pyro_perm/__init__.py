@@ -41,6 +41,8 @@ from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
 from pyro_perm.symmetry import Axis
+from pyro_perm.training.fit import fit
+from pyro_perm.training.history import History
 from pyro_perm.verification import SymmetryVerificationError
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Exact",
     "FunctionalMeanField_ELBO",
     "FunctionalSymmetrized_ELBO",
+    "History",
     "ImportanceSampled",
     "InfoNCE",
     "LeaveOneOut",
@@ -71,6 +74,7 @@ __all__ = [
     "convergence_diagnostics",
     "figures",
     "find_symmetry",
+    "fit",
     "init_to_fan_in",
     "interpolation_barrier",
     "log_evidence",
