@@ -155,7 +155,8 @@ def plot_history(
 ) -> Axes:
     """The ELBO during training, averaged over steps, and certified bounds on it at the end.
 
-    The band of the bounds is widened by a standard error at either side. A vertical line marks the step whose parameters were kept.
+    The band of the bounds is widened by a standard error at either side. A vertical line marks the
+    step whose parameters were kept.
 
     :param history: of :func:`pyro_perm.fit`.
     :param elbo: of the trained guide, from :func:`pyro_perm.symmetrized_elbo`.
