@@ -8,6 +8,7 @@ one light handler, and Kullback-Leibler divergences from Normal priors are in cl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -16,11 +17,12 @@ from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal, unexpanded
+from pyro_perm.density.priors import Priors, elementwise
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
 from pyro_perm.functional.independent_draws import Draw, IndependentDraws
@@ -29,10 +31,10 @@ from pyro_perm.functional.substitution import NeedsTraces, Substitution
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.log_ratio import LogRatio, log_ratio_of
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
 Draws = Mapping[str, Draw]
+DrawnPriors = Mapping[str, Distribution]
 Divergence = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -99,11 +101,11 @@ class FunctionalMeanField_ELBO(ELBO):
             draws = self._sites.draw([self.num_particles])
             with pyro.validation_enabled(False):
                 excess = run.vectorized(draws)
-            return (excess + self._correction(draws)).mean()
+            return (excess + self._correction(draws, None)).mean()
         losses = []
         for _ in range(self.num_particles):
             draws = self._sites.draw()
-            losses.append(run(draws) + self._correction(draws))
+            losses.append(run(draws) + self._correction(draws, run.priors))
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _get_trace(self, *args: Any) -> Any:
@@ -138,8 +140,11 @@ class FunctionalMeanField_ELBO(ELBO):
             with torch.no_grad():
                 _LogJoint(self._sites, model, args, kwargs)(self._sites.draw())
 
-    def _correction(self, draws: Draws) -> Tensor | float:
-        """What the draws add to the loss besides, shape ``(*batch)``."""
+    def _correction(self, draws: Draws, priors: DrawnPriors | None) -> Tensor | float:
+        """What the draws add to the loss besides, shape ``(*batch)``.
+
+        :param priors: of the sites, given the draws; None where they were not seen.
+        """
         return 0.0
 
 
@@ -184,10 +189,16 @@ class FunctionalSymmetrized_ELBO(FunctionalMeanField_ELBO):
     def _settle(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         base = self._auto_normal(guide.base if isinstance(guide, AutoSymmetrized) else guide)
         self._log_ratios = self._traced.log_ratios(model, guide, args, kwargs)
+        priors = guide.priors if isinstance(guide, AutoSymmetrized) else self._traced.priors
+        if self.vectorize_particles and priors is not None and not priors.are_constant:
+            raise ValueError(
+                "the priors of rescaled sites depend on other sites or parameters, so that each "
+                "particle has its own: leave out vectorize_particles=True"
+            )
         self._prepare(base, model, args, kwargs)
 
-    def _correction(self, draws: Draws) -> Tensor | float:
-        return sum(_log_ratio(draws, r.density.symmetry, r.estimator) for r in self._log_ratios)
+    def _correction(self, draws: Draws, priors: DrawnPriors | None) -> Tensor | float:
+        return sum(_log_ratio(draws, settled, priors) for settled in self._log_ratios)
 
 
 class _LogJoint:
@@ -196,6 +207,9 @@ class _LogJoint:
     :param sites: what the guide draws.
     :param model: the model.
     :param args: its arguments; ``kwargs`` likewise.
+
+    Attributes:
+        priors: site -> its prior in the last run.
     """
 
     def __init__(self, sites: IndependentDraws, model: Program, args: Any, kwargs: Any) -> None:
@@ -210,6 +224,7 @@ class _LogJoint:
         with Substitution(values) as met:
             self._model(*self._args, **self._kwargs)
         met.require_all_met()
+        self.priors = met.priors
         total = -torch.as_tensor(met.log_likelihood)
         for name, draw in draws.items():
             prior = as_normal(met.priors[name])
@@ -243,8 +258,15 @@ class _LogJoint:
         return log_density
 
 
-def _log_ratio(draws: Draws, symmetry: SymmetryGroup, estimator: Estimator) -> Tensor:
-    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats."""
+def _log_ratio(draws: Draws, settled: LogRatio, priors: DrawnPriors | None) -> Tensor:
+    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
+
+    :param settled: that of an earlier draw.
+    :param priors: of the sites, where they may have changed since.
+    """
+    symmetry, rescaled = settled.density.symmetry, settled.density.priors
+    if rescaled is not None and priors is not None:
+        rescaled = Priors({site: elementwise(priors[site]) for site in rescaled.sites})
     nodes = {
         unconstrained_node(site): {
             "fn": Normal(draws[site].loc, draws[site].scale, validate_args=False),
@@ -252,5 +274,6 @@ def _log_ratio(draws: Draws, symmetry: SymmetryGroup, estimator: Estimator) -> T
         }
         for site in symmetry.sites
     }
+    density = replace(read_density(nodes, symmetry), priors=rescaled)
     dtype = draws[symmetry.sites[0]].loc.dtype
-    return log_ratio_of(read_density(nodes, symmetry), estimator).to(dtype)
+    return log_ratio_of(density, settled.estimator).to(dtype)

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from functional_noise import GiveNoise, assert_same, noise_of
 from problems import (
     PROBLEMS,
     flattened_channels,
@@ -20,7 +21,6 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
-from pyro.poutine.messenger import Messenger
 
 import pyro_perm as pp
 from pyro_perm.closed_form import ClosedFormTrace_ELBO
@@ -34,50 +34,6 @@ SERVED = [
     units_in_plate(),
     with_signs(one_hidden_layer(3)),
 ]
-
-
-class GiveNoise(Messenger):
-    """Draws the sites of an ``AutoNormal`` by noise of our choice."""
-
-    def __init__(self, noise):
-        super().__init__()
-        self.noise = noise
-
-    def _pyro_sample(self, msg):
-        site = msg["name"].removesuffix("_unconstrained")
-        if site != msg["name"]:
-            q = msg["fn"].base_dist if msg["fn"].event_dim else msg["fn"]
-            msg["value"], msg["done"] = q.loc + q.scale * self.noise[site], True
-
-
-def noise_of(guide, seed, *batch):
-    """The noise that a loss without traces draws under a seed, site by site."""
-    shapes = {
-        name: guide.locs.get_parameter(f"{name}_unconstrained").shape
-        for name, _ in guide.prototype_trace.iter_stochastic_nodes()
-    }
-    pyro.set_rng_seed(seed)
-    parts = torch.randn(*batch, sum(s.numel() for s in shapes.values())).split(
-        [s.numel() for s in shapes.values()], -1
-    )
-    return {
-        name: part.reshape(*batch, *shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
-
-
-def gradients(loss, guide):
-    parameters = dict(guide.named_parameters())
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
-
-
-def assert_same(one, other, guide):
-    """The same losses, with the same gradients."""
-    assert torch.allclose(one, other, rtol=1e-10)
-    mine, theirs = gradients(one, guide), gradients(other, guide)
-    for name, grad in mine.items():
-        assert torch.allclose(grad, theirs[name], rtol=1e-8, atol=1e-10), name
 
 
 def started(problem, **kwargs):
@@ -111,6 +67,76 @@ def test_value_and_gradient_are_those_of_a_symmetrized_guide():
         expected = traced.differentiable_loss(problem.model, guide, *problem.args)
     pyro.set_rng_seed(3)
     assert_same(fast(*problem.args), expected, guide)
+
+
+class Rectifiers(PyroModule):
+    """A layer of units to be rescaled, its prior scale learned or not."""
+
+    def __init__(self, learns):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.tensor(0.3), requires_grad=learns)
+
+    def forward(self, x, y=None):
+        prior = dist.Normal(torch.zeros(3, 2), self.log_scale.exp())
+        w1, w2 = pyro.sample("w1", prior.to_event(2)), normal("w2", 1, 3)
+        f = (torch.relu(x @ w1.mT) @ w2.mT).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(f, 0.5), obs=y)
+
+    symmetry = pp.PermutationSymmetry(
+        {"units": {"w1": pp.Axis(0, scale=1), "w2": pp.Axis(1, scale=-1)}}
+    )
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_scales_are_counted_as_in_the_traced_loss(learns, wrap):
+    model, (x, y) = Rectifiers(learns), one_hidden_layer().args
+    base = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    guide = pp.AutoSymmetrized(base, model.symmetry) if wrap else base
+    symmetry = None if wrap else model.symmetry
+    fast = pp.FunctionalSymmetrized_ELBO(symmetry=symmetry)
+    traced = pp.TraceSymmetrized_ELBO(symmetry=symmetry)
+    module = fast(model, guide)
+    module(x, y)
+    with GiveNoise(noise_of(base, 3)):
+        expected = traced.differentiable_loss(model, guide, x, y)
+    pyro.set_rng_seed(3)
+    if learns:
+        assert_same(module(x, y), expected, module)
+    else:
+        assert_same(module(x, y), expected, base)
+
+
+def test_learned_priors_of_rescaled_sites_are_read_anew_after_a_first_call_without_gradients():
+    model, (x, y) = Rectifiers(True), one_hidden_layer().args
+    guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=pp.init_to_fan_in), model.symmetry)
+    with torch.no_grad():
+        guide(x, y)
+    assert not guide.priors.are_constant
+
+
+def test_vectorized_particles_need_constant_priors_of_rescaled_sites():
+    model, (x, y) = Rectifiers(True), one_hidden_layer().args
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    settings = {"num_particles": 2, "vectorize_particles": True, "symmetry": model.symmetry}
+    with pytest.raises(ValueError, match="leave out vectorize_particles=True"):
+        pp.FunctionalSymmetrized_ELBO(**settings).loss(model, guide, x, y)
+    model = Rectifiers(False)
+    pyro.clear_param_store()
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    fast, traced = (
+        pp.FunctionalSymmetrized_ELBO(**settings),
+        pp.TraceSymmetrized_ELBO(symmetry=model.symmetry),
+    )
+    fast.loss(model, guide, x, y)
+    noise = noise_of(guide, 3, 2)
+    expected = []
+    for k in range(2):
+        with GiveNoise({site: e[k] for site, e in noise.items()}):
+            expected.append(traced.differentiable_loss(model, guide, x, y))
+    pyro.set_rng_seed(3)
+    assert_same(fast.differentiable_loss(model, guide, x, y), torch.stack(expected).mean(), guide)
 
 
 @pytest.mark.parametrize("problem", SERVED, ids=str)
