@@ -74,7 +74,9 @@ class Rectifiers(PyroModule):
 
     def __init__(self, learns):
         super().__init__()
-        self.log_scale = torch.nn.Parameter(torch.tensor(0.3), requires_grad=learns)
+        self.log_scale = torch.tensor(0.3)
+        if learns:
+            self.log_scale = torch.nn.Parameter(self.log_scale)
 
     def forward(self, x, y=None):
         prior = dist.Normal(torch.zeros(3, 2), self.log_scale.exp())
