@@ -41,13 +41,17 @@ from pyro_perm.posterior.modulo.overlap import unit_overlap
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
 from pyro_perm.symmetry import Axis
+from pyro_perm.training.annealed_kl import AnnealedKL, cyclical_warm_up, linear_warm_up
 from pyro_perm.training.fit import fit
 from pyro_perm.training.history import History
+from pyro_perm.training.local_reparametrization import LocalReparametrization
+from pyro_perm.training.sticking_the_landing import StickingTheLanding
 from pyro_perm.verification import SymmetryVerificationError
 
 __all__ = [
     "Alignment",
     "AnnealedImportanceSampled",
+    "AnnealedKL",
     "AutoSymmetrized",
     "Axis",
     "Bethe",
@@ -61,22 +65,26 @@ __all__ = [
     "ImportanceSampled",
     "InfoNCE",
     "LeaveOneOut",
+    "LocalReparametrization",
     "MutualInformation",
     "PermutationSymmetry",
     "PosteriorDraws",
     "Prediction",
     "SampledChainRule",
+    "StickingTheLanding",
     "SymmetrizedELBO",
     "SymmetryVerificationError",
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
     "convergence_diagnostics",
+    "cyclical_warm_up",
     "figures",
     "find_symmetry",
     "fit",
     "init_to_fan_in",
     "interpolation_barrier",
+    "linear_warm_up",
     "log_evidence",
     "metrics",
     "mutual_information",

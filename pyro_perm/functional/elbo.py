@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -26,6 +26,8 @@ from pyro_perm.density.priors import Priors, elementwise
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
 from pyro_perm.functional.independent_draws import Draw, IndependentDraws
+from pyro_perm.functional.latent_weight import latent_weight
+from pyro_perm.functional.local_layers import local_layers
 from pyro_perm.functional.normal_kl import fused_normal_kl, normal_kl
 from pyro_perm.functional.substitution import NeedsTraces, Substitution
 from pyro_perm.guide import AutoSymmetrized
@@ -100,12 +102,12 @@ class FunctionalMeanField_ELBO(ELBO):
         if self.num_particles > 1 and self.vectorize_particles:
             draws = self._sites.draw([self.num_particles])
             with pyro.validation_enabled(False):
-                excess = run.vectorized(draws)
-            return (excess + self._correction(draws, None)).mean()
+                terms = run.vectorized(draws)
+            return _loss(terms, self._correction(draws, None)).mean()
         losses = []
         for _ in range(self.num_particles):
             draws = self._sites.draw()
-            losses.append(run(draws) + self._correction(draws, run.priors))
+            losses.append(_loss(run(draws), self._correction(draws, run.priors)))
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _get_trace(self, *args: Any) -> Any:
@@ -201,8 +203,24 @@ class FunctionalSymmetrized_ELBO(FunctionalMeanField_ELBO):
         return sum(_log_ratio(draws, settled, priors) for settled in self._log_ratios)
 
 
+class _Terms(NamedTuple):
+    """What an ELBO is made of, in nats.
+
+    Attributes:
+        log_likelihood: ``log p(D | w)``, shape ``(*batch)``.
+        divergence: ``KL(q || p)``, with ``log q(w) - log p(w)`` where that has no closed form.
+    """
+
+    log_likelihood: Tensor
+    divergence: Tensor
+
+
+def _loss(terms: _Terms, correction: Tensor | float) -> Tensor:
+    return latent_weight() * (terms.divergence + correction) - terms.log_likelihood
+
+
 class _LogJoint:
-    """``-log p(D | w) + KL(q || p)``, with ``log q(w) - log p(w)`` where that has no closed form.
+    """Runs a model at draws of a guide.
 
     :param sites: what the guide draws.
     :param model: the model.
@@ -214,32 +232,42 @@ class _LogJoint:
 
     def __init__(self, sites: IndependentDraws, model: Program, args: Any, kwargs: Any) -> None:
         self._sites, self._model, self._args, self._kwargs = sites, model, args, kwargs
+        self.priors: DrawnPriors = {}
 
-    def __call__(self, draws: Draws, divergence: Divergence = fused_normal_kl) -> Tensor:
-        """Of one draw of each site, a scalar, in nats.
+    def __call__(self, draws: Draws, kl: Divergence = fused_normal_kl) -> _Terms:
+        """The terms at one draw of each site.
 
-        :param divergence: of Normals, from their locs and scales.
+        :param kl: divergence of Normals, from their locs and scales.
         """
         values = self._sites.values({name: draw.unconstrained for name, draw in draws.items()})
+        layers = local_layers()
+        if layers is not None:
+            for name, draw in draws.items():
+                layers.add(values[name], draw.loc, draw.scale)
         with Substitution(values) as met:
             self._model(*self._args, **self._kwargs)
         met.require_all_met()
         self.priors = met.priors
-        total = -torch.as_tensor(met.log_likelihood)
+        divergences = []
         for name, draw in draws.items():
             prior = as_normal(met.priors[name])
             if prior is None:
                 log_prior = met.priors[name].log_prob(values[name]).sum()
-                total = total + self._log_density(name, draw, values[name]) - log_prior
+                divergences.append(self._log_density(name, draw, values[name]) - log_prior)
             else:
                 parameters = (unexpanded(tensor, 0) for tensor in (prior.loc, prior.scale))
-                total = total + divergence(draw.loc, draw.scale, *parameters)
-        return total
+                divergences.append(kl(draw.loc, draw.scale, *parameters))
+        return _Terms(torch.as_tensor(met.log_likelihood), sum(divergences[1:], divergences[0]))
 
-    def vectorized(self, draws: Draws) -> Tensor:
-        """Of many draws at once, shape ``(*batch)``."""
+    def vectorized(self, draws: Draws) -> _Terms:
+        """The terms at many draws at once."""
+        if local_layers() is not None:
+            raise ValueError(
+                "local reparametrization draws outputs of one particle at a time: leave out "
+                "vectorize_particles=True"
+            )
 
-        def of_one(noise: Mapping[str, Tensor], unconstrained: Mapping[str, Tensor]) -> Tensor:
+        def of_one(noise: Mapping[str, Tensor], unconstrained: Mapping[str, Tensor]) -> _Terms:
             one = {
                 name: draw._replace(noise=noise[name], unconstrained=unconstrained[name])
                 for name, draw in draws.items()
@@ -248,8 +276,8 @@ class _LogJoint:
 
         noise = {name: draw.noise for name, draw in draws.items()}
         unconstrained = {name: draw.unconstrained for name, draw in draws.items()}
-        losses: Tensor = torch.func.vmap(of_one, randomness="different")(noise, unconstrained)
-        return losses
+        terms: _Terms = torch.func.vmap(of_one, randomness="different")(noise, unconstrained)
+        return terms
 
     def _log_density(self, name: str, draw: Draw, value: Tensor) -> Tensor:
         """``log q(w)`` of a site's value on its support, in nats."""

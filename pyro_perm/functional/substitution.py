@@ -12,6 +12,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_perm.functional.latent_weight import latent_weight
+
 _TRACED_LOSS = "train it with TraceSymmetrized_ELBO or Trace_ELBO"
 
 
@@ -82,7 +84,7 @@ def _require_plain(msg: Any) -> None:
             f"site '{name}' is observed, but the guide draws it: make the guide of the conditioned "
             "model"
         )
-    if isinstance(scale, Tensor) or scale != 1.0 or not (mask is None or mask is True):
+    if isinstance(scale, Tensor) or scale != latent_weight() or not (mask is None or mask is True):
         raise NeedsTraces(
             f"a handler scales or masks the prior of site '{name}', but not its guide alike"
         )

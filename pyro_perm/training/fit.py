@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Adam
 
+from pyro_perm.training.annealed_kl import AnnealedKL, Schedule
 from pyro_perm.training.batches import Call, as_batches, call_of, num_data_of
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
@@ -19,6 +20,7 @@ from pyro_perm.training.minibatch_scale import warn_if_unscaled
 from pyro_perm.training.parameters import TrainedTensors
 from pyro_perm.training.run import Callback, Plan, Run
 from pyro_perm.training.steps import MakeOptimizer, MakeScheduler, PyroSteps, Steps, TorchSteps
+from pyro_perm.training.wrapped_elbo import WrappedELBO
 
 Program = Callable[..., Any]
 
@@ -32,6 +34,7 @@ def fit(
     steps: int | None = None,
     batch_size: int | None = None,
     elbo: ELBO | None = None,
+    kl_weight: Schedule | None = None,
     optimizer: MakeOptimizer | PyroOptim | None = None,
     learning_rate: float = 0.01,
     scheduler: MakeScheduler | None = None,
@@ -75,6 +78,7 @@ def fit(
     :param batch_size: of minibatches of tensors, shuffled each epoch; None takes all at once.
     :param elbo: the loss; by default that of the guide, without traces where that serves
         (:class:`FunctionalSymmetrized_ELBO`, :class:`FunctionalMeanField_ELBO`).
+    :param kl_weight: a warm-up, such as ``linear_warm_up(1000)``; see :class:`AnnealedKL`.
     :param optimizer: makes an optimizer of PyTorch of parameters, such as
         ``functools.partial(torch.optim.AdamW, lr=0.01)``; or one of :mod:`pyro.optim`.
         By default Adam.
@@ -101,6 +105,8 @@ def fit(
     first = _first_call(batches)
     warn_if_unscaled(model, first, num_data_of(batches))
     elbo = elbo or choose_elbo(model, guide, first)
+    if kl_weight is not None:
+        elbo = AnnealedKL(elbo, kl_weight)
     taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, first)
     plan = Plan(
         epochs=epochs,
@@ -113,7 +119,7 @@ def fit(
         checkpoint_every=checkpoint_every,
         progress=progress,
     )
-    extras = {"elbo": elbo} if hasattr(elbo, "state_dict") else {}
+    extras = {"elbo": elbo} if isinstance(elbo, WrappedELBO) else {}
     run = Run(plan, batches, taken, TrainedTensors(model, guide), extras)
     run.resume()
     return run()
