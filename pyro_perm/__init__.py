@@ -15,6 +15,7 @@ from pyro_perm.estimators import (
     SampledChainRule,
     register_estimator,
 )
+from pyro_perm.functional.elbo import FunctionalMeanField_ELBO, FunctionalSymmetrized_ELBO
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -42,11 +43,17 @@ from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
 from pyro_perm.saving import load, save
 from pyro_perm.symmetry import Axis
+from pyro_perm.training.annealed_kl import AnnealedKL, cyclical_warm_up, linear_warm_up
+from pyro_perm.training.fit import fit
+from pyro_perm.training.history import History
+from pyro_perm.training.local_reparametrization import LocalReparametrization
+from pyro_perm.training.sticking_the_landing import StickingTheLanding
 from pyro_perm.verification import SymmetryVerificationError
 
 __all__ = [
     "Alignment",
     "AnnealedImportanceSampled",
+    "AnnealedKL",
     "AutoSymmetrized",
     "Axis",
     "Bethe",
@@ -55,14 +62,19 @@ __all__ = [
     "Estimator",
     "Evidence",
     "Exact",
+    "FunctionalMeanField_ELBO",
+    "FunctionalSymmetrized_ELBO",
+    "History",
     "ImportanceSampled",
     "InfoNCE",
     "LeaveOneOut",
+    "LocalReparametrization",
     "MutualInformation",
     "PermutationSymmetry",
     "PosteriorDraws",
     "Prediction",
     "SampledChainRule",
+    "StickingTheLanding",
     "SymmetrizedELBO",
     "SymmetryVerificationError",
     "TraceSymmetrized_ELBO",
@@ -70,11 +82,14 @@ __all__ = [
     "align",
     "compare",
     "convergence_diagnostics",
+    "cyclical_warm_up",
     "figures",
     "find_symmetry",
+    "fit",
     "init_to_fan_in",
     "interpolation_barrier",
     "load",
+    "linear_warm_up",
     "log_evidence",
     "metrics",
     "mutual_information",
