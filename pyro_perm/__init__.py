@@ -17,6 +17,14 @@ from pyro_perm.estimators import (
 )
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
+from pyro_perm.networks import likelihoods, priors
+from pyro_perm.networks.bayesian import BayesianNetwork, bayesian
+from pyro_perm.networks.gaussian import (
+    DenseGaussian,
+    GaussianPosterior,
+    LowRankGaussian,
+    gaussian_posterior,
+)
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior import (
     MutualInformation,
@@ -48,14 +56,18 @@ __all__ = [
     "AnnealedImportanceSampled",
     "AutoSymmetrized",
     "Axis",
+    "BayesianNetwork",
     "Bethe",
     "Bounds",
+    "DenseGaussian",
     "Estimator",
     "Evidence",
     "Exact",
+    "GaussianPosterior",
     "ImportanceSampled",
     "InfoNCE",
     "LeaveOneOut",
+    "LowRankGaussian",
     "MutualInformation",
     "PermutationSymmetry",
     "PosteriorDraws",
@@ -66,18 +78,22 @@ __all__ = [
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
+    "bayesian",
     "canonical_order",
     "convergence_diagnostics",
     "figures",
     "find_symmetry",
+    "gaussian_posterior",
     "init_to_fan_in",
     "interpolation_barrier",
+    "likelihoods",
     "log_evidence",
     "metrics",
     "mutual_information",
     "negative_log_joint",
     "negative_log_likelihood",
     "predict",
+    "priors",
     "register_axis_rule",
     "register_estimator",
     "reset_statistics",

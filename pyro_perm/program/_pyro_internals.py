@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide, AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr as deep_setattr
 from pyro.nn import PyroModule
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -67,6 +69,18 @@ def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
 def make_prototype(guide: AutoGuide, *args: Any, **kwargs: Any) -> None:
     """What a guide does at its first call: run its model, and make its parameters."""
     guide._setup_prototype(*args, **kwargs)
+
+
+def name_apart(guide: AutoGuide, contents: Iterable[Tensor]) -> None:
+    """Name the parameters of a guide by what it was made of.
+
+    Guides of one class have the same names otherwise, and the second one the parameters of the
+    first. What is made of the same has the same names in every process.
+    """
+    digest = 0
+    for tensor in contents:
+        digest = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), digest)
+    guide._pyro_name = f"{guide._pyro_name}_{digest:08x}"
 
 
 def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:
