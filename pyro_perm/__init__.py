@@ -17,7 +17,7 @@ from pyro_perm.estimators import (
 )
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
-from pyro_perm.networks import likelihoods, priors
+from pyro_perm.networks import likelihoods, priors, readers
 from pyro_perm.networks.bayesian import BayesianNetwork, bayesian
 from pyro_perm.networks.gaussian import (
     DenseGaussian,
@@ -94,6 +94,7 @@ __all__ = [
     "negative_log_likelihood",
     "predict",
     "priors",
+    "readers",
     "register_axis_rule",
     "register_estimator",
     "reset_statistics",
