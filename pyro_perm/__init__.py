@@ -35,6 +35,7 @@ from pyro_perm.posterior import (
     symmetrized_elbo,
 )
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
+from pyro_perm.posterior.bounds.laplace_evidence import LaplaceEvidence, log_evidence_laplace
 from pyro_perm.posterior.export.arviz import to_arviz
 from pyro_perm.posterior.modulo.alignment import Alignment, align, canonical_order
 from pyro_perm.posterior.modulo.barrier import (
@@ -66,6 +67,7 @@ __all__ = [
     "GaussianPosterior",
     "ImportanceSampled",
     "InfoNCE",
+    "LaplaceEvidence",
     "LeaveOneOut",
     "LowRankGaussian",
     "MutualInformation",
@@ -88,6 +90,7 @@ __all__ = [
     "interpolation_barrier",
     "likelihoods",
     "log_evidence",
+    "log_evidence_laplace",
     "metrics",
     "mutual_information",
     "negative_log_joint",
