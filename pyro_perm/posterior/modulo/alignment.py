@@ -13,6 +13,7 @@ from pyro_perm.posterior.modulo.canonical_order import order_of_units
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.elements import AnyElement, transform
+from pyro_perm.symmetry.values import with_values
 
 Values = Mapping[str, Tensor]
 
@@ -41,7 +42,8 @@ class Alignment:
         draws = next(iter(self.permutations.values())).shape[:-1]
         num, batch = draws.numel(), len(draws)
         flat = {k: value.reshape(num, *value.shape[batch:]) for k, value in self.samples.items()}
-        return [{name: value[i] for name, value in flat.items()} for i in range(num)]
+        each = ({name: value[i] for name, value in flat.items()} for i in range(num))
+        return [with_values(self.samples, values) for values in each]
 
 
 @torch.no_grad()
@@ -107,7 +109,7 @@ def align(
         target = group.inverse(to_order)
     permutations = group.compose(target, group.compose(matched, order))
     return Alignment(
-        samples={**samples, **_unflat(group.apply(permutations, values), draws)},
+        samples=with_values(samples, _unflat(group.apply(permutations, values), draws)),
         permutations={
             name: transform(lambda part: part.reshape(*draws, -1), element)
             for name, element in permutations.items()
@@ -137,7 +139,8 @@ def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str,
     """
     group = symmetry.group
     values, draws = _flat(samples, group, "samples")
-    return {**samples, **_unflat(group.apply(order_of_units(values, group), values), draws)}
+    moved = group.apply(order_of_units(values, group), values)
+    return with_values(samples, _unflat(moved, draws))
 
 
 def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:
@@ -156,7 +159,8 @@ def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:
                 f"'{name}' is {_shape_in(other, name)} in state_dict {number}, but "
                 f"{_shape_in(first, name)} in the first: align networks of one architecture"
             )
-    return {name: torch.stack([each[name] for each in state_dicts]) for name in first}
+    stacked = {name: torch.stack([each[name] for each in state_dicts]) for name in first}
+    return with_values(first, stacked)
 
 
 def _shape_in(values: Values, name: str) -> str:

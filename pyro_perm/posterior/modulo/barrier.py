@@ -18,6 +18,7 @@ from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, Term, survey
 from pyro_perm.program.restoration import restored
+from pyro_perm.symmetry.values import with_values
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -153,9 +154,9 @@ def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tens
 
 def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
     """Values on the line between two solutions; integers do not mix."""
-    return {
+    mixed = {
         site: torch.lerp(value, second[site], fraction)
-        if value.is_floating_point() or value.is_complex()
-        else value
         for site, value in first.items()
+        if value.is_floating_point() or value.is_complex()
     }
+    return with_values(first, mixed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_perm.program.torch_module import NORMALIZATIONS
+from pyro_perm.symmetry.values import with_values
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def reset_statistics(
     :raises ValueError: if no layer of the network has running moments, or there is no batch.
     """
     fresh = copy.deepcopy(network).eval()
-    fresh.load_state_dict(dict(state_dict))
+    fresh.load_state_dict(state_dict)
     layers = [
         layer
         for layer in fresh.modules()
@@ -59,7 +60,7 @@ def reset_statistics(
         fresh(*(batch if isinstance(batch, Sequence) else (batch,)))
     if not num_batches:
         raise ValueError("there is no batch to compute the statistics on")
-    return {**state_dict, **_moments(fresh)}
+    return with_values(state_dict, _moments(fresh))
 
 
 def _moments(network: nn.Module) -> dict[str, Tensor]:

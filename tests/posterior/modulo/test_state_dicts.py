@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,26 @@ def test_weights_that_several_modules_share_move_under_all_of_their_names() -> N
     with pytest.raises(ValueError, match=r"'again\.weight' and 'encode\.weight' are one tensor"):
         pp.PermutationSymmetry({"hidden": torn}).verify(network, x)
     pp.PermutationSymmetry({"hidden": {**torn, "again.weight": -2}}).verify(network, x)
+
+
+def test_states_keep_the_versions_of_their_layers() -> None:
+    class Versioned(nn.Sequential):
+        _version = 2
+
+        def _load_from_state_dict(self, state: Any, prefix: str, local: Any, *args: Any) -> None:
+            assert local["version"] == 2  # As MNASNet's do.
+            super()._load_from_state_dict(state, prefix, local, *args)
+
+    network = Versioned(*convolutional()).double().eval()
+    symmetry, state = pp.find_symmetry(network, X), network.state_dict()
+    alignment = pp.align([state, state], symmetry)
+    for each in (
+        symmetry.apply(symmetry.sample(), state),
+        pp.canonical_order(state, symmetry),
+        alignment.state_dicts[1],
+        pp.reset_statistics(network, state, [X]),
+    ):
+        network.load_state_dict(each)
 
 
 def test_git_re_basins_dictionary_of_a_network() -> None:
