@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide, AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr as deep_setattr
 from pyro.nn import PyroModule
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -106,6 +108,18 @@ def current_parameters(module: PyroModule) -> dict[str, Tensor]:
         name: stored.get(name, own) if name.endswith("_unconstrained") else own
         for name, own in module.named_parameters()
     }
+
+
+def name_apart(guide: AutoGuide, contents: Iterable[Tensor]) -> None:
+    """Name the parameters of a guide by what it was made of.
+
+    Guides of one class have the same names otherwise, and the second one the parameters of the
+    first. What is made of the same has the same names in every process.
+    """
+    digest = 0
+    for tensor in contents:
+        digest = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), digest)
+    guide._pyro_name = f"{guide._pyro_name}_{digest:08x}"
 
 
 def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:

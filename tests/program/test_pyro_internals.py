@@ -24,6 +24,7 @@ from pyro_perm.program._pyro_internals import (
     loc_and_scale,
     make_prototype,
     make_prototype_from,
+    name_apart,
     outer_handler,
     own_calls,
     packed_as,
@@ -177,3 +178,14 @@ def test_an_mcmc_knows_whether_it_has_run() -> None:
     assert not has_run(mcmc)
     mcmc.run()
     assert has_run(mcmc)
+
+
+def test_parameters_of_a_guide_carry_its_name() -> None:
+    names = []
+    for contents in (torch.zeros(2), torch.ones(2), torch.ones(2)):
+        pyro.clear_param_store()
+        guide = AutoNormal(model)
+        name_apart(guide, [contents])
+        guide()
+        names.append(sorted(pyro.get_param_store()))
+    assert len(names[0]) == 2 and set(names[0]).isdisjoint(names[1]) and names[1] == names[2]
