@@ -28,7 +28,7 @@ from pyro_perm.posterior import (
 )
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
 from pyro_perm.posterior.export.arviz import to_arviz
-from pyro_perm.posterior.modulo.alignment import Alignment, align
+from pyro_perm.posterior.modulo.alignment import Alignment, align, canonical_order
 from pyro_perm.posterior.modulo.barrier import (
     interpolation_barrier,
     negative_log_joint,
@@ -37,6 +37,7 @@ from pyro_perm.posterior.modulo.barrier import (
 from pyro_perm.posterior.modulo.convergence import convergence_diagnostics
 from pyro_perm.posterior.modulo.distance import wasserstein_distance
 from pyro_perm.posterior.modulo.overlap import unit_overlap
+from pyro_perm.posterior.modulo.statistics import reset_statistics
 from pyro_perm.posterior.prediction import Prediction, predict
 from pyro_perm.sampling import PosteriorDraws
 from pyro_perm.symmetry import Axis
@@ -65,6 +66,7 @@ __all__ = [
     "TraceSymmetrized_ELBO",
     "__version__",
     "align",
+    "canonical_order",
     "convergence_diagnostics",
     "figures",
     "find_symmetry",
@@ -78,6 +80,7 @@ __all__ = [
     "predict",
     "register_axis_rule",
     "register_estimator",
+    "reset_statistics",
     "symmetrized_elbo",
     "to_arviz",
     "unit_overlap",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.posterior.modulo.canonical_order import canonical_order
+from pyro_perm.posterior.modulo.canonical_order import order_of_units
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.elements import AnyElement, transform
@@ -35,10 +35,18 @@ class Alignment:
     permutations: dict[str, AnyElement]
     reference: dict[str, Tensor]
 
+    @property
+    def state_dicts(self) -> list[dict[str, Tensor]]:
+        """The aligned samples one by one, as ``load_state_dict`` of a network takes them."""
+        draws = next(iter(self.permutations.values())).shape[:-1]
+        num, batch = draws.numel(), len(draws)
+        flat = {k: value.reshape(num, *value.shape[batch:]) for k, value in self.samples.items()}
+        return [{name: value[i] for name, value in flat.items()} for i in range(num)]
+
 
 @torch.no_grad()
 def align(
-    samples: Values,
+    samples: Values | Sequence[Values],
     symmetry: PermutationSymmetry,
     reference: Values | None = None,
     *,
@@ -65,7 +73,9 @@ def align(
     symmetry's sites. A single draw just gets that order.
 
     :param samples: site -> shape ``(*draws, *site shape)``, the leading dimensions being the same
-        for all sites: ``(draw,)``, ``(chain, draw)``, or none, for the locs of a guide.
+        for all sites: ``(draw,)``, ``(chain, draw)``, or none, for the locs of a guide. Or one
+        ``state_dict`` each of several networks, which are stacked; the aligned ones are
+        :attr:`Alignment.state_dicts`. Running moments move with their channels, and do not count.
     :param symmetry: the group, bound to the model: ``guide.symmetry``, or one that
         :func:`find_symmetry` returned, or that was verified.
     :param reference: site -> value of the site's shape.
@@ -75,12 +85,14 @@ def align(
         not finite, or if the symmetry is not bound to a model.
     """
     group = symmetry.group
+    if not isinstance(samples, Mapping):
+        samples = _stack(samples)
     values, draws = _flat(samples, group, "samples")
-    order = canonical_order(values, group)
+    order = order_of_units(values, group)
     ordered = group.apply(order, values)
     if reference is None:
         mean, matched = _align_to_mean(ordered, group, num_restarts)
-        target = canonical_order(mean, group)
+        target = order_of_units(mean, group)
     else:
         fixed, shape = _flat(reference, group, "reference")
         if shape:
@@ -89,7 +101,7 @@ def align(
                 "take one draw, or the mean of aligned ones"
             )
         # Both sides in canonical order: equivalent weights match before the search begins.
-        to_order = canonical_order(fixed, group)
+        to_order = order_of_units(fixed, group)
         mean = group.apply(to_order, fixed)
         matched = match(_matching(ordered, mean, group), num_restarts)
         target = group.inverse(to_order)
@@ -102,6 +114,53 @@ def align(
         },
         reference={site: value[0] for site, value in group.apply(target, mean).items()},
     )
+
+
+@torch.no_grad()
+def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+    """Bring the units of every draw, or of a network's ``state_dict``, into canonical order.
+
+    Equivalent weights become the same weights, unless distinct units tie: units are sorted by what
+    belongs to them, lexicographically, in the order of the symmetry's sites, and each takes the
+    largest of its own images. Usage:
+
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> pp.canonical_order({"w": torch.tensor([3.0, 1.0, 2.0])}, symmetry)
+    {'w': tensor([1., 2., 3.])}
+
+    :param samples: site -> shape ``(*draws, *site shape)``, as in :func:`align`.
+    :param symmetry: the group, bound to the model.
+    :returns: the same sites; those that no group permutes are as they were.
+    :raises ValueError: as :func:`align` does.
+    """
+    group = symmetry.group
+    values, draws = _flat(samples, group, "samples")
+    return {**samples, **_unflat(group.apply(order_of_units(values, group), values), draws)}
+
+
+def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:
+    """The state of several networks as one, with a leading dimension.
+
+    :raises ValueError: if there is none, or they differ in names or shapes.
+    """
+    if not state_dicts:
+        raise ValueError("there are no samples to align")
+    first = state_dicts[0]
+    for number, other in enumerate(state_dicts):
+        shapes, expected = ({k: tuple(v.shape) for k, v in each.items()} for each in (other, first))
+        if shapes != expected:
+            name = min(k for k, _ in shapes.items() ^ expected.items())
+            raise ValueError(
+                f"'{name}' is {_shape_in(other, name)} in state_dict {number}, but "
+                f"{_shape_in(first, name)} in the first: align networks of one architecture"
+            )
+    return {name: torch.stack([each[name] for each in state_dicts]) for name in first}
+
+
+def _shape_in(values: Values, name: str) -> str:
+    return f"of shape {tuple(values[name].shape)}" if name in values else "absent"
 
 
 def _align_to_mean(
@@ -130,6 +189,8 @@ def _flat(
 ) -> tuple[dict[str, Tensor], torch.Size]:
     """The symmetry's sites with one batch dimension, and the batch dimensions that they had."""
     groups = symmetry.groups
+    if not groups:
+        raise ValueError("the symmetry has no group, so there is nothing to align")
     flat: dict[str, Tensor] = {}
     batches: dict[str, torch.Size] = {}
     for group in groups:

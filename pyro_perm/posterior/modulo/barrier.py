@@ -81,8 +81,11 @@ def interpolation_barrier(
     (True, 0.0)
 
     :param loss: of values of the latent sites: :func:`negative_log_joint`,
-        :func:`negative_log_likelihood`, or one's own.
-    :param first: site -> value, such as a guide's median or one draw.
+        :func:`negative_log_likelihood`, or one's own. For networks, of a ``state_dict``:
+        ``lambda state: cross_entropy(functional_call(network, state, x), y)``, with
+        :func:`reset_statistics` of the state where BatchNorm's moments do not fit mixed weights.
+    :param first: site -> value, such as a guide's median or one draw, or a network's
+        ``state_dict``. What is not floating point, as counters of batches, stays as it is here.
     :param second: likewise.
     :param symmetry: the group, as in :func:`align`.
     :param num_points: number of points on the line, both ends included.
@@ -144,8 +147,15 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:
-    losses = [
-        loss({site: torch.lerp(first[site], second[site], float(t)) for site in first})
-        for t in fractions
-    ]
+    losses = [loss(_between(first, second, float(t))) for t in fractions]
     return torch.tensor([float(value) for value in losses], dtype=torch.float64)
+
+
+def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
+    """Values on the line between two solutions; integers do not mix."""
+    return {
+        site: torch.lerp(value, second[site], fraction)
+        if value.is_floating_point() or value.is_complex()
+        else value
+        for site, value in first.items()
+    }
