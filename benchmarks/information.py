@@ -33,7 +33,7 @@ import torch
 from results_store import RESULTS, Run, Store
 from stacked_network import Layout
 from stacked_objectives import METHODS
-from stacked_training import train
+from stacked_training import of_all_rows, train
 from torch import Tensor
 
 import pyro_perm as pp
@@ -136,8 +136,7 @@ def trained_density(method: str, width: int, num_steps: int, num_draws: int) -> 
     trained = train(
         layout,
         METHODS[method](),
-        data.x.float().unsqueeze(0),
-        data.y.float().unsqueeze(0),
+        of_all_rows(layout, data.x.float().unsqueeze(0), data.y.float().unsqueeze(0)),
         seeds=[0],
         prior_scale=torch.ones(1),
         learning_rate=torch.full((1,), 0.01),

@@ -84,7 +84,6 @@ def certified_bounds(
 @torch.no_grad()
 def active_units(layout: Layout, data: Stack, trained: Trained) -> Tensor:
     """Number of hidden units whose contribution to the mean function varies, shape ``(runs,)``."""
-    units = layout.units(trained.loc)
-    incoming, bias, outgoing = units.split([layout.inputs, 1, 1], -1)
+    incoming, bias, outgoing = layout.parts(trained.loc)
     contribution = torch.relu(torch.baddbmm(bias.mT, data.x, incoming.mT)) * outgoing.mT
     return (contribution.std(1) > _ACTIVE).sum(-1)

@@ -73,8 +73,8 @@ class Posteriors:
 
     @property
     def degrees(self) -> Degrees:
-        """What rescaling does to a unit: weights in and bias times c, the weight out times 1/c."""
-        return Degrees.of([1] * (self.layout.width - 1) + [-1])
+        """What rescaling does to a unit: weights in and bias times c, weights out times 1/c."""
+        return Degrees.of(self.layout.powers)
 
     def kl(self) -> Tensor:
         """``KL(q || p)`` of every entry, shape ``(runs, size)``."""
@@ -160,7 +160,7 @@ def _log_prior_of_orbits(q: Posteriors, tolerance: float = 1e-5) -> Tensor:
 
 
 def _kl_of_others(q: Posteriors) -> Tensor:
-    return q.kl()[..., -2:].sum(-1)
+    return q.kl()[..., -q.layout.num_others :].sum(-1)
 
 
 def _log_normals(entries: UnitEntries) -> Tensor:

@@ -39,7 +39,7 @@ from stacked_evaluation import (
 )
 from stacked_network import Layout
 from stacked_objectives import METHODS
-from stacked_training import Trained, train
+from stacked_training import Trained, of_all_rows, train
 from torch import Tensor
 
 BENCHMARK = "uci"
@@ -100,8 +100,7 @@ class Benchmark:
         trained = train(
             self.layout,
             METHODS["mean field"](),
-            data.x,
-            data.y,
+            of_all_rows(self.layout, data.x, data.y),
             seeds=seeds,
             prior_scale=grid[:, 0],
             learning_rate=grid[:, 1],
@@ -160,8 +159,7 @@ class Benchmark:
         trained = train(
             self.layout,
             METHODS[method](),
-            data.x,
-            data.y,
+            of_all_rows(self.layout, data.x, data.y),
             seeds=seeds,
             prior_scale=prior_scale,
             learning_rate=learning_rate,
