@@ -9,7 +9,6 @@ steps of ``AutoSymmetrized(AutoNormal(model))`` with the default estimator again
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +18,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from networks import with_priors
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.nn import PyroModule, PyroSample
-from pyro.nn.module import to_pyro_module_
+from pyro.nn import PyroModule
 from pyro.optim import Adam
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -81,13 +80,7 @@ class Classifier(PyroModule):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net
-        to_pyro_module_(self.net)
-        for module in self.net.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                scale = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 1.0
-                prior = dist.Normal(0.0, scale).expand(parameter.shape).to_event(parameter.dim())
-                setattr(module, name, PyroSample(prior))
+        self.net = with_priors(net)
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         logits = self.net(x)

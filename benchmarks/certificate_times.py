@@ -17,11 +17,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from networks import network
+from networks import network, with_priors
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.nn import PyroModule, PyroSample
-from pyro.nn.module import to_pyro_module_
+from pyro.nn import PyroModule
 from pyro.optim import Adam
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
@@ -70,13 +69,7 @@ class Denoiser(PyroModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = UNet()
-        to_pyro_module_(self.net)
-        for module in self.net.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                scale = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 1.0
-                prior = dist.Normal(0.0, scale).expand(parameter.shape).to_event(parameter.dim())
-                setattr(module, name, PyroSample(prior))
+        self.net = with_priors(UNet())
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> None:
         mean = self.net(x, t)

@@ -1,4 +1,4 @@
-"""Fully connected Bayesian networks of any depth, with their permutation spec."""
+"""Bayesian networks: fully connected ones of any depth, with their permutation spec, and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from itertools import pairwise
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor, nn
+
+from pyro_perm import Axis
 
 
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[int, int]]:
@@ -41,6 +45,26 @@ def network(inputs: int, hidden: Sequence[int], outputs: int, *, classify: bool)
                 pyro.sample("y", dist.Normal(out.squeeze(-1), noise), obs=y)
 
     return model
+
+
+def with_priors(net: nn.Module) -> nn.Module:
+    """A network made Bayesian: weights are ``N(0, 1/fan_in)``, and biases ``N(0, 1)``."""
+    to_pyro_module_(net)
+    for module in net.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 1.0
+            prior = dist.Normal(0.0, scale).expand(parameter.shape).to_event(parameter.dim())
+            setattr(module, name, PyroSample(prior))
+    return net
+
+
+def spec_with_scales(num_hidden: int) -> dict[str, dict[str, Axis]]:
+    """The same with degrees: rectifiers may be rescaled."""
+    incoming, outgoing = Axis(0, scale=1), Axis(1, scale=-1)
+    return {
+        f"hidden{k}": {f"w{k}": incoming, f"b{k}": incoming, f"w{k + 1}": outgoing}
+        for k in range(num_hidden)
+    }
 
 
 def spec(num_hidden: int) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import pyro
 import torch
-from networks import network, spec
+from networks import network, spec, spec_with_scales
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
@@ -56,6 +56,7 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         return step
 
     symmetry = pp.PermutationSymmetry(spec(1))
+    scales = pp.PermutationSymmetry(spec_with_scales(1))
     return {
         "AutoNormal, Trace_ELBO": stepper(base(), Trace_ELBO()),
         "AutoSymmetrized, Trace_ELBO": stepper(pp.AutoSymmetrized(base(), symmetry), Trace_ELBO()),
@@ -64,6 +65,13 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         ),
         "AutoNormal, TraceSymmetrized_ELBO": stepper(
             base(), pp.TraceSymmetrized_ELBO(symmetry=symmetry)
+        ),
+        "with scales, Trace_ELBO": stepper(pp.AutoSymmetrized(base(), scales), Trace_ELBO()),
+        "with scales, permute=False, Trace_ELBO": stepper(
+            pp.AutoSymmetrized(base(), scales, permute=False), Trace_ELBO()
+        ),
+        "with scales, TraceSymmetrized_ELBO": stepper(
+            pp.AutoSymmetrized(base(), scales), pp.TraceSymmetrized_ELBO()
         ),
         "InfoNCE(32), Trace_ELBO": stepper(
             pp.AutoSymmetrized(base(), symmetry, estimator=pp.InfoNCE(32)), Trace_ELBO()

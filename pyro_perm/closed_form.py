@@ -23,6 +23,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal
 from pyro_perm.density.moved_delta import MovedDelta
+from pyro_perm.rescaled_draws import Unrescaled
 from pyro_perm.trace_sites import log_ratio_nodes
 
 
@@ -53,7 +54,8 @@ class ClosedFormTraces(Messenger):
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Run the guide, and the model on what it drew."""
-        guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
+        with Unrescaled():
+            guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
         model = poutine.replay(self.model, trace=guide_trace)
         model_trace = poutine.trace(model).get_trace(*args, **kwargs)
         _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))

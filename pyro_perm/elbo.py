@@ -13,6 +13,7 @@ from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import (
     as_estimator,
     as_symmetry,
+    is_group_of,
     verified_symmetry,
     warn_if_coinciding,
     watch_for_shared_parameters,
@@ -20,6 +21,7 @@ from pyro_perm.first_call import (
 from pyro_perm.independence import GuideProbe
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, log_ratio_nodes
 
@@ -85,6 +87,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         self._verified_on: Program | None = None
         self._verified: SymmetryGroup | None = None
         self._probed: Program | None = None
+        self._priors: PriorReader | None = None
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -103,7 +106,9 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
                 self._require_consistent([node["fn"] for node in symmetrized.values()])
             elif base.counts and poutine.get_mask() is not False:
                 symmetry = self._symmetry_of(model, guide, base.sites, args, kwargs)
-                add_log_ratio(base, symmetry, self._estimator_in_use)
+                assert self._priors is not None
+                priors = self._priors(base.sites, args, kwargs)
+                add_log_ratio(base, symmetry, self._estimator_in_use, priors)
             return result
 
         return corrected
@@ -114,6 +119,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         if self._verified is None or self._verified_on != model:
             self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
             self._verified_on, self._probed = model, None
+            self._priors = PriorReader(model, self._verified, args, kwargs)
         # Handlers around the guide change no distribution that it draws from.
         program = poutine.unwrap(guide)
         if self._probed != program:
@@ -125,7 +131,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
     def _require_consistent(self, log_ratios: Sequence[LogRatio]) -> None:
         for log_ratio in log_ratios:
             symmetry, estimator = log_ratio.density.symmetry, log_ratio.estimator
-            if self.symmetry is not None and not self.symmetry.describes(symmetry):
+            if self.symmetry is not None and not is_group_of(self.symmetry, symmetry):
                 raise ValueError(
                     "the guide is symmetrized over another symmetry than the loss was given:\n"
                     f"guide: {symmetry}\nloss: {self.symmetry}\nleave out the loss's symmetry="

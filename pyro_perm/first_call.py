@@ -20,6 +20,7 @@ from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.formats import explanations
+from pyro_perm.symmetry.scale_selection import scales_left_out
 
 
 def as_estimator(estimator: Estimator | None) -> Estimator:
@@ -70,8 +71,28 @@ def verified_symmetry(
         )
     with isolation(model) as writes, writes:
         trace = prior_trace(model, args, kwargs)
-    require_tractable_supports(trace, symmetry.group)
-    return symmetry.snapshot()
+    summable = symmetry.with_summable_scales()
+    for group, why in scales_left_out(symmetry.group).items():
+        warnings.warn(
+            f"the units of group '{group}' are not rescaled: {why}. That is a symmetry, too, and "
+            "gains less; to choose another one, leave scale= out of the other group's axes",
+            stacklevel=2,
+        )
+    require_tractable_supports(trace, summable.group)
+    return summable.snapshot()
+
+
+def is_group_of(symmetry: PermutationSymmetry, group: SymmetryGroup) -> bool:
+    """Whether a group is a symmetry's, whatever the order of its factors.
+
+    Scales that cannot be summed over do not count.
+    """
+    own = PermutationSymmetry(symmetry.spec)
+    try:
+        own.bind_shapes(dict(group.shapes))
+    except (KeyError, ValueError):  # It has other sites, or does not fit them.
+        return False
+    return own.with_summable_scales().group.spec == group.spec
 
 
 def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> None:

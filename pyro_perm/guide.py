@@ -22,11 +22,13 @@ from pyro_perm.first_call import (
 )
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program._pyro_internals import make_prototype, plates_of
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import DrawMapper
+from pyro_perm.rescaled_draws import draw_rescaled, rescales_draws
 from pyro_perm.sampling import (
     PosteriorDraws,
     draw_density,
@@ -105,7 +107,8 @@ class AutoSymmetrized(AutoGuide):
                 self._setup_prototype(*args, **kwargs)
                 drawn, result = self._draw(args, kwargs)
             self._check(drawn, args, kwargs)
-        add_log_ratio(drawn, self._group, self.estimator)
+        priors = self.priors(drawn.sites, args, kwargs)
+        add_log_ratio(drawn, self._group, self.estimator, priors)
         return result
 
     @refuse_shared_keywords
@@ -139,8 +142,9 @@ class AutoSymmetrized(AutoGuide):
         """The same, of some sites, over the data that a survey of this guide has shown."""
         assert self.symmetry is not None
         base = replace(full, call=replace(full.call, program=self.base))
-        density = draw_density(base.call, self.symmetry.group)
-        if not density.factorizes:  # The estimators decide by the numbers, which vmap forbids.
+        density = draw_density(base.call, self.symmetry.group, self.priors)
+        if not (density.factorizes and self.priors.are_constant):
+            # The estimators decide by the numbers, which vmap forbids.
             return draw_guide(full, sites, num_draws, replace(map_draws, at_once=1))
         return draw_symmetrized(
             base, density, self.estimator, sites, num_draws, map_draws, permute=self.permute
@@ -165,10 +169,13 @@ class AutoSymmetrized(AutoGuide):
 
     def _draw(self, args: Any, kwargs: Any) -> tuple[SymmetrizeMessenger, dict[str, Tensor]]:
         permutations = {}
-        if self.permute:
+        if self.permute and (not self._group.open_groups or rescales_draws()):
             parameter = next(self.base.parameters(), None)
             device = None if parameter is None else parameter.device
-            permutations = sample_permutations(self._group, device)
+            permutations = sample_permutations(self._group.compact_part, device)
+            if self._group.open_groups:
+                moves = (self._group, permutations)
+                return draw_rescaled(self.base, *moves, self.priors, args, kwargs)
         with SymmetrizeMessenger(self._group, permutations) as drawn:
             return drawn, self.base(*args, **kwargs)
 
@@ -185,6 +192,7 @@ class AutoSymmetrized(AutoGuide):
         if self.base.prototype_trace is None:
             make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        self.priors = PriorReader(self.model, self._group, args, kwargs)
         # One prototype for both, so that a seed gives the base the same start as it has alone.
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = plates_of(self.base)

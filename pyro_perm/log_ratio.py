@@ -27,6 +27,8 @@ class LogRatio(Unit):
     :param estimator: how the log-ratio is estimated.
     :param dtype: that of the draw.
     :param without_rsample: sites that were drawn without a reparametrized sample.
+    :param log_prior_change: what the log-density of the prior changes by where the draw is
+        rescaled, in nats, shape ``(*batch)``.
     :param provenance: what the draw depends on, where Pyro keeps track of that.
     :param log_factor: the log-ratio in nats, shape ``(*batch, *plates of size one)``, where it is
         known.
@@ -42,11 +44,13 @@ class LogRatio(Unit):
         *,
         dtype: torch.dtype,
         without_rsample: Sequence[str] = (),
+        log_prior_change: Tensor | None = None,
         provenance: frozenset[str] = frozenset(),
         log_factor: Tensor | None = None,
     ) -> None:
         self.density, self.estimator, self.without_rsample = density, estimator, without_rsample
         self._dtype, self._provenance = dtype, provenance
+        self._log_prior_change = log_prior_change
         super().__init__(
             self._log_ratio_of(density) if log_factor is None else log_factor, validate_args=False
         )
@@ -58,6 +62,7 @@ class LogRatio(Unit):
             self.estimator,
             dtype=self._dtype,
             without_rsample=self.without_rsample,
+            log_prior_change=self._log_prior_change,
             provenance=self._provenance,
             log_factor=self.log_factor.expand(torch.Size(batch_shape)),
         )
@@ -90,7 +95,10 @@ class LogRatio(Unit):
 
     def _log_ratio_of(self, density: FactorizedDensity) -> Tensor:
         symmetry = density.symmetry
-        log_ratio = log_ratio_of(density, self.estimator).to(self._dtype)
+        log_ratio = log_ratio_of(density, self.estimator)
+        if self._log_prior_change is not None:
+            log_ratio = log_ratio + self._log_prior_change
+        log_ratio = log_ratio.to(self._dtype)
         plates = max(symmetry.site_plates(site) for site in symmetry.sites)
         # Particles have their plates to the left of the model's.
         log_ratio = log_ratio[(..., *[None] * plates)] if log_ratio.dim() else log_ratio

@@ -15,7 +15,8 @@ from pyro_perm.symmetry.binding import SiteShape, site_shapes
 from pyro_perm.symmetry.elements import AnyElement, Elements
 from pyro_perm.symmetry.factor import Factor, require_element
 from pyro_perm.symmetry.group import SymmetryGroup, move, require_sizes
-from pyro_perm.symmetry.spec import AxisLike, describe, read_spec
+from pyro_perm.symmetry.scale_selection import scales_left_out
+from pyro_perm.symmetry.spec import AxisLike, Spec, describe, read_spec, without_scales
 from pyro_perm.verification import verify
 
 
@@ -133,11 +134,20 @@ class PermutationSymmetry:
             for site, axes in self.spec[group].items()
             for axis in axes
         }
-        symmetry = PermutationSymmetry(spec, reasons=self.reasons | left_out)
-        if self._group is not None:
-            symmetry._group = SymmetryGroup.of(spec, dict(self._group.shapes))
-            symmetry._is_settled = self._is_settled
-        return symmetry
+        return self._part(spec, left_out)
+
+    def with_summable_scales(self) -> PermutationSymmetry:
+        """The symmetry with the scales of such groups only whose densities can be integrated.
+
+        Of two groups that share a site, as layers that follow on each other do, one is rescaled:
+        those are taken that have the most units. The reasons say what was left out.
+
+        :raises ValueError: before the symmetry has met a model.
+        """
+        left_out = scales_left_out(self.group)
+        spec = {g: without_scales(s) if g in left_out else s for g, s in self.spec.items()}
+        reasons = {f"scale of {group}": why for group, why in left_out.items()}
+        return self._part({group: sites for group, sites in spec.items() if sites}, reasons)
 
     def summary(self) -> str:
         """A table of the groups: sizes, ``log n!`` in nats and axes, and the reasons.
@@ -175,11 +185,8 @@ class PermutationSymmetry:
     @cached_property
     def signed_groups(self) -> tuple[str, ...]:
         """Names of the groups that flip the signs of their units."""
-        return tuple(
-            group
-            for group, sites in self.spec.items()
-            if any(axis.sign for axes in sites.values() for axis in axes)
-        )
+        axes_of = {g: [a for axes in s.values() for a in axes] for g, s in self.spec.items()}
+        return tuple(group for group, axes in axes_of.items() if any(axis.sign for axis in axes))
 
     @property
     def group(self) -> SymmetryGroup:
@@ -260,14 +267,6 @@ class PermutationSymmetry:
         symmetry = PermutationSymmetry(self.spec, reasons=self.reasons)
         symmetry._group, symmetry._is_settled = self.group, True
         return symmetry
-
-    def describes(self, group: SymmetryGroup) -> bool:
-        """Whether a group is this symmetry's, whatever the order of its factors."""
-        shapes = dict(group.shapes)
-        try:
-            return SymmetryGroup.of(self.spec, shapes).spec == group.spec
-        except (KeyError, ValueError):  # It has other sites, or does not fit them.
-            return False
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of a site's value, plates included."""
@@ -387,6 +386,14 @@ class PermutationSymmetry:
             raise ValueError(f"shapes has no entry for site '{missing[0]}' of the spec")
         self._group, self._is_settled = SymmetryGroup.of(self.spec, shapes), True
         return self._group
+
+    def _part(self, spec: Spec, left_out: dict[str, str]) -> PermutationSymmetry:
+        """The symmetry with another spec on the same sites."""
+        symmetry = PermutationSymmetry(spec, reasons=self.reasons | left_out)
+        if self._group is not None:
+            symmetry._group = SymmetryGroup.of(spec, dict(self._group.shapes))
+            symmetry._is_settled = self._is_settled
+        return symmetry
 
     def _require_group(self, group: str) -> None:
         if group not in self.spec:

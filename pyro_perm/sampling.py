@@ -16,9 +16,16 @@ from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import log_ratio_of
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
+from pyro_perm.rescaled_draws import (
+    Unrescaled,
+    add_scales,
+    log_prior_change,
+    sample_log_scales,
+)
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger
 
@@ -53,11 +60,19 @@ def looking_on() -> Iterator[None]:
         yield
 
 
-def draw_density(guide: Call, symmetry: SymmetryGroup) -> FactorizedDensity:
-    """The density of a base guide, with one draw from it."""
-    with poutine.block(), poutine.mask(mask=False), SymmetrizeMessenger() as base:
+def draw_density(
+    guide: Call, symmetry: SymmetryGroup, priors: PriorReader | None = None
+) -> FactorizedDensity:
+    """The density of a base guide, with one draw from it.
+
+    :param priors: reads those of the sites that are rescaled; None to do without.
+    """
+    with poutine.block(), poutine.mask(mask=False), Unrescaled(), SymmetrizeMessenger() as base:
         guide.program(*guide.args, **guide.kwargs)
-    return read_density(base.sites, symmetry)
+    density = read_density(base.sites, symmetry)
+    if priors is None:
+        return density
+    return replace(density, priors=priors(base.sites, guide.args, guide.kwargs))
 
 
 def draw_guide(
@@ -85,14 +100,15 @@ def draw_symmetrized(
     *,
     permute: bool,
 ) -> PosteriorDraws:
-    """Draw from a symmetrized guide: draws of its base, their units permuted at random.
+    """Draw from a symmetrized guide: draws of its base, their units permuted and rescaled.
 
     The estimators of ``log q^G`` decide by the numbers, which ``vmap`` forbids; they take batches.
 
     :param base: the base guide.
-    :param density: of the base guide, at any draw; it must factorize.
+    :param density: of the base guide, at any draw; it must factorize, and priors must not depend on
+        the draw.
     :param sites: names of the sites that are asked for.
-    :param permute: whether units are permuted.
+    :param permute: whether units are permuted, and rescaled where the symmetry does so.
     """
     symmetry = density.symmetry
 
@@ -106,7 +122,13 @@ def draw_symmetrized(
     log_ratio = _log_ratio(estimator, density, mapped["symmetric"], map_draws)
     log_q, values = mapped["density"]["log_q"], mapped["values"]
     if permute:
-        values = symmetry.apply(symmetry.sample((num_draws,)), values)
+        elements = symmetry.compact_part.sample((num_draws,))
+        if density.priors is not None:
+            drawn = replace(density, values=mapped["symmetric"], batch_shape=log_ratio.shape)
+            log_scales = sample_log_scales(drawn)
+            elements = add_scales(symmetry, elements, log_scales)
+            log_ratio = log_ratio + log_prior_change(drawn, log_scales)
+        values = symmetry.apply(elements, values)
     return PosteriorDraws(values, log_q + log_ratio.to(log_q))
 
 

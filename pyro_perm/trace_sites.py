@@ -9,6 +9,7 @@ site that they concern, so that several symmetrized parts of a guide do not coll
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides import base_node, read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.moved_delta import MovedDelta
+from pyro_perm.density.priors import Priors
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.site_weight import SiteWeight, common_weight
@@ -45,6 +47,8 @@ class SymmetrizeMessenger(Messenger):
     Attributes:
         sites: name -> what the base guide drew.
         weights: name -> how the handlers inside of this one weigh its log-density.
+        log_prior_change: ``log p(w') - log p(w)`` where ``w'`` is ``w`` with its units rescaled,
+            shape ``(*batch)``, in nats; None where they are not.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class SymmetrizeMessenger(Messenger):
         self.permutations = permutations or {}
         self.sites: dict[str, Any] = {}
         self.weights: dict[str, SiteWeight] = {}
+        self.log_prior_change: Tensor | None = None
 
     @property
     def counts(self) -> bool:
@@ -132,11 +137,15 @@ def permute_site(
 
 
 def add_log_ratio(
-    drawn: SymmetrizeMessenger, symmetry: SymmetryGroup, estimator: Estimator
+    drawn: SymmetrizeMessenger,
+    symmetry: SymmetryGroup,
+    estimator: Estimator,
+    priors: Priors | None = None,
 ) -> None:
     """Add ``log q^G(w) - log q(w)`` to the guide's trace, weighed as the base guide's sites are.
 
     :param drawn: what the base guide drew.
+    :param priors: those of the sites that are rescaled.
     :raises ValueError: if handlers inside of the base guide weigh symmetric sites differently.
     :raises FloatingPointError: if the estimate is not finite.
     """
@@ -147,10 +156,11 @@ def add_log_ratio(
     if weight.mask is False:
         return
     log_ratio = LogRatio(
-        read_density(drawn.sites, symmetry),
+        replace(read_density(drawn.sites, symmetry), priors=priors),
         estimator,
         dtype=drawn.sites[symmetry.sites[0]]["value"].dtype,
         provenance=get_provenance([drawn.sites[node]["value"] for node in nodes.values()]),
+        log_prior_change=drawn.log_prior_change,
         without_rsample=[s for s, node in nodes.items() if not drawn.sites[node]["fn"].has_rsample],
     )
     weight.require_batched_as(log_ratio.batch_shape, nodes[symmetry.sites[0]])

@@ -130,7 +130,10 @@ class UniformAction(_Uniform):
 
 
 def uniform_parts(factor: Factor, device: torch.device | None = None) -> dict[str, Any]:
-    """Part of an element of a group -> the distribution that it is drawn from."""
+    """Part of an element of a group -> the distribution that it is drawn from.
+
+    Without scales, which nothing draws uniformly.
+    """
     signed = any(action.is_written_as_sign for action in factor.actions)
     permutation = UniformPermutation(
         factor.size, signed=signed, permutes=factor.permutes, device=device
@@ -138,7 +141,7 @@ def uniform_parts(factor: Factor, device: torch.device | None = None) -> dict[st
     others = {
         action.name: UniformAction(action, factor.size, device=device)
         for action in factor.actions
-        if not action.is_written_as_sign
+        if not action.is_written_as_sign and action.is_compact
     }
     return {PERMUTATION: permutation, **others}
 

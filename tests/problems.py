@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
@@ -264,6 +265,16 @@ SIGNED_PROBLEMS = [
     with_signs(local_latents()),
     one_signed_layer_of_two(),
 ]
+
+
+@config_enumerate
+def enumerated_mixture(x: Tensor) -> None:
+    """Three Gaussian components, any of which may change places; classes are summed out."""
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
+    loc = normal("loc", 3)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import normal, regression
+from problems import enumerated_mixture
 from pyro.infer import config_enumerate
 from torch import Tensor, nn
 
@@ -94,19 +95,10 @@ def test_an_operation_in_single_precision_only_is_checked_in_it() -> None:
         PermutationSymmetry({"h": {"w1": 1}}).verify(single, X.float())
 
 
-@config_enumerate
-def enumerated(x: Tensor) -> None:
-    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
-    loc = normal("loc", 3)
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
-
-
 def test_enumerated_variables_are_summed_out() -> None:
-    PermutationSymmetry({"labels": {"weights": 0, "loc": 0}}).verify(enumerated, Y)
+    PermutationSymmetry({"labels": {"weights": 0, "loc": 0}}).verify(enumerated_mixture, Y)
     with pytest.raises(SymmetryVerificationError, match="site 'all sites with enum"):
-        PermutationSymmetry({"labels": {"loc": 0}}).verify(enumerated, Y)
+        PermutationSymmetry({"labels": {"loc": 0}}).verify(enumerated_mixture, Y)
 
 
 def test_a_check_that_proves_nothing_says_so() -> None:

@@ -11,12 +11,17 @@ Where a group ``H`` acts on each unit by itself, the sum over its elements facto
 A Dirichlet's weights are not permuted in unconstrained space, where stick-breaking gives them one
 coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` itself, outside of
 ``L``.
+
+Where ``H`` rescales units there is no average over it. The guide then takes the prior's law along
+each orbit, and ``q`` keeps that of the orbits (see :mod:`pyro_perm.density.priors`): what would be
+the average's ``log |G|`` is ``log p_Q(w) - log p(w)``, the prior being the same for all of ``G``
+that is compact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +29,10 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyro_perm.density.priors import Priors
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.symmetry.actions.orbits import Units
-from pyro_perm.symmetry.actions.permute import center
+from pyro_perm.symmetry.actions.orbits import Orbits, Units
+from pyro_perm.symmetry.actions.permute import SingleImages, center
 from pyro_perm.symmetry.binding import dims_of_events, unwrapped
 from pyro_perm.symmetry.elements import Elements, as_element
 from pyro_perm.symmetry.separable import elementwise_sites, separable_sites
@@ -47,6 +53,7 @@ class FactorizedDensity:
             where all particles share it.
         scales: site -> scale, as ``locs``.
         batch_shape: shape of the particles' batch.
+        priors: those of the sites that are rescaled; None where no group rescales.
         factorizes: whether the density is that of independent entries; if not, unit pairs are those
             of its marginals.
     """
@@ -58,6 +65,7 @@ class FactorizedDensity:
     locs: dict[str, Tensor]
     scales: dict[str, Tensor]
     batch_shape: torch.Size
+    priors: Priors | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.symmetry, SymmetryGroup):
@@ -114,13 +122,56 @@ class FactorizedDensity:
         return orbits.log_mass(center(self.units(group, sites), orbits)).sum(-1)
 
     @property
-    def log_volume(self) -> float:
-        """``log |G|``, by which the average over the group divides the sum, in nats.
+    def log_volume(self) -> Tensor | float:
+        """By what the sum over the group is divided, in nats: ``log |G|`` where it is compact.
 
-        :raises ValueError: where the group is not compact, so that there is no average over it.
+        Otherwise ``log p_Q(w) - log p(w)``, shape ``(*batch)``.
+
+        :raises ValueError: if a group rescales sites whose priors are not known.
         """
-        require_compact(self.symmetry)
-        return self.symmetry.log_order
+        symmetry = self.symmetry
+        if not symmetry.open_groups:
+            return symmetry.log_order
+        priors = (self._log_prior_mass(group) for group in symmetry.open_groups)
+        return symmetry.log_compact_order + sum(priors)
+
+    def log_unit_volume(self, group: str) -> Tensor | float:
+        """The part of it that is due to what a group does to each unit by itself."""
+        factor = self.symmetry.factor(group)
+        if factor.is_compact:
+            return factor.log_unit_orders
+        return factor.log_compact_unit_orders + self._log_prior_mass(group)
+
+    @property
+    def scale_gain(self) -> Tensor | float:
+        """What rescaling units alone adds to the ELBO: ``log q(w)/q_Q(w) - log p(w)/p_Q(w)``.
+
+        Its expectation is the divergence of ``q`` from the prior along the orbits.
+
+        :returns: shape ``(*batch)``, in nats and double precision; zero where no group rescales.
+        """
+        return sum(
+            self._log_prior_mass(group) - self._log_scale_mass(group)
+            for group in self.symmetry.open_groups
+        )
+
+    def _log_prior_mass(self, group: str) -> Tensor:
+        if self.priors is None:
+            raise ValueError(
+                f"group '{group}' rescales its units, which takes their priors: use a guide that "
+                "knows its model, or leave the group out with symmetry.subset()"
+            )
+        return self.priors.log_mass(self.symmetry, group, self.values).sum(-1)
+
+    def _log_scale_mass(self, group: str) -> Tensor:
+        """``log int q(t . w) dt - log q(w)``, whatever else the group does to its units."""
+        sites = tuple(self.symmetry.spec[group])
+        parts = UnitLayout.of(self.symmetry, group, sites).parts
+        orbits: Orbits = SingleImages()
+        for action in self.symmetry.factor(group).actions:
+            if not action.is_compact:
+                orbits = action.orbits(parts, orbits)
+        return orbits.log_mass(center(self.units(group, sites), orbits)).sum(-1)
 
     def log_ratio(self, permutations: Elements) -> Tensor:
         """``log q(g . w) - log q(w)`` for many ``g`` at the cost of a gather each.
@@ -136,6 +187,23 @@ class FactorizedDensity:
                 units = as_element(permutation).permutation
                 total = total + gather_pairs(self.unit_pairs(group, sites), units)
         return total
+
+    def log_orbit_ratio(self, permutations: Elements) -> Tensor:
+        """``log q_Q(g . w) - log q(w)``, summed over what groups do to each unit by itself.
+
+        Where there is such a group, no two groups may share a site.
+
+        :param permutations: a permutation of every group, shape ``(num, *batch, n)``.
+        :returns: shape ``(num, *batch)``, in nats and double precision.
+        """
+        if not self.symmetry.acting_groups:
+            return self.log_ratio(permutations)
+        total: Tensor | float = 0.0
+        for group, permutation in permutations.items():
+            sites = tuple(self.symmetry.spec[group])
+            ratio = gather_pairs(self.unit_pairs(group, sites), as_element(permutation).permutation)
+            total = total + ratio + self.log_mass(group, sites)
+        return torch.as_tensor(total)
 
     def coinciding_groups(self) -> list[str]:
         """Groups whose units all have the same variational factor: saddles of the objective."""
@@ -185,13 +253,11 @@ def gather_pairs(pairs: Tensor, permutation: Tensor) -> Tensor:
 
 
 def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
-    """Refuse groups and sites whose density after the action is not known here.
+    """Refuse sites whose density after the action is not known here.
 
     :param trace: a trace of the model.
     :raises TypeError: naming the site and its support.
-    :raises ValueError: naming a group that is not compact.
     """
-    require_compact(symmetry)
     for name in symmetry.sites:
         support = unwrapped(trace.nodes[name]["fn"].support)
         acting = symmetry.actions_on(name)
@@ -210,21 +276,6 @@ def require_tractable_supports(trace: Any, symmetry: SymmetryGroup) -> None:
                 "intervals nor a simplex, so a permutation of its entries does not permute the "
                 "base guide's unconstrained factors; leave the group out, or reparametrize the site"
             )
-
-
-def require_compact(symmetry: SymmetryGroup) -> None:
-    """Refuse groups over which nothing can be averaged.
-
-    :raises ValueError: naming the group.
-    """
-    for factor in symmetry.factors:
-        for action in factor.actions:
-            if not action.is_compact:
-                raise ValueError(
-                    f"group '{factor.name}' {action.deed} its units, over which a density cannot "
-                    "be averaged yet: give its axes without scale=, or leave it out with "
-                    "symmetry.subset()"
-                )
 
 
 def _stick_lengths(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,12 @@ def lower_terms(symmetry: SymmetryGroup) -> tuple[Term, ...]:
     """The terms of the lower bound, in the order that leaves no group with little to go by.
 
     Every shared site goes to the later of its groups. Of the spec's order and its reverse, the one
-    is taken whose poorest group has the more entries attached to each unit.
+    is taken whose poorest group has the more entries attached to each unit. Groups that rescale
+    their units come last, so that they have all of their sites and no other group has one of them:
+    the terms are functions of the orbits.
     """
     groups = tuple(symmetry.spec)
-    orders = (_ordered_terms(symmetry, order) for order in (groups, groups[::-1]))
+    orders = (_ordered_terms(symmetry, _open_last(symmetry, o)) for o in (groups, groups[::-1]))
     return max(orders, key=lambda terms: sorted(UnitLayout.of(symmetry, *t).width for t in terms))
 
 
@@ -46,6 +48,10 @@ def upper_terms(symmetry: SymmetryGroup) -> tuple[Term, ...] | None:
     terms = tuple(Term(g, separable_sites(symmetry, g, groups - {g})) for g in symmetry.spec)
     complete = all(set(sites) == set(symmetry.spec[group]) for group, sites in terms)
     return terms if complete else None
+
+
+def _open_last(symmetry: SymmetryGroup, order: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(order, key=lambda group: group in symmetry.open_groups))
 
 
 def _ordered_terms(symmetry: SymmetryGroup, order: tuple[str, ...]) -> tuple[Term, ...]:

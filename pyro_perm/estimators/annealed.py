@@ -85,7 +85,7 @@ class AnnealedImportanceSampled(Estimator):
         require_positive("num_chains", self.num_chains)
 
     def serves(self, density: FactorizedDensity) -> str | None:
-        """Groups that do not flip signs, under base guides that draw their sites independently."""
+        """Groups that only permute units, under base guides that draw sites independently."""
         return joint_draws(density) or unit_actions(density)
 
     def cost(self, density: FactorizedDensity) -> float:

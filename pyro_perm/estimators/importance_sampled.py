@@ -29,6 +29,7 @@ from pyro_perm.estimators.estimator import (
     require_served,
     unit_actions,
 )
+from pyro_perm.symmetry.separable import coupled_sites
 
 
 @register_estimator
@@ -56,8 +57,10 @@ class ImportanceSampled(Estimator):
             )
 
     def serves(self, density: FactorizedDensity) -> str | None:
-        """Groups that do not flip signs."""
-        return unit_actions(density)
+        """Groups that permute units and nothing else, or share no site with each other."""
+        symmetry = density.symmetry
+        permutes = all(factor.permutes for factor in symmetry.factors)
+        return None if permutes and not coupled_sites(symmetry) else unit_actions(density)
 
     def cost(self, density: FactorizedDensity) -> float:
         """Fitting the proposals, and drawing from one of them."""
@@ -72,7 +75,7 @@ class ImportanceSampled(Estimator):
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``.
 
-        :raises ValueError: if a group flips signs; at backpropagation, if ``K = 0``.
+        :raises ValueError: if it does not serve; at backpropagation, if ``K = 0``.
         """
         log_ratio = log_mean(self._log_weights(density)) - density.log_volume
         if self.num_permutations:
@@ -87,8 +90,11 @@ class ImportanceSampled(Estimator):
         return Bounds(order - log_mean(log_weights), upper)
 
     def _log_weights(self, density: FactorizedDensity) -> Tensor:
-        """``log q(g_k w) - log q(w) - log tau(g_k | w)``, the true one first: ``(K+1, *batch)``."""
+        """``log q(g_k w) - log q(w) - log tau(g_k | w)``, the true one first: ``(K+1, *batch)``.
+
+        Summed over the images of the units, which the proposal does not tell apart.
+        """
         require_served(self, density)
         proposal = fit_proposal(density)
         permutations, log_prob = proposal.draw(self.num_permutations, identity(density))
-        return density.log_ratio(permutations) - log_prob
+        return density.log_orbit_ratio(permutations) - log_prob

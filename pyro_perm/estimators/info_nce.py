@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity, require_compact
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import moved
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
+from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.separable import uncoupled_groups
 
 
@@ -48,26 +49,32 @@ class InfoNCE(Estimator):
     def log_ratio(self, density: FactorizedDensity) -> Tensor:
         """``log 1/K (1 + sum_j q(g_j w) / q(w))``."""
         ratios = uniform_log_ratios(density, self.num_permutations - 1)
-        identity = ratios.new_zeros(1, *density.batch_shape) + _log_mean_of_images(density)
+        identity = ratios.new_zeros(1, *density.batch_shape)
+        if density.symmetry.acting_groups:
+            identity = identity + _log_images(density) - _log_volume(density)
         return torch.cat([identity, ratios]).logsumexp(0) - math.log(self.num_permutations)
 
 
 def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
     device = next(iter(density.values.values())).device
-    require_compact(density.symmetry)
-    elements = density.symmetry.sample((num, *density.batch_shape), device=device)
+    elements = density.symmetry.compact_part.sample((num, *density.batch_shape), device=device)
     ratios = density.log_ratio(elements)
     if density.symmetry.acting_groups:
-        ratios = ratios + _log_mean_of_images(moved(density, elements))
+        ratios = ratios + _log_images(moved(density, elements)) - _log_volume(density)
     return ratios
 
 
-def _log_mean_of_images(density: FactorizedDensity) -> Tensor | float:
-    """``log E_h[q(h . w)] - log q(w)`` over the unit actions of groups that share no site."""
-    symmetry = density.symmetry
-    total: Tensor | float = 0.0
-    for group in uncoupled_groups(symmetry, symmetry.acting_groups):
-        log_mass = density.log_mass(group, symmetry.spec[group])
-        total = total + log_mass - symmetry.factor(group).log_unit_orders
-    return total
+def _log_images(density: FactorizedDensity) -> Tensor | float:
+    """``log sum_h q(h . w) - log q(w)`` over the unit actions of groups that share no site."""
+    spec = density.symmetry.spec
+    return sum(density.log_mass(group, spec[group]) for group in _summed_over(density.symmetry))
+
+
+def _log_volume(density: FactorizedDensity) -> Tensor | float:
+    """By what this sum is divided; the prior is the same at all permutations."""
+    return sum(density.log_unit_volume(group) for group in _summed_over(density.symmetry))
+
+
+def _summed_over(symmetry: SymmetryGroup) -> tuple[str, ...]:
+    return uncoupled_groups(symmetry, symmetry.acting_groups)

@@ -12,7 +12,7 @@ from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_perm.density.base_guides import require_symmetrizable
-from pyro_perm.first_call import verified_symmetry
+from pyro_perm.first_call import is_group_of, verified_symmetry
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -119,6 +119,6 @@ def _product(parts: Sequence[SymmetryGroup]) -> SymmetryGroup | None:
 
 
 def _require_same(own: SymmetryGroup, given: PermutationSymmetry | None) -> SymmetryGroup:
-    if given is not None and not given.describes(own):
+    if given is not None and not is_group_of(given, own):
         raise ValueError("the guide brings its own symmetry: leave out symmetry=")
     return own

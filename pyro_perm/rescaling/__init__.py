@@ -28,7 +28,7 @@ from pyro_perm.rescaling.coupled import (
 from pyro_perm.rescaling.degrees import Degrees
 from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
-    TRAINING_TOLERANCE,
+    TOLERANCE,
     OrbitIntegral,
     log_integral,
     log_integral_bound,
@@ -43,7 +43,7 @@ from pyro_perm.rescaling.units import (
 )
 
 __all__ = [
-    "TRAINING_TOLERANCE",
+    "TOLERANCE",
     "CoupledExponent",
     "Coupling",
     "Degrees",

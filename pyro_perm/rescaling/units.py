@@ -40,7 +40,7 @@ from pyro_perm.rescaling._modes import highest_value
 from pyro_perm.rescaling._once import refuse_second_derivatives
 from pyro_perm.rescaling._quadrature import bound, integrate
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.integral import TRAINING_TOLERANCE
+from pyro_perm.rescaling.integral import TOLERANCE
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # A pair that lies this many nats below the unit's own has no share in anything.
@@ -101,7 +101,7 @@ class OrbitPairs:
 
 @torch.no_grad()
 def orbit_pairs(
-    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TRAINING_TOLERANCE
+    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TOLERANCE
 ) -> OrbitPairs:
     """``L[i, j] = log int q_i(t . w_j) e^{a t} dt`` of all pairs, without graph.
 
@@ -134,7 +134,7 @@ def orbit_pairs(
 
 
 def log_orbit_mass(
-    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TRAINING_TOLERANCE
+    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TOLERANCE
 ) -> Tensor:
     r"""``log int f(t . w) e^{a t} dt - log f(w)`` of each unit under its own factor.
 

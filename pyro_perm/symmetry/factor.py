@@ -56,6 +56,11 @@ class Factor:
         return actions_of([axis for _, axis in self.axes])
 
     @property
+    def is_compact(self) -> bool:
+        """Whether a density may be averaged over it."""
+        return all(action.is_compact for action in self.actions)
+
+    @property
     def log_unit_orders(self) -> float:
         """``n log |H|``, the part of the order that is due to the units' own actions, in nats."""
         return self.size * sum(action.log_order for action in self.actions)
@@ -68,8 +73,13 @@ class Factor:
     @property
     def log_compact_order(self) -> float:
         """``log_order`` without the actions that are not compact."""
-        compact = sum(action.log_order for action in self.actions if action.is_compact)
-        return (math.lgamma(self.size + 1) if self.permutes else 0.0) + self.size * compact
+        permutations = math.lgamma(self.size + 1) if self.permutes else 0.0
+        return permutations + self.log_compact_unit_orders
+
+    @property
+    def log_compact_unit_orders(self) -> float:
+        """``log_unit_orders`` without the actions that are not compact."""
+        return self.size * sum(action.log_order for action in self.actions if action.is_compact)
 
     @property
     def order(self) -> float:

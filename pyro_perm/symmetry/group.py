@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
@@ -92,6 +92,16 @@ class SymmetryGroup:
         return tuple(factor.name for factor in self.factors if factor.actions)
 
     @cached_property
+    def open_groups(self) -> tuple[str, ...]:
+        """Groups over which no density can be averaged: those that rescale their units."""
+        return tuple(factor.name for factor in self.factors if not factor.is_compact)
+
+    @cached_property
+    def log_compact_order(self) -> float:
+        """``log |G|`` without what is not compact, in nats."""
+        return sum(factor.log_compact_order for factor in self.factors)
+
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that some group acts on."""
         return tuple(site for site, _ in self.shapes)
@@ -105,6 +115,15 @@ class SymmetryGroup:
     def log_order(self) -> float:
         """``log |G|`` in nats."""
         return sum(self.log_orders.values())
+
+    @cached_property
+    def compact_part(self) -> SymmetryGroup:
+        """The group without scales."""
+        if not self.open_groups:
+            return self
+        axes = {f.name: tuple((s, replace(a, scale=0)) for s, a in f.axes) for f in self.factors}
+        factors = (Factor(f.name, f.size, axes[f.name]) for f in self.factors)
+        return SymmetryGroup(tuple(f for f in factors if f.permutes or f.actions), self.shapes)
 
     def factor(self, group: str) -> Factor:
         """The group with this name."""

@@ -52,9 +52,13 @@ def elementwise_sites(symmetry: SymmetryGroup) -> tuple[str, ...]:
 
 @lru_cache
 def uncoupled_groups(symmetry: SymmetryGroup, candidates: tuple[str, ...]) -> tuple[str, ...]:
-    """The largest of some groups whose sites all split into unit pairs, given all other groups."""
+    """The largest of some groups whose sites all split into unit pairs, given all other groups.
+
+    Those that rescale their units are among them first of all.
+    """
     chosen: list[str] = []
-    for group in sorted(candidates, key=lambda name: -symmetry.groups[name]):
+    open_groups, sizes = symmetry.open_groups, symmetry.groups
+    for group in sorted(candidates, key=lambda name: (name not in open_groups, -sizes[name])):
         others = frozenset(symmetry.spec) - {*chosen, group}
         if separable_sites(symmetry, group, others) == tuple(symmetry.spec[group]):
             chosen.append(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pyro_perm.symmetry.actions import actions_of
 from pyro_perm.symmetry.axis import Axis
@@ -37,6 +38,13 @@ def describe(sites: Mapping[str, tuple[Axis, ...]]) -> str:
         for site, axes in sites.items()
     )
     return "{" + ", ".join(each) + "}"
+
+
+def without_scales(sites: Mapping[str, tuple[Axis, ...]]) -> dict[str, tuple[Axis, ...]]:
+    """One group's sites and axes if it did not rescale its units; none if it then does nothing."""
+    plain = {site: tuple(replace(axis, scale=0) for axis in axes) for site, axes in sites.items()}
+    each = [axis for axes in plain.values() for axis in axes]
+    return plain if each[0].permute or actions_of(each) else {}
 
 
 def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:

@@ -14,8 +14,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import bayesian, groups_of, normal, regression, written
+from problems import enumerated_mixture
 from pyro import poutine
-from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -54,15 +54,7 @@ def test_sites_that_a_guide_does_not_see_stay_in_place() -> None:
 
 
 def test_discrete_sites_may_be_hidden_if_they_are_enumerated() -> None:
-    @config_enumerate
-    def mixture(x: Tensor) -> None:
-        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
-        loc = normal("loc", 3)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Categorical(weights))
-            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
-
-    guide = AutoNormal(poutine.block(mixture, expose=["weights", "loc"]))
+    guide = AutoNormal(poutine.block(enumerated_mixture, expose=["weights", "loc"]))
     assert groups_of(find_symmetry(guide.model, Y)) == written(["weights[-1] loc[-1]"])
 
 
@@ -168,6 +160,7 @@ def test_reasons(model: Callable[..., Any], axis: str, reason: str) -> None:
         (lambda h: h.flip(1), "order-dependent aten.flip"),
         (lambda h: h + torch.arange(4.0), "the model tells its units apart"),
         (lambda h: h * torch.rand(4), "random numbers drawn by aten::rand"),
+        (nn.RReLU(), "argument of the random aten::rrelu_with_noise"),
         (lambda h: h.tril(), "order-dependent aten.tril"),
         (lambda h: h[:, h.sum(0) > -99.0], "selected by a mask"),
         (lambda h: h.kthvalue(2, 1)[0][:, None] * h, "no axis rule for aten.kthvalue"),

@@ -203,6 +203,7 @@ def channels(places: int) -> list[str]:
 FOUND: dict[str, tuple[tuple[Any, ...], list[str]]] = {
     "relu": (mlp(), [HIDDEN]),
     "leaky_relu": (mlp(F.leaky_relu), [HIDDEN]),
+    "rrelu": (mlp(F.rrelu), [HIDDEN]),  # Random slopes only where it is training.
     "abs": (mlp(torch.abs), [HIDDEN]),
     "linear": (mlp(lambda h: h), [HIDDEN]),
     "clamp": (mlp(lambda h: h.clamp(min=0.0)), [HIDDEN]),

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import normal
+from problems import enumerated_mixture
 from pyro import poutine
-from pyro.infer import config_enumerate
 from torch import Tensor
 
 from pyro_perm.program.opening import open_program
@@ -51,18 +51,9 @@ def test_a_prior_is_a_function_of_its_site_alone() -> None:
         assert torch.allclose(prior.log_density(values), expected)
 
 
-@config_enumerate
-def mixture(x: Tensor) -> None:
-    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
-    loc = normal("loc", 3)
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
-
-
 def test_enumerated_variables_are_summed_out_and_the_priors_stay_apart() -> None:
     weights, loc = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([-1.0, 0.0, 1.0])
-    with open_program(mixture, (X,), {}) as program:
+    with open_program(enumerated_mixture, (X,), {}) as program:
         assert program.latents.keys() == {"weights", "loc"}
         log_probs = program.run({"weights": weights, "loc": loc}).log_probs()
     assert log_probs.keys() == {"weights", "loc", SUMMED_OUT}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from problems import one_hidden_layer, with_signs
 from pyro import poutine
 from pyro.infer import SVI
-from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
 
 import pyro_perm as pp
@@ -167,21 +165,7 @@ def test_units_are_as_near_as_their_nearest_images(spec):
 
 
 @SPECS
-def test_densities_are_not_averaged_over_scales_yet(spec):
-    def model():
-        w = pyro.sample("w", dist.Normal(torch.zeros(3, 2), 1.0).to_event(2))
-        b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-        v = pyro.sample("v", dist.Normal(torch.zeros(1, 3), 1.0).to_event(2))
-        tau = pyro.sample("tau", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-        activation = torch.abs if spec is ABSOLUTE else torch.relu
-        hidden = activation(torch.tensor([[0.3, -1.0]]) @ w.mT + b)
-        f = (hidden * tau) @ v.mT
-        pyro.sample("y", dist.Normal(f.squeeze(), 0.5), obs=torch.tensor(0.7))
-
-    symmetry = pp.PermutationSymmetry(spec)
-    guide = pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=pp.init_to_fan_in), symmetry)
-    with pytest.raises(ValueError, match=r"group 'units' .*rescales its units, over which"):
-        guide()
+def test_densities_of_orbits_take_priors(spec):
     group = pp.PermutationSymmetry(spec, shapes=SHAPES).group
     kinds = [{s: torch.ones(shape) for s, shape in SHAPES.items()} for _ in range(3)]
     density = FactorizedDensity(group, *kinds, torch.Size())

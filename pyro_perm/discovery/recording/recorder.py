@@ -50,6 +50,8 @@ _CHECKS = ("aten::_linalg_check_errors", "aten::_validate_sparse_coo_tensor_args
 
 _DROPOUTS = ("aten::bernoulli_", "aten::native_dropout")
 
+_TRAINING = ("train", "training")
+
 _READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
@@ -180,7 +182,7 @@ class Recorder(EagerDispatchMode):
             return func(*args, **kwargs).zero_()
         if name in _SHAPE_ONLY:
             return func(*args, **kwargs)
-        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        is_random = _draws(func, args, kwargs)
         if not is_random and not any(map(self._is_recorded, _tensors((args, kwargs)))):
             return func(*args, **kwargs)
         if is_composite(func):
@@ -276,6 +278,14 @@ def _bind(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     """The values of an operation's arguments, defaults included, in order."""
     rest = arguments_of(operation)[len(args) :]
     return (*args, *(kwargs.get(a.name, a.default_value) for a in rest))
+
+
+def _draws(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation draws random numbers, which some do only where they are training."""
+    if torch.Tag.nondeterministic_seeded not in operation.tags:
+        return False
+    bound = zip(arguments_of(operation), _bind(operation, args, kwargs), strict=True)
+    return not any(argument.name in _TRAINING and value is False for argument, value in bound)
 
 
 def _snapshot(tensor: Tensor) -> Tensor:

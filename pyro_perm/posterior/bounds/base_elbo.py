@@ -14,6 +14,7 @@ from pyro_perm.closed_form import ClosedFormTraces
 from pyro_perm.density.base_guides import base_node, read_density
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.latents import require_no_others, summed_out
+from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, glance
 from pyro_perm.program.sites import SiteKind
@@ -35,6 +36,7 @@ class BaseELBO:
         model: the model as the guide sees it.
         guide: the guide.
         group: the group that it is, or could be, symmetrized over.
+        priors: reads those of the sites that are rescaled.
         weight: what handlers multiply the log-density of the guide's symmetric sites with, and so
             ``I(g; w)``; known after the first draw.
     """
@@ -42,6 +44,7 @@ class BaseELBO:
     model: FullData
     guide: Call
     group: SymmetryGroup
+    priors: PriorReader
     weight: float = field(default=1.0, init=False)
     _num_draws: int = field(default=0, init=False)
 
@@ -56,7 +59,8 @@ class BaseELBO:
         left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)
         program = summing_out(model.program, left_out, seen.max_plate_nesting)
-        return cls(replace(seen, call=replace(model, program=program)), guide, group)
+        priors = PriorReader(model.program, group, model.args, model.kwargs)
+        return cls(replace(seen, call=replace(model, program=program)), guide, group, priors)
 
     def __call__(self) -> Draw:
         """Draw once.
@@ -69,7 +73,8 @@ class BaseELBO:
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace, self.model.max_plate_nesting)
         self._set_weight(guide_trace.nodes)
-        density = read_density(guide_trace.nodes, self.group)
+        priors = self.priors(guide_trace.nodes, self.guide.args, self.guide.kwargs)
+        density = replace(read_density(guide_trace.nodes, self.group), priors=priors)
         return Draw(density, _elbo(model_trace, guide_trace), self.weight)
 
     def _set_weight(self, nodes: Any) -> None:

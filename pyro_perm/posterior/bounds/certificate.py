@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyro_perm.estimators import Bounds, Estimator
 from pyro_perm.posterior.bounds._table import Row, table
-from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, standard_error
+from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, scale_gains, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget, choose, competitors, is_exact
 
 TRIVIAL = "trivial"
@@ -30,6 +30,9 @@ _LARGEST_CROSSING = 5.0
 class MutualInformation:
     """An interval for ``I(g; w)``, in nats. Prints as a short table.
 
+    Where units are rescaled, ``w`` stands for their orbits: the information is that on permutations
+    and signs, and what symmetrization gains is the sum of it and of ``scales``.
+
     Attributes:
         lower: estimate that bounds ``I`` from below in expectation.
         upper: the same from above.
@@ -40,6 +43,9 @@ class MutualInformation:
         upper_method: what gave ``upper``.
         num_samples: number of samples of the guide.
         skipped: methods that were not tried, and why; empty if none.
+        scales: what rescaling units gains, before permutations and signs: the divergence of the
+            base guide from the prior along the orbits of units. Zero where no group rescales.
+        scales_standard_error: of ``scales``.
     """
 
     lower: float
@@ -51,6 +57,8 @@ class MutualInformation:
     upper_method: str
     num_samples: int
     skipped: str = ""
+    scales: float = 0.0
+    scales_standard_error: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -66,7 +74,9 @@ class MutualInformation:
     def rows(self) -> list[Row]:
         """The lines that it prints."""
         lower, upper = self.interval
+        scales = Row("gain of scales", self.scales, self.scales_standard_error, "exact")
         return [
+            *([scales] if self.scales or self.scales_standard_error else []),
             Row("I(g; w), lower bound", lower, self.lower_standard_error, self.lower_method),
             Row("I(g; w), upper bound", upper, self.upper_standard_error, self.upper_method),
         ]
@@ -82,7 +92,8 @@ class Certificate:
     Attributes:
         lower: integrands whose average bounds ``I`` from below in expectation.
         upper: the same from above.
-        elbos: what ``I`` is added to at each draw.
+        scales: what rescaling units gains at each draw.
+        elbos: what these gains are added to.
         lower_method: what gave ``lower``.
         upper_method: what gave ``upper``.
         skipped: methods that were not tried, and why.
@@ -91,6 +102,7 @@ class Certificate:
 
     lower: Tensor
     upper: Tensor
+    scales: Tensor
     elbos: Tensor
     lower_method: str
     upper_method: str
@@ -109,6 +121,8 @@ class Certificate:
             upper_method=self.upper_method,
             num_samples=len(self.lower),
             skipped=self.skipped,
+            scales=self.scales.mean().item(),
+            scales_standard_error=standard_error(self.scales),
         )
 
 
@@ -146,20 +160,21 @@ def certify(
     methods = tqdm(choice.estimators, desc="bounds", leave=False, disable=not progress)
     lower, upper = _competing(
         [(method, bounds_of_draws(method, densities)) for method in methods],
-        densities[0].symmetry.log_order,
+        densities[0].symmetry.log_compact_order,
         num_samples,
     )
-    lower_values, lower_method = _best_of_halves(lower, sign=1)
-    upper_values, upper_method = _best_of_halves(upper, sign=-1)
+    lower_values, lower_method = _best_of_halves(lower, torch.argmax)
+    upper_values, upper_method = _best_of_halves(upper, torch.argmin)
     _require_uncrossed(lower_values, upper_values, lower_method, upper_method)
     return Certificate(
         lower=lower_values,
         upper=upper_values,
+        scales=scale_gains(densities),
         elbos=torch.tensor([each.elbo for each in draws], dtype=torch.float64),
         lower_method=lower_method,
         upper_method=upper_method,
         skipped=choice.skipped,
-        log_order=densities[0].symmetry.log_order,
+        log_order=densities[0].symmetry.log_compact_order,
     )
 
 
@@ -183,12 +198,14 @@ def _competing(
     return lower, upper
 
 
-def _best_of_halves(candidates: _Candidates, sign: int) -> tuple[Tensor, str]:
+def _best_of_halves(
+    candidates: _Candidates, best: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, str]:
     """Values of the methods that the other half of the samples found best."""
     values = torch.stack([each for _, each in candidates])
     half = values.shape[1] // 2
     first, second = values[:, :half], values[:, half:]
-    chosen = [int((sign * part.mean(1)).argmax()) for part in (second, first)]
+    chosen = [int(best(part.mean(1))) for part in (second, first)]
     methods = dict.fromkeys(candidates[index][0] for index in chosen)
     return torch.cat([first[chosen[0]], second[chosen[1]]]), " and ".join(methods)
 

@@ -30,9 +30,23 @@ class Draw(NamedTuple):
 
 
 def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]) -> Bounds:
-    """The estimator's integrands, draw by draw: shape ``(num,)`` on the CPU, or None."""
+    """The estimator's integrands, draw by draw: shape ``(num,)`` on the CPU, or None.
+
+    Of permutations and signs: without the gain of scales.
+    """
     parts = [estimator.bounds(chunk) for chunk in _chunks(densities)]
-    return Bounds(*map(_joined, zip(*parts, strict=True)))
+    lower, upper = map(_joined, zip(*parts, strict=True))
+    scales = scale_gains(densities)
+    return Bounds(*(None if side is None else side - scales for side in (lower, upper)))
+
+
+def scale_gains(densities: Sequence[FactorizedDensity]) -> Tensor:
+    """What rescaling units gains, draw by draw: shape ``(num,)`` on the CPU."""
+    if not densities[0].symmetry.open_groups:
+        return torch.zeros(len(densities), dtype=torch.float64)
+    gains = _joined([torch.as_tensor(chunk.scale_gain) for chunk in _chunks(densities)])
+    assert gains is not None
+    return gains
 
 
 def standard_error(values: Tensor) -> float:
@@ -46,7 +60,9 @@ def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
 
 
 def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
-    if not densities[0].factorizes:  # Joint densities do not stack.
+    first = densities[0]
+    if not (first.factorizes and all(d.priors is first.priors for d in densities)):
+        # Joint densities do not stack, nor do priors that depend on the draw.
         yield from densities
         return
     pairs = sum(n**2 for n in densities[0].symmetry.groups.values())
@@ -69,4 +85,5 @@ def _stack(densities: Sequence[FactorizedDensity]) -> FactorizedDensity:
         locs={s: stacked([d.locs[s] for d in densities]) for s in first.locs},
         scales={s: stacked([d.scales[s] for d in densities]) for s in first.scales},
         batch_shape=torch.Size([len(densities)]),
+        priors=first.priors,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator
@@ -18,14 +19,18 @@ from pyro_perm.posterior.bounds.certificate import MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
 from pyro_perm.posterior.whose_symmetry import symmetry_of
-from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.prior_reader import PriorReader
+from pyro_perm.program.call import Call, model_of, refuse_shared_keywords
 from pyro_perm.program.restoration import restored
 from pyro_perm.sampling import draw_density
+from pyro_perm.symmetry import SymmetryGroup
 
 
 @dataclass(frozen=True, repr=False)
 class SymmetrizedELBO:
     """An interval for ``ELBO(q^G) = ELBO(q) + I(g; w)``, in nats. Prints as a short table.
+
+    Where units are rescaled, what their scales gain is added.
 
     Attributes:
         lower: estimate that bounds ``ELBO(q^G)`` from below in expectation.
@@ -34,9 +39,9 @@ class SymmetrizedELBO:
         upper_standard_error: of ``upper``.
         base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists.
         base_standard_error: of ``base``.
-        log_order: ``log |G|``, the most that symmetrization can gain.
-        mutual_information: the interval for ``I(g; w)``.
-        weight: of ``I(g; w)`` in the ELBO: the scale that handlers give to the guide's sites, as
+        log_order: ``log |G|``, the most that permutations and signs can gain.
+        mutual_information: the interval for ``I(g; w)``, and the gain of scales.
+        weight: of these in the ELBO: the scale that handlers give to the guide's sites, as
             those do who train on a loss per observation.
     """
 
@@ -66,7 +71,8 @@ class SymmetrizedELBO:
     def interval(self) -> tuple[float, float]:
         """The bounds as printed, like those of ``MutualInformation.interval``."""
         lower, upper = self.mutual_information.interval
-        return self.base + self.weight * lower, self.base + self.weight * upper
+        base = self.base + self.weight * self.mutual_information.scales
+        return base + self.weight * lower, base + self.weight * upper
 
     def __repr__(self) -> str:
         information = self.mutual_information
@@ -99,8 +105,8 @@ def mutual_information(
     ``log |G|``. They are tried on a few samples that are not reported, from the cheapest on, until
     the interval is narrower than it is noisy; the best then bound the samples that are reported.
     The result says what was skipped: given as ``estimator``, it may narrow the interval. Where
-    groups flip signs, the chain rule alone competes; where the guide draws its sites jointly,
-    importance sampling.
+    groups do more than permute units, the chain rule alone competes; where the guide draws its
+    sites jointly, importance sampling.
 
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
@@ -139,8 +145,10 @@ def mutual_information(
         with writes:
             group = symmetry_of(call, symmetry)
 
+            priors = _priors_of(call, group)
+
         def draw() -> Draw:
-            return Draw(draw_density(call, group))
+            return Draw(draw_density(call, group, priors))
 
         certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
     return certificate.summary()
@@ -192,7 +200,10 @@ def symmetrized_elbo(
             source = BaseELBO.of(replace(call, program=model), call, group)
         certificate = certify(source, num_samples, estimators, budget=budget, progress=progress)
     base, weight = certificate.elbos, source.weight
-    lower, upper = base + weight * certificate.lower, base + weight * certificate.upper
+    lower, upper = (
+        base + weight * (certificate.scales + side)
+        for side in (certificate.lower, certificate.upper)
+    )
     return SymmetrizedELBO(
         lower=lower.mean().item(),
         upper=upper.mean().item(),
@@ -204,6 +215,23 @@ def symmetrized_elbo(
         mutual_information=certificate.summary(),
         weight=weight,
     )
+
+
+def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:
+    """Reads priors off the guide's model.
+
+    :raises ValueError: if the guide does not know it.
+    """
+    if not group.open_groups:
+        return None
+    model = model_of(guide.program) if isinstance(guide.program, AutoGuide) else None
+    if model is None:
+        raise ValueError(
+            f"group '{group.open_groups[0]}' rescales its units, which takes the priors of their "
+            "sites, but the guide does not know its model: use symmetrized_elbo(model, guide, ...),"
+            " whose result has the mutual information"
+        )
+    return PriorReader(model, group, guide.args, guide.kwargs)
 
 
 def _bounding(estimator: Estimator | None) -> Sequence[Estimator] | None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Bounds, Estimator, registered_estimators
-from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, standard_error
+from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, scale_gains, standard_error
 
 NUM_PILOTS = 8
 # In nats: no interval need be narrower.
@@ -140,8 +140,9 @@ class _Pilot:
 
     def __init__(self, draws: Sequence[Draw], num_samples: int) -> None:
         self._densities = [draw.density for draw in draws]
-        self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64)
         self._weight = draws[0].weight
+        self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64)
+        self._elbos += self._weight * scale_gains(self._densities)
         self._num_samples = num_samples
         self._trials: list[_Trial] = []
 
@@ -190,7 +191,7 @@ class _Pilot:
     def _width(self) -> float:
         """Of the interval on the pilot draws, the trivial bounds included."""
         lower, upper = self._values
-        order = self._densities[0].symmetry.log_order
+        order = self._densities[0].symmetry.log_compact_order
         return self._weight * (min(upper.mean().item(), order) - max(lower.mean().item(), 0.0))
 
     @property
@@ -214,7 +215,7 @@ class _Pilot:
         """The best bounds, draw by draw, shape ``(num,)``; trivial where there is none."""
         lower, upper = self._best
         zeros = torch.zeros_like(self._elbos)
-        order = self._densities[0].symmetry.log_order
+        order = self._densities[0].symmetry.log_compact_order
         return (
             zeros if lower is None or lower.bounds.lower is None else lower.bounds.lower,
             zeros + order if upper is None or upper.bounds.upper is None else upper.bounds.upper,

@@ -47,7 +47,7 @@ def statistics(guide: Callable[..., Any] | MCMC) -> Attributes:
 
 def bounds(symmetry: SymmetryGroup | None, elbo: SymmetrizedELBO | None) -> Attributes:
     """``log_order``, and the interval, such as ``elbo_lower`` and ``mutual_information_lower``."""
-    known: Attributes = {} if symmetry is None else {"log_order": symmetry.log_order}
+    known: Attributes = {} if symmetry is None else {"log_order": symmetry.log_compact_order}
     if elbo is None:
         return known
     fields = asdict(elbo)

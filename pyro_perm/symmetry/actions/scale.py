@@ -8,7 +8,7 @@ Elements are logarithms of scales. The integrals along orbits are those of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,6 @@ class Scale(UnitAction):
     verb = "rescale"
     deed = "rescales"
     legend = "c^k rescales"
-
-    @classmethod
-    def of(cls, axes: Iterable[Axis]) -> Scale | None:
-        """Scales, where some axis has a power."""
-        return cls() if any(axis.scale for axis in axes) else None
 
     def degree(self, axis: Axis) -> int:
         """The power."""
@@ -98,13 +93,26 @@ class Scale(UnitAction):
         factors = (axis.scale * element).to(value.dtype).exp()
         return value * axis.along(factors, value.shape[axis.dim], rank)
 
+    def refusal(self, support: constraints.Constraint) -> str | None:
+        """Only real values are rescaled."""
+        if isinstance(support, type(constraints.real)):
+            return None
+        return "only values on the whole real line can be rescaled; give the axis without scale="
+
     def orbits(self, parts: Sequence[Part], rest: Orbits) -> Orbits:
         """Units at all scales, by quadrature along each orbit.
 
         :raises ValueError: for powers other than 1 and -1, or if no entry is rescaled.
         """
-        powers = [part.axis.scale for part in parts for _ in range(part.width)]
-        return _Rescaled(Degrees.of(powers))
+        return _Rescaled(degrees_of(parts))
+
+
+def degrees_of(parts: Sequence[Part]) -> Degrees:
+    """By which power each entry of a unit is rescaled, parts side by side.
+
+    :raises ValueError: for powers other than 1 and -1, or if no entry is rescaled.
+    """
+    return Degrees.of([part.axis.scale for part in parts for _ in range(part.width)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ if it came from unit ``i``, came with its sign changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,11 +33,6 @@ class Sign(FiniteAction):
     deed = "flips the signs of"
     legend = "± flips sign"
     is_written_as_sign = True
-
-    @classmethod
-    def of(cls, axes: Iterable[Axis]) -> Sign | None:
-        """Flips, where some axis has a sign."""
-        return cls() if any(axis.sign for axis in axes) else None
 
     def degree(self, axis: Axis) -> int:
         """One along the axes that flip."""

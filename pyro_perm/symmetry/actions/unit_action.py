@@ -45,9 +45,10 @@ class UnitAction(ABC):
     is_written_as_sign: ClassVar[bool] = False
 
     @classmethod
-    @abstractmethod
     def of(cls, axes: Iterable[Axis]) -> UnitAction | None:
-        """The action that a group's axes ask for, or None."""
+        """The action that a group's axes ask for, or None if they have no degree."""
+        action = cls()
+        return action if any(action.degree(axis) for axis in axes) else None
 
     @abstractmethod
     def degree(self, axis: Axis) -> int:

@@ -16,6 +16,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import EXAMPLES, groups_of, normal, observe, regression, written
+from examples.rectifiers import matrix_factorization
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
@@ -78,14 +79,6 @@ def factor_analysis() -> tuple[Any, ...]:
             pyro.sample("x", dist.Normal(z @ loading + mean, 1.0).to_event(1), obs=x)
 
     return model, X
-
-
-def matrix_factorization() -> tuple[Any, ...]:
-    def model(rows: Tensor, columns: Tensor) -> None:
-        u, v = normal("u", 5, 2), normal("v", 4, 2)
-        observe((u[rows] * v[columns]).sum(-1), Y)
-
-    return model, torch.tensor([0, 4, 2, 2]), torch.tensor([3, 1, 1, 0])
 
 
 def hierarchical() -> tuple[Any, ...]:

@@ -46,6 +46,14 @@ def homogeneous(rules: GradingRules, x: Tensor, *rest: Any) -> Tensor:
     return x
 
 
+@grading_rule(aten.rrelu_with_noise, gradings=[SCALES])
+def leaky_with_noise(
+    rules: GradingRules, x: Tensor, noise: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """A leaky relu, where it is not training; there it draws the slopes, and is no function."""
+    return x, noise
+
+
 @grading_rule(aten.sign, aten.sgn, gradings=[SCALES])
 def unscaled(rules: GradingRules, x: Tensor) -> Tensor:
     """``f(c x) = f(x)`` for ``c > 0``."""

@@ -19,6 +19,8 @@ from pyro_perm.program._torch_internals import operators
 
 aten = torch.ops.aten
 
+BY_A_MASK = "selected by a mask; torch.where leaves entries in place"
+
 
 @register_axis_rule(aten.index.Tensor, *operators("_unsafe_index.Tensor"))
 def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]) -> Axes:
@@ -26,7 +28,7 @@ def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]
     places = [d for d, i in enumerate(indices) if i is not None]
     tensors = [i for i in indices if i is not None]
     if any(i.is_mask for i in tensors):
-        rules.freeze([axis for t in (tensor, *tensors) for axis in t], "selected by a mask")
+        rules.freeze([axis for t in (tensor, *tensors) for axis in t], BY_A_MASK)
         return [rules.fixed(size) for size in rules.result_shapes[0]]
     looked_up = broadcast(rules, tensors)
     for d, i in zip(places, tensors, strict=True):

@@ -32,7 +32,7 @@ def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
 
 @register_axis_rule(
     *(aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy),
-    *(aten.log_sigmoid_forward, aten.special_erfcx),
+    *(aten.log_sigmoid_forward, aten.special_erfcx, aten.rrelu_with_noise),
     *operators("_to_copy", "_conj", "_prelu_kernel"),
     *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone, aten.hardswish),
 )

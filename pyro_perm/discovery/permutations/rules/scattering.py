@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pyro_perm.discovery.permutations.algebra import AxisExpr, size_of
+from pyro_perm.discovery.permutations.rules.indexing import BY_A_MASK, look_up, naming_dim
 from pyro_perm.discovery.permutations.rules.indexing import index as look_up_all
-from pyro_perm.discovery.permutations.rules.indexing import look_up, naming_dim
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
@@ -135,7 +135,7 @@ def _put_where(
     (mask, *others), one_value = indices, all(size_of(axis) == 1 for axis in values)
     if mask is None or others or not one_value:
         given = [i for i in indices if i is not None]
-        return _frozen(rules, tensor, *given, values, cause="selected by a mask")
+        return _frozen(rules, tensor, *given, values, cause=BY_A_MASK)
     for x, y in zip(tensor, mask, strict=False):
         rules.tie(x, y)
     return list(tensor)

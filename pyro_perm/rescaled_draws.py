@@ -1,0 +1,198 @@
+"""Draws of a symmetrized guide that rescales units, as the prior has them along their orbits.
+
+By how much a unit is rescaled depends on all of its entries, and these belong to several sites. So
+the base guide runs twice: once to see what it draws, and once more to pass on the same values,
+moved.
+
+With ``w' = t . g . w`` the density of a draw is that of the guide at ``w'``: the log-ratio at ``w``
+and the change ``log p(w') - log p(w)`` of the prior along the orbit. In an ELBO the latter cancels
+with the model's own prior, whatever the scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from pyro.distributions import Delta, TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_perm.density.base_guides import read_density
+from pyro_perm.density.base_guides.independent_normals import unconstrained_node
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.prior_reader import PriorReader
+from pyro_perm.symmetry import SymmetryGroup
+from pyro_perm.symmetry.actions.scale import Scale
+from pyro_perm.symmetry.elements import AnyElement, Elements, as_element, unit_of
+from pyro_perm.trace_sites import AUXILIARY, SymmetrizeMessenger, element_site
+
+
+@effectful(type="rescale_draws")
+def rescales_draws() -> bool:
+    """Whether a guide that could rescale its draws is to do so."""
+    return True
+
+
+class Unrescaled(Messenger):
+    """Lets guides that rescale units pass on what their base guide draws.
+
+    Losses with a closed-form KL are in need of it: the expectation of ``log p(w)`` that they take
+    is that under the base guide.
+    """
+
+    def _pyro_rescale_draws(self, msg: Any) -> None:
+        msg["value"], msg["done"] = False, True
+
+
+class LogScales(TorchDistribution):
+    """By how much to rescale the units of a draw, with log-density zero.
+
+    The guide's density is accounted for elsewhere, see :mod:`pyro_perm.rescaled_draws`.
+
+    :param density: of the base guide, with its draw and the priors.
+    :param group: the group whose units are rescaled.
+    :param num_plates: number of singleton dimensions to the right of the particles' batch.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.real, 1)
+    has_rsample = True
+
+    def __init__(self, density: FactorizedDensity, group: str, num_plates: int) -> None:
+        self._density, self._group = density, group
+        batch_shape = torch.Size((*density.batch_shape, *(1,) * num_plates))
+        # Without particles there is no batch, and plates broadcast against nothing.
+        batch_shape = batch_shape if density.batch_shape else torch.Size()
+        event_shape = torch.Size([density.symmetry.groups[group]])
+        super().__init__(batch_shape, event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> LogScales:
+        """The same: every particle has scales of its own."""
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(f"cannot expand {self.batch_shape} to {torch.Size(batch_shape)}")
+        return self
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Logarithms of scales, shape ``(*batch_shape, n)``."""
+        density = self._density
+        assert density.priors is not None and not sample_shape
+        values = {site: value.detach() for site, value in density.values.items()}
+        log_scales = density.priors.sample_log_scales(density.symmetry, self._group, values)
+        like = next(iter(values.values()))
+        return log_scales.to(like).reshape(*self.batch_shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, shape ``(*batch)``."""
+        return torch.zeros(value.shape[:-1], device=value.device)
+
+
+def draw_rescaled(
+    base: Callable[..., Any],
+    symmetry: SymmetryGroup,
+    permutations: Mapping[str, AnyElement],
+    priors: PriorReader,
+    args: Any,
+    kwargs: Any,
+) -> tuple[SymmetrizeMessenger, Any]:
+    """Draw from a base guide, permute units and rescale them.
+
+    :param permutations: an element of every group, without scales.
+    :returns: what was drawn, with the change of the prior's log-density, and the guide's result.
+    """
+    with SymmetrizeMessenger() as rehearsal, _Untraced():
+        base(*args, **kwargs)
+    density = replace(
+        read_density(rehearsal.sites, symmetry), priors=priors(rehearsal.sites, args, kwargs)
+    )
+    num_plates = max(symmetry.site_plates(site) for site in symmetry.sites)
+    log_scales = {
+        group: pyro.sample(
+            element_site(symmetry, group, Scale.name),
+            LogScales(density, group, num_plates),
+            infer=AUXILIARY,
+        )
+        for group in symmetry.open_groups
+    }
+    elements = add_scales(symmetry, permutations, log_scales)
+    with SymmetrizeMessenger(symmetry, elements) as drawn, _given(rehearsal, symmetry):
+        result = base(*args, **kwargs)
+    without_plates = {g: t.reshape(*density.batch_shape, -1) for g, t in log_scales.items()}
+    drawn.log_prior_change = log_prior_change(density, without_plates)
+    return drawn, result
+
+
+def sample_log_scales(density: FactorizedDensity) -> dict[str, Tensor]:
+    """For each group that rescales draws from the prior along the orbits, shape ``(*batch, n)``."""
+    symmetry, priors = density.symmetry, density.priors
+    assert priors is not None
+    like = next(iter(density.values.values()))
+    return {
+        group: priors.sample_log_scales(symmetry, group, density.values).to(like)
+        for group in symmetry.open_groups
+    }
+
+
+def add_scales(
+    symmetry: SymmetryGroup, permutations: Elements, log_scales: Mapping[str, Tensor]
+) -> dict[str, AnyElement]:
+    """Elements that rescale units, and put them into other places.
+
+    :param permutations: elements without scales; those of groups that are missing do nothing.
+    :param log_scales: group -> for each unit as it was drawn the logarithm of its scale, shape
+        ``(*batch, n)``.
+    """
+    elements = dict(permutations)
+    for group, each in log_scales.items():
+        in_place = symmetry.factor(group).identity(each.device)
+        element = as_element(permutations.get(group, in_place.expand(each.shape)))
+        units = unit_of(element.permutation).expand(each.shape)
+        elements[group] = Scale().with_part(element, each.gather(-1, units))
+    return elements
+
+
+def log_prior_change(density: FactorizedDensity, log_scales: Mapping[str, Tensor]) -> Tensor:
+    """``log p(t . w) - log p(w)``, shape ``(*batch)``, in nats and double precision.
+
+    :param log_scales: group -> logarithms of the units' scales, shape ``(*batch, n)``.
+    """
+    assert density.priors is not None
+    symmetry, values = density.symmetry, density.values
+    rescaled = symmetry.apply(add_scales(symmetry, {}, log_scales), values)
+    before, after = (density.priors.log_prob(symmetry, each) for each in (values, rescaled))
+    return after - before
+
+
+class _Untraced(Messenger):
+    """Draws of which no trace is kept."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["infer"] = {**(msg["infer"] or {}), **AUXILIARY, "_do_not_trace": True}
+
+
+class _Given(Messenger):
+    """Gives sites the values that were drawn before."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values:
+            msg["value"], msg["done"] = self._values[msg["name"]], True
+
+
+def _given(rehearsal: SymmetrizeMessenger, symmetry: SymmetryGroup) -> _Given:
+    """What the base guide drew, under the names that it has once the draws are moved."""
+    values = {}
+    for name, node in rehearsal.sites.items():
+        if not isinstance(node["fn"], Delta):
+            moved = name in symmetry.sites
+            values[unconstrained_node(name) if moved else name] = node["value"]
+    return _Given(values)
