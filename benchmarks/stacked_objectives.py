@@ -123,12 +123,13 @@ METHODS: dict[str, Callable[[], Objective]] = {
 
 
 @torch.no_grad()
-def certified(q: Posteriors, num_permutations: int = 64) -> dict[str, Tensor]:
+def certified(q: Posteriors, num_permutations: int) -> dict[str, Tensor]:
     """What each kind of guide adds to the likelihood, certified: draws whose means bound it below.
 
     Permanents are importance-sampled with the true permutation among the samples, which bounds
     ``log q^G`` from above in expectation; integrals are exact to ``1e-9`` nats.
 
+    :param num_permutations: beside the true one.
     :returns: kind of guide -> shape ``(runs,)``.
     """
     own = mean_field(q)
