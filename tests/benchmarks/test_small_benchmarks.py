@@ -1,6 +1,7 @@
 """Smoke runs of the short benchmarks: they write their files, and do not repeat themselves."""
 
 import cold_posterior
+import mnist
 import numpy as np
 import pruning
 import pytest
@@ -49,3 +50,18 @@ def test_the_divergence_counts_for_less():
 
     weighted = cold_posterior.tempered(0.1)(Posteriors())
     torch.testing.assert_close(weighted, torch.full((2,), -0.5))
+
+
+def test_mnist(tmp_path, monkeypatch):
+    source = torch.Generator().manual_seed(0)
+    x, y = torch.rand(30, 4, generator=source), torch.arange(30) % 10
+    monkeypatch.setattr(mnist, "images", lambda: (x[:20], y[:20], x[20:], y[20:]))
+    arguments = ["--results", str(tmp_path), "--units", "3", "--steps", "2", "--draws", "10"]
+    mnist.main([*arguments, "--seeds", "2"])
+    records = Store(tmp_path).records("mnist")
+    assert len(records) == 2 * len(mnist.objectives())
+    scores = records[0]["scores"]
+    assert 0 <= scores["accuracy"] <= 100
+    assert scores["bounds"]["mean field"] < scores["bounds"]["permutations"]
+    monkeypatch.setattr(mnist, "train", None)
+    mnist.main([*arguments, "--seeds", "2"])
