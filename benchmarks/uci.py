@@ -8,6 +8,8 @@ the number of steps, the start and the random numbers. Run
 
     python benchmarks/uci.py --data-dir ../shared/data/uci --set yacht --method "mean field"
 
+Laplace's approximation wants ``pip install laplace-torch``, and is left out without it.
+
 Every run is one file in ``benchmarks/results/uci``; what is there is not computed again, and a
 stack of runs that was interrupted goes on from its last checkpoint. ``python
 docs/write_results.py`` writes the page.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -275,6 +278,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, method by method."""
     options = options_of(arguments)
+    if not find_spec("laplace"):
+        options.method = [method for method in options.method if method != LAPLACE]
+        print("laplace-torch is not installed: no Laplace", file=sys.stderr)
     for method, name in product(options.method, options.set):
         Benchmark(name, options).run(method)
 
