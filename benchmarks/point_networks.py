@@ -80,7 +80,7 @@ def laplace_prediction(
     model = nn.Sequential(
         nn.Linear(layout.inputs, layout.num_units), nn.ReLU(), nn.Linear(layout.num_units, 1)
     )
-    incoming, bias, outgoing = layout.units(weights[run]).split([layout.inputs, 1, 1], -1)
+    incoming, bias, outgoing = layout.parts(weights[run])
     with torch.no_grad():
         model[0].weight.copy_(incoming)
         model[0].bias.copy_(bias.squeeze(-1))

@@ -14,12 +14,15 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+# What some benchmarks compare with, and its module: not needed for the others.
+_PEERS = {"laplace-torch": "laplace"}
 _PACKAGES = ("pyro_perm", "torch", "pyro-ppl", "numpy", "scipy")
 
 
@@ -112,7 +115,8 @@ class Mean(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Of what computes, and the commit of the working tree."""
-    installed = {package: version(package) for package in _PACKAGES}
+    peers = [package for package in _PEERS if find_spec(_PEERS[package])]
+    installed = {package: version(package) for package in (*_PACKAGES, *peers)}
     threads = str(torch.get_num_threads())
     python = platform.python_version()
     return {"python": python, **installed, "commit": _commit(), "threads": threads}

@@ -52,7 +52,13 @@ def posterior_predictions(
 
 @torch.no_grad()
 def certified_bounds(
-    layout: Layout, data: Stack, trained: Trained, prior_scale: Tensor, num_draws: int, seed: int
+    layout: Layout,
+    data: Stack,
+    trained: Trained,
+    prior_scale: Tensor,
+    *,
+    num_draws: int,
+    num_permutations: int,
 ) -> dict[str, dict[str, Tensor]]:
     """Bounds of the evidence for each kind of guide with these factors, in nats.
 
@@ -60,7 +66,7 @@ def certified_bounds(
 
     :returns: kind -> ``mean`` and ``error``, shape ``(runs,)``.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     prior = layout.prior_scale(prior_scale)
     draws: dict[str, list[Tensor]] = {}
     for start in range(0, num_draws, _DRAWS_AT_ONCE):
@@ -73,7 +79,7 @@ def certified_bounds(
             for some in value.split(len(trained.loc))
         ]
         likelihood = torch.stack(parts)
-        for kind, added in certified(posteriors).items():
+        for kind, added in certified(posteriors, num_permutations).items():
             draws.setdefault(kind, []).append(likelihood + added.view_as(likelihood))
     return {
         kind: {"mean": (all_ := torch.cat(some)).mean(0), "error": all_.std(0) / num_draws**0.5}
@@ -84,7 +90,6 @@ def certified_bounds(
 @torch.no_grad()
 def active_units(layout: Layout, data: Stack, trained: Trained) -> Tensor:
     """Number of hidden units whose contribution to the mean function varies, shape ``(runs,)``."""
-    units = layout.units(trained.loc)
-    incoming, bias, outgoing = units.split([layout.inputs, 1, 1], -1)
+    incoming, bias, outgoing = layout.parts(trained.loc)
     contribution = torch.relu(torch.baddbmm(bias.mT, data.x, incoming.mT)) * outgoing.mT
     return (contribution.std(1) > _ACTIVE).sum(-1)

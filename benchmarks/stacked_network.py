@@ -1,13 +1,13 @@
-"""Bayesian regression networks of one hidden layer, many of them side by side.
+"""Bayesian networks of one hidden layer, many of them side by side.
 
 Small networks leave a processor idle between operations. Twenty of them, one for each split of a
 data set, train in the time of two or three when their tensors are stacked.
 
-All that belongs to a hidden unit is one row: weights in, bias, weight out. After the rows come the
-bias of the output and the logarithm of the noise, so that a network is one vector. The prior is
-``N(0, c^2 / fan_in)`` on weights and ``N(0, c^2)`` on biases, for one prior scale ``c``, and
-``N(-2, 2^2)`` on the logarithm of the noise of standardized targets. :func:`pyro_model` is the same
-model written for Pyro.
+All that belongs to a hidden unit is one row: weights in, bias, weights out. After the rows come the
+biases of the outputs and, for regression, the logarithm of the noise, so that a network is one
+vector. The prior is ``N(0, c^2 / fan_in)`` on weights and ``N(0, c^2)`` on biases, for one prior
+scale ``c``, and ``N(-2, 2^2)`` on the logarithm of the noise of standardized targets.
+:func:`pyro_model` is the regression written for Pyro.
 """
 
 from __future__ import annotations
@@ -35,20 +35,37 @@ class Layout:
     Attributes:
         inputs: number of inputs.
         num_units: of the hidden layer.
+        num_classes: None for regression, with one output and its noise.
     """
 
     inputs: int
     num_units: int = 50
+    num_classes: int | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or one."""
+        return self.num_classes or 1
 
     @property
     def width(self) -> int:
         """Entries of a unit."""
-        return self.inputs + 2
+        return self.inputs + 1 + self.num_outputs
+
+    @property
+    def powers(self) -> list[int]:
+        """By which power of ``c`` rescaling a unit multiplies each of its entries."""
+        return [1] * (self.inputs + 1) + [-1] * self.num_outputs
+
+    @property
+    def num_others(self) -> int:
+        """Entries of a network that belong to no unit."""
+        return self.num_outputs + (self.num_classes is None)
 
     @property
     def size(self) -> int:
         """Entries of a network."""
-        return self.num_units * self.width + 2
+        return self.num_units * self.width + self.num_others
 
     @property
     def group(self) -> SymmetryGroup:
@@ -59,12 +76,22 @@ class Layout:
     def units(self, vector: Tensor) -> Tensor:
         """Rows of the units, shape ``(..., units, width)``."""
         shape = (*vector.shape[:-1], self.num_units, self.width)
-        return vector[..., :-2].reshape(shape)
+        return vector[..., : self.num_units * self.width].reshape(shape)
 
-    def from_units(self, incoming: float, bias: float, outgoing: float, *rest: float) -> Tensor:
+    def parts(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights in, biases and weights out, shapes ``(..., units, entries)``."""
+        sizes = [self.inputs, 1, self.num_outputs]
+        incoming, bias, outgoing = self.units(vector).split(sizes, -1)
+        return incoming, bias, outgoing
+
+    def filled(
+        self, incoming: float, bias: float, outgoing: float, of_output: float, log_noise: float
+    ) -> Tensor:
         """A vector that is the same for all units, shape ``(size,)``."""
-        row = torch.tensor([incoming] * self.inputs + [bias, outgoing])
-        return torch.cat([row.repeat(self.num_units), torch.tensor(rest)])
+        row = [incoming] * self.inputs + [bias] + [outgoing] * self.num_outputs
+        others = [of_output] * self.num_outputs
+        others += [log_noise] * (self.num_others - self.num_outputs)
+        return torch.tensor(row * self.num_units + others)
 
     def prior_scale(self, c: Tensor) -> Tensor:
         """Standard deviations of the prior.
@@ -73,37 +100,40 @@ class Layout:
         :returns: shape ``(runs, size)``.
         """
         fan_in, fan_out = 1 / math.sqrt(self.inputs), 1 / math.sqrt(self.num_units)
-        relative = self.from_units(fan_in, 1.0, fan_out, 1.0, 0.0)
-        scale = c.unsqueeze(-1) * relative
-        scale[..., -1] = _LOG_NOISE_SCALE
-        return scale
+        relative = self.filled(fan_in, 1.0, fan_out, 1.0, 0.0)
+        fixed = self.filled(0.0, 0.0, 0.0, 0.0, _LOG_NOISE_SCALE)
+        return c.unsqueeze(-1) * relative + fixed
 
     def prior_loc(self) -> Tensor:
         """Means of the prior, shape ``(size,)``."""
-        return self.from_units(0.0, 0.0, 0.0, 0.0, _LOG_NOISE_LOC)
+        return self.filled(0.0, 0.0, 0.0, 0.0, _LOG_NOISE_LOC)
 
     def initial(self, generator: torch.Generator) -> Tensor:
         """Weights drawn by their fan-in, so that units start apart, shape ``(size,)``."""
         fan_in, fan_out = 1 / math.sqrt(self.inputs), 1 / math.sqrt(self.num_units)
-        start = self.from_units(fan_in, 0.1, fan_out, 0.1, 0.0)
-        start = start * torch.randn(self.size, generator=generator)
-        start[-1] = _INITIAL_LOG_NOISE
-        return start
+        spread = self.filled(fan_in, 0.1, fan_out, 0.1, 0.0)
+        start = spread * torch.randn(self.size, generator=generator)
+        return start + self.filled(0.0, 0.0, 0.0, 0.0, _INITIAL_LOG_NOISE)
 
 
-def outputs(layout: Layout, vector: Tensor, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Means of the targets.
+def logits(layout: Layout, vector: Tensor, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """All outputs.
 
     :param vector: shape ``(runs, size)``.
     :param x: shape ``(runs, rows, inputs)``.
     :param keep: by what to multiply hidden units, shape ``(runs, rows, units)``.
-    :returns: shape ``(runs, rows)``.
+    :returns: shape ``(runs, rows, outputs)``.
     """
-    units = layout.units(vector)
-    incoming, bias, outgoing = units.split([layout.inputs, 1, 1], -1)
+    incoming, bias, outgoing = layout.parts(vector)
     hidden = torch.relu(torch.baddbmm(bias.mT, x, incoming.mT))
     hidden = hidden if keep is None else hidden * keep
-    return (hidden @ outgoing).squeeze(-1) + vector[..., -2, None]
+    first = layout.num_units * layout.width
+    return hidden @ outgoing + vector[..., None, first : first + layout.num_outputs]
+
+
+def outputs(layout: Layout, vector: Tensor, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Means of the targets of a regression, shape ``(runs, rows)``; see :func:`logits`."""
+    return logits(layout, vector, x, keep).squeeze(-1)
 
 
 def log_normal(y: Tensor, mean: Tensor, log_noise: Tensor) -> Tensor:
@@ -114,7 +144,10 @@ def log_normal(y: Tensor, mean: Tensor, log_noise: Tensor) -> Tensor:
 
 def log_likelihood(layout: Layout, vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Of each row, shape ``(runs, rows)``."""
-    return log_normal(y, outputs(layout, vector, x), vector[..., -1:])
+    if layout.num_classes is None:
+        return log_normal(y, outputs(layout, vector, x), vector[..., -1:])
+    log_probabilities = logits(layout, vector, x).log_softmax(-1)
+    return log_probabilities.gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
 
 def pyro_model(layout: Layout, c: float) -> Callable[..., None]:
@@ -139,7 +172,7 @@ def pyro_sites(layout: Layout, vector: Tensor) -> dict[str, Tensor]:
 
     :param vector: shape ``(size,)``.
     """
-    incoming, bias, outgoing = layout.units(vector).split([layout.inputs, 1, 1], -1)
+    incoming, bias, outgoing = layout.parts(vector)
     return {
         "w0": incoming,
         "b0": bias.squeeze(-1),

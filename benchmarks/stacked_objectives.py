@@ -25,7 +25,7 @@ from torch import Tensor
 
 import pyro_perm as pp
 from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
-from pyro_perm.permanent import permanent_by_blocks
+from pyro_perm.permanent import log_permanent, permanent_by_blocks
 from pyro_perm.permanent.row_by_row import sample_rescaled
 from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass, orbit_pairs
 
@@ -73,8 +73,8 @@ class Posteriors:
 
     @property
     def degrees(self) -> Degrees:
-        """What rescaling does to a unit: weights in and bias times c, the weight out times 1/c."""
-        return Degrees.of([1] * (self.layout.width - 1) + [-1])
+        """What rescaling does to a unit: weights in and bias times c, weights out times 1/c."""
+        return Degrees.of(self.layout.powers)
 
     def kl(self) -> Tensor:
         """``KL(q || p)`` of every entry, shape ``(runs, size)``."""
@@ -123,12 +123,13 @@ METHODS: dict[str, Callable[[], Objective]] = {
 
 
 @torch.no_grad()
-def certified(q: Posteriors, num_permutations: int = 64) -> dict[str, Tensor]:
+def certified(q: Posteriors, num_permutations: int) -> dict[str, Tensor]:
     """What each kind of guide adds to the likelihood, certified: draws whose means bound it below.
 
     Permanents are importance-sampled with the true permutation among the samples, which bounds
     ``log q^G`` from above in expectation; integrals are exact to ``1e-9`` nats.
 
+    :param num_permutations: beside the true one.
     :returns: kind of guide -> shape ``(runs,)``.
     """
     own = mean_field(q)
@@ -146,6 +147,26 @@ def certified(q: Posteriors, num_permutations: int = 64) -> dict[str, Tensor]:
     }
 
 
+@torch.no_grad()
+def exact(q: Posteriors) -> dict[str, Tensor]:
+    """``log q~(w) / p(w)`` of each kind of guide, exactly, for few units.
+
+    :returns: kind of guide -> shape ``(runs,)``, in nats.
+    """
+    log_order = math.lgamma(q.layout.num_units + 1)
+    others = _log_normals_of_others(q)
+    density, log_prior = _log_normals(q.entries), _log_normals(q.prior_entries)
+    own = density - log_prior + others
+    pairs = orbit_pairs(q.entries, q.degrees, tolerance=_CERTIFIED_TOLERANCE).log_densities
+    of_orbits = others - _log_prior_of_orbits(q, _CERTIFIED_TOLERANCE)
+    return {
+        "mean field": own,
+        "permutations": own + pp.Exact().log_ratio(q.density),
+        "scales": of_orbits + pairs.diagonal(dim1=-2, dim2=-1).sum(-1),
+        "permutations and scales": of_orbits + log_permanent(pairs) - log_order,
+    }
+
+
 def _log_permanent_from_above(pairs: Tensor, num_permutations: int) -> Tensor:
     """``log perm(exp L) - sum_i L_ii``, from above in expectation."""
     truth = torch.arange(pairs.shape[-1]).expand(1, *pairs.shape[:-1])
@@ -160,7 +181,16 @@ def _log_prior_of_orbits(q: Posteriors, tolerance: float = 1e-5) -> Tensor:
 
 
 def _kl_of_others(q: Posteriors) -> Tensor:
-    return q.kl()[..., -2:].sum(-1)
+    return q.kl()[..., -q.layout.num_others :].sum(-1)
+
+
+def _log_normals_of_others(q: Posteriors) -> Tensor:
+    """``log q / p`` of the entries without symmetry."""
+    ours, priors = (
+        torch.distributions.Normal(loc.double(), scale.double()).log_prob(q.value.double())
+        for loc, scale in ((q.loc, q.scale), (q.layout.prior_loc(), q.prior_scale))
+    )
+    return (ours - priors)[..., -q.layout.num_others :].sum(-1)
 
 
 def _log_normals(entries: UnitEntries) -> Tensor:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stacked_network import Layout, log_likelihood
+from stacked_network import Layout
+from stacked_network import log_likelihood as log_likelihood_of_rows
 from stacked_objectives import Objective, Posteriors
 from torch import Tensor
 
@@ -111,11 +112,36 @@ def draw_all(generators: list[torch.Generator], size: int) -> Tensor:
     return torch.stack([torch.randn(size, generator=source) for source in generators])
 
 
+def of_all_rows(layout: Layout, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The log-likelihood of all rows.
+
+    :param x: shape ``(runs, rows, inputs)``.
+    :param y: shape ``(runs, rows)``.
+    """
+    return lambda vector: log_likelihood_of_rows(layout, vector, x, y).sum(-1)
+
+
+def of_some_rows(
+    layout: Layout, x: Tensor, y: Tensor, batch_size: int
+) -> Callable[[Tensor], Tensor]:
+    """An estimate of it from rows that are drawn anew each time, others for each run.
+
+    :param x: shape ``(rows, inputs)``, the same for all runs.
+    :param y: shape ``(rows,)``.
+    """
+
+    def log_likelihood(vector: Tensor) -> Tensor:
+        rows = torch.randint(len(x), (len(vector), batch_size))
+        some = log_likelihood_of_rows(layout, vector, x[rows], y[rows]).sum(-1)
+        return some * (len(x) / batch_size)
+
+    return log_likelihood
+
+
 def train(
     layout: Layout,
     objective: Objective,
-    x: Tensor,
-    y: Tensor,
+    log_likelihood: Callable[[Tensor], Tensor],
     *,
     seeds: list[int],
     prior_scale: Tensor,
@@ -126,8 +152,8 @@ def train(
 ) -> Trained:
     """Maximize likelihood plus objective.
 
-    :param x: shape ``(runs, rows, inputs)``.
-    :param y: shape ``(runs, rows)``.
+    :param log_likelihood: of all rows, or an estimate of it, given vectors of parameters of shape
+        ``(runs, size)``; shape ``(runs,)``.
     :param seeds: of start and noise, one a run.
     :param prior_scale: shape ``(runs,)``, as the learning rate.
     :param checkpoint: where the state is kept on the way; None for nowhere.
@@ -153,7 +179,7 @@ def train(
     while adam.step_number < num_steps:
         scale = torch.nn.functional.softplus(raw_scale)
         value = loc + scale * draw_all(generators, layout.size)
-        bound = log_likelihood(layout, value, x, y).sum(-1).double()
+        bound = log_likelihood(value).double()
         bound = bound + objective(Posteriors(layout, value, loc, scale, prior))
         (-bound.sum()).backward()
         adam.step(learning_share(adam.step_number, num_steps))

@@ -10,7 +10,7 @@ from point_networks import train_points
 from regression_data import load_rows, stack, standard_splits, validation_split
 from stacked_network import Layout
 from stacked_objectives import METHODS
-from stacked_training import train
+from stacked_training import of_all_rows, train
 
 
 @pytest.fixture
@@ -83,8 +83,7 @@ def test_a_run_does_not_depend_on_what_shares_its_stack(folder):
         return train(
             layout,
             METHODS["permutations"](),
-            some.x,
-            some.y,
+            of_all_rows(layout, some.x, some.y),
             seeds=runs,
             prior_scale=torch.ones(len(runs)),
             learning_rate=rates,
@@ -106,8 +105,7 @@ def test_an_interrupted_stack_goes_on_as_if_nothing_had_been(folder, monkeypatch
         return train(
             benchmark.layout,
             METHODS["InfoNCE (K = 32)"](),
-            data.x,
-            data.y,
+            of_all_rows(benchmark.layout, data.x, data.y),
             seeds=[0, 1],
             prior_scale=torch.ones(2),
             learning_rate=torch.full((2,), 0.01),
