@@ -2,9 +2,9 @@
 # # The whole symmetry of a ReLU network
 #
 # Permuting the units of a layer leaves a network's function as it is. So does *rescaling* them,
-# where the activation is positively homogeneous, as ReLU is: multiply a unit's incoming weights and
-# bias by `c > 0` and its outgoing weights by `1 / c`. Unlike a permutation, rescaling does not leave
-# the prior alone, and there are infinitely many ways to do it. What replaces the average over
+# where the activation is positively homogeneous, as ReLU is: multiply a unit's incoming weights
+# and bias by `c > 0` and its outgoing weights by `1 / c`. Unlike a permutation, rescaling does not
+# leave the prior alone, and there are infinitely many ways to do it. What replaces the average over
 # permutations is to keep the posterior's law *of* the orbits, and to take the prior's law *along*
 # each of them.
 
@@ -169,9 +169,7 @@ def scores(base):
 
 
 results = {key: scores(base) for key, base in fits.items()}
-print(
-    f"{'trained by':24s} {'seed':>4s} {'bound':>14s} {'of which scales':>16s} {'held-out':>9s} active"
-)
+print("trained by               seed          bound  of which scales  held-out active")
 for (name, seed), (elbo, held_out, active) in results.items():
     print(
         f"{name:24s} {seed:4d} {elbo.lower:7.1f} +- {elbo.lower_standard_error:3.1f} "
@@ -217,5 +215,5 @@ for other in names[:2]:
 # and outgoing weights have the same norm. Training needs neither: `permute=False` spares both.
 #
 # With several hidden layers, those that follow on each other share a matrix, and only such layers
-# are rescaled at once as share none; the guide says which. [The mathematics](../mathematics.md#scales)
-# has the derivation.
+# are rescaled at once as share none; the guide says which.
+# [The mathematics](../mathematics.md#scales) has the derivation.
