@@ -7,6 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
+# These ask for torchvision, which they do not import, and which is compiled for one build of torch.
+WITHOUT_TORCHVISION := tyxe laplace-torch asdfghjkl==0.1a4 bayesian-torch backpack-for-pytorch \
+	curvlinops-for-pytorch unfoldNd
+
 # ArviZ 1.x needs Python 3.12. PYENV_VERSION lets pyenv's commands run, and is nothing to others.
 ARVIZ_1_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do PYENV_VERSION=$$v \
 	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
@@ -93,7 +97,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing pyro_perm[dev] into $(VENV); the first time takes a few minutes ...'
 	@$(PIP_INSTALL) -e '.[dev]'
-	@$(PIP_INSTALL) --no-deps tyxe  # it asks for torchvision, which it does not import
+	@$(PIP_INSTALL) --no-deps $(WITHOUT_TORCHVISION)
 	@touch $(VENV)/.demo $@
 
 $(LOWEST_VENV)/.ready: constraints-lowest.txt pyproject.toml

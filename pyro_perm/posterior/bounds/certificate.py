@@ -44,7 +44,7 @@ class MutualInformation:
         num_samples: number of samples of the guide.
         skipped: methods that were not tried, and why; empty if none.
         scales: what rescaling units gains, before the finite part of the group: the divergence of
-            the base guide from the prior along the orbits of units. Zero where no group rescales.
+            the base guide from the prior along the orbits. Zero where no group rescales.
         scales_standard_error: of ``scales``.
     """
 
