@@ -46,8 +46,9 @@ from pyro_perm.rescaling.degrees import Degrees
 from pyro_perm.rescaling.integral import tolerance_for
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-# A pair that lies this many nats below the unit's own has no share in anything.
-_NEGLIGIBLE = 40.0
+# A pair has no share in anything if it lies further below the unit's own than the tolerance below
+# one, by this factor: 23 nats for units in single precision, 41 in double precision.
+_NEGLIGIBLE = 2.0
 
 
 class UnitEntries(NamedTuple):
@@ -70,7 +71,8 @@ class OrbitPairs:
 
     Attributes:
         log_densities: ``L[i, j]`` in nats and double precision, shape ``(*batch, n, n)``; an upper
-            bound of it where that is 40 nats below what ``w_j`` has by its own factor.
+            bound of it where that is the square of the tolerance, or less, of what ``w_j`` has by
+            its own factor.
         means: of ``e^{2t}``, ``e^t``, ``e^{-2t}``, ``e^{-t}``, shape ``(4, *batch, n, n)``; zero
             where the pair is bounded only.
         entries: those of the units.
@@ -126,7 +128,8 @@ def orbit_pairs(
         as_array(squares.flatten(1)), as_array(crosses.flatten(1)), float(degrees.jacobian)
     )
     densities = as_tensor(bound(exponent)).view(shape).add_(constant)
-    where = _pairs_that_count(densities, entries, squares, crosses)
+    depth = -_NEGLIGIBLE * math.log(tolerance)
+    where = _pairs_that_count(densities, entries, squares, crosses, depth)
     log_integrals, some_means = integrate(exponent.take(where), tolerance)
     flat, constants = as_array(densities).reshape(-1), as_array(constant.expand(shape))
     flat[where] = log_integrals + constants.reshape(-1)[where]
@@ -310,13 +313,13 @@ def _pair_sums(*parts: UnitEntries) -> tuple[Tensor, Tensor]:
 
 
 def _pairs_that_count(
-    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor
+    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor, depth: float
 ) -> Array:
     """Numbers of the pairs of units with themselves, and of all whose bounds are near these."""
     own_squares, own_crosses = (x.diagonal(dim1=-2, dim2=-1) for x in (squares, crosses))
     curvature = (2 * own_squares).sub_(own_crosses).sum(0).clamp_min_(1.0)
     own = _log_densities(entries).sub_(curvature.log_(), alpha=0.5)
-    counts = bounds > (own - _NEGLIGIBLE).unsqueeze(-2)
+    counts = bounds > (own - depth).unsqueeze(-2)
     counts.diagonal(dim1=-2, dim2=-1).fill_(True)
     return positions(as_index(counts.flatten()))
 
