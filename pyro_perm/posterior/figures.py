@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
+from pyro_perm.posterior.comparison import Comparison
 from pyro_perm.posterior.prediction import Prediction
 from pyro_perm.training.history import History
 
@@ -125,6 +126,25 @@ def plot_information(
     return ax
 
 
+def plot_comparison(comparison: Comparison, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
+    """Differences of each score from that of the first guide, with their paired standard errors.
+
+    :param comparison: of at least two guides.
+    :param axes: one for each score.
+    """
+    others = comparison.guides[1:]
+    axes = axes or _new_axes(len(comparison.integrands), sharex=False)
+    for ax, name in zip(axes, comparison.integrands, strict=True):
+        found = [comparison.difference(name, guide) for guide in others]
+        values, errors = [d.value for d in found], [d.standard_error for d in found]
+        ax.errorbar(values, range(len(others)), xerr=errors, fmt="o", capsize=3)
+        ax.axvline(0.0, color="0.6", linewidth=0.8, linestyle=":")
+        ax.set(xlabel=name, ylim=(-0.5, len(others) - 0.5))
+    axes[0].set_yticks(range(len(others)), others)
+    axes[0].set_title(f"differences from {comparison.guides[0]}", loc="left", fontsize="medium")
+    return list(axes)
+
+
 def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     """The matrix of :func:`~pyro_perm.unit_overlap`, units that overlap side by side.
 
@@ -182,8 +202,8 @@ def plot_history(
     return ax
 
 
-def _new_axes(columns: int | None = None) -> Any:
-    """New axes, or a list of as many as there are columns."""
+def _new_axes(columns: int | None = None, *, sharex: bool = True) -> Any:
+    """New axes, or a list of as many as there are columns, along one scale or each its own."""
     import arviz  # noqa: F401 (registers its styles)
     from matplotlib import pyplot, style
 
@@ -195,7 +215,7 @@ def _new_axes(columns: int | None = None) -> Any:
             figsize=size,
             squeeze=False,
             layout="constrained",
-            sharex=bool(columns),
+            sharex=bool(columns) and sharex,
             sharey=bool(columns),
         )
     return list(axes[0]) if columns else axes[0, 0]

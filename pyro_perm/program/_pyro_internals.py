@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide, AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr as deep_setattr
 from pyro.nn import PyroModule
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -68,6 +72,54 @@ def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
 def make_prototype(guide: AutoGuide, *args: Any, **kwargs: Any) -> None:
     """What a guide does at its first call: run its model, and make its parameters."""
     guide._setup_prototype(*args, **kwargs)
+
+
+def make_prototype_from(guide: AutoGuide, model: Callable[..., Any]) -> None:
+    """The same from a model in place of the guide's own, which is not run."""
+    own = guide._model
+    guide._model = (model,)
+    try:
+        with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
+            guide._setup_prototype()
+    finally:
+        guide._model = own
+
+
+def stored_parameters(module: PyroModule) -> dict[str, Tensor]:
+    """What Pyro's param store holds under the names of a module's own parameters.
+
+    :returns: name in the module -> unconstrained value. A constrained parameter takes such a value
+        over at its next call.
+    """
+    if pyro.settings.get("module_local_params"):
+        return {}
+    stored = dict(pyro.get_param_store().named_parameters())
+    names = {
+        name: f"{module._pyro_name}.{name.removesuffix('_unconstrained')}"
+        for name, _ in module.named_parameters()
+    }
+    return {name: stored[full] for name, full in names.items() if full in stored}
+
+
+def current_parameters(module: PyroModule) -> dict[str, Tensor]:
+    """The unconstrained parameters that a module's next call will use."""
+    stored = stored_parameters(module)
+    return {
+        name: stored.get(name, own) if name.endswith("_unconstrained") else own
+        for name, own in module.named_parameters()
+    }
+
+
+def name_apart(guide: AutoGuide, contents: Iterable[Tensor]) -> None:
+    """Name the parameters of a guide by what it was made of.
+
+    Guides of one class have the same names otherwise, and the second one the parameters of the
+    first. What is made of the same has the same names in every process.
+    """
+    digest = 0
+    for tensor in contents:
+        digest = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), digest)
+    guide._pyro_name = f"{guide._pyro_name}_{digest:08x}"
 
 
 def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:
