@@ -84,7 +84,9 @@ class Bethe(Estimator):
                 total = total + self._log_sum(density, term)
             else:  # Nothing tells its permutations apart.
                 total = total + symmetry.log_orders[term.group]
-        return torch.as_tensor(total, dtype=torch.float64).expand(density.batch_shape)
+        if not isinstance(total, Tensor):
+            total = torch.tensor(total, dtype=torch.float64)
+        return total.double().expand(density.batch_shape)
 
     def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor:
         """``log sum_g q(g . w) - log q(w)`` over one group and some of its sites.

@@ -257,7 +257,8 @@ class _LogJoint:
             else:
                 parameters = (unexpanded(tensor, 0) for tensor in (prior.loc, prior.scale))
                 divergences.append(kl(draw.loc, draw.scale, *parameters))
-        return _Terms(torch.as_tensor(met.log_likelihood), sum(divergences[1:], divergences[0]))
+        divergence = sum(divergences[1:], divergences[0])
+        return _Terms(sum(met.log_likelihoods, divergence.new_zeros(())), divergence)
 
     def vectorized(self, draws: Draws) -> _Terms:
         """The terms at many draws at once."""
