@@ -175,7 +175,11 @@ class _DrawInProgress:
                 if self._has_local_sites:
                     guide_trace = self._run_guide(inputs)
                 self.model_trace = trace_on_draw(
-                    source.model.call.program, guide_trace, inputs.args, inputs.kwargs
+                    source.model.call.program,
+                    guide_trace,
+                    inputs.args,
+                    inputs.kwargs,
+                    source.priors.sites,
                 )
             pruned = prune_subsample_sites(self.model_trace), prune_subsample_sites(guide_trace)
             if is_validation_enabled():
