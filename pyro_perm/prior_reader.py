@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
-from pyro_perm.program.isolation import isolation
+from pyro_perm.program.isolation import isolation, without_autoguide_handlers
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -56,8 +56,10 @@ class PriorReader:
     def _read(self, args: Any, kwargs: Any) -> None:
         model, self._has_read = self._model, True
         if self.sites and model is not None:
+            # As an autoguide has it, the model would draw its sites at their initial values.
+            drawn = without_autoguide_handlers(model)
             with isolation(model) as writes, writes, torch.enable_grad():
-                one, other = (prior_trace(model, args, kwargs).nodes for _ in range(2))
+                one, other = (prior_trace(drawn, args, kwargs).nodes for _ in range(2))
             if all(_is_constant(one[site], other[site]) for site in self.sites):
                 self._constant = priors_of(one, self.sites)
 
