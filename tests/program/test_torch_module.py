@@ -154,3 +154,14 @@ def test_a_module_that_samples_is_a_pyro_model() -> None:
 def test_modules_parameters_do_not_reach_the_store() -> None:
     pp.find_symmetry(nn.Linear(4, 2).double(), SEQUENCES)
     assert not list(pyro.get_param_store().keys())
+
+
+def test_deep_networks_of_saturating_units_are_verified() -> None:
+    """With standard normal weights, rounding errors grow as large as the outputs."""
+
+    def layers() -> list[nn.Module]:
+        return [nn.Linear(24, 24), nn.ReLU6(), nn.Linear(24, 24, bias=False), nn.BatchNorm1d(24)]
+
+    network = nn.Sequential(*(layer for _ in range(40) for layer in layers())).double().eval()
+    symmetry = pp.find_symmetry(network, torch.randn(3, 24).double())
+    assert len(symmetry.groups) == 79
