@@ -41,9 +41,10 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python -m pyro_perm $(ARGS)
 
-# One thread a worker: two workers with a thread pool each fight for the cores.
+# One thread a worker: two workers with a thread pool each fight for the cores. Whoever is done takes
+# over half of what the other has left.
 test: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The tests' set-up imports torch, which would be a large download for these few.
 test-arviz-1:
@@ -60,7 +61,8 @@ test-lowest:
 		echo 'Skipped the lowest versions: no Python 3.10 or 3.11 was found.'; \
 	else \
 		$(MAKE) --no-print-directory $(LOWEST_VENV)/.ready && \
-		OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -n 2 -m 'not slow' $(LOWEST_TESTS) $(ARGS); \
+		OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' \
+			$(LOWEST_TESTS) $(ARGS); \
 	fi
 
 lint: $(VENV)/.dev

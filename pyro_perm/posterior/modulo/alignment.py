@@ -12,7 +12,8 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.canonical_order import order_of_units
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.symmetry.elements import AnyElement, transform
+from pyro_perm.symmetry.balance import balance
+from pyro_perm.symmetry.elements import AnyElement, Elements, compose, transform
 from pyro_perm.symmetry.values import with_values
 
 Values = Mapping[str, Tensor]
@@ -29,7 +30,7 @@ class Alignment:
             does more than permute units and flip them: the aligned samples are
             ``symmetry.apply(permutations, samples)``.
         reference: site of the symmetry -> what the draws were brought close to: the reference
-            given, or the mean of the aligned draws.
+            given, its units balanced where they may be rescaled, or the mean of the aligned draws.
     """
 
     samples: dict[str, Tensor]
@@ -58,7 +59,12 @@ def align(
 
     The squared distance to the reference is minimized over the group: exactly where groups share no
     sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
-    The result does not depend on how the units of any draw were permuted. Usage:
+    The result does not depend on how the units of any draw were permuted.
+
+    Where groups rescale their units, draws and reference are first brought to their balanced
+    representatives, the shortest of all equivalent weights: the incoming entries of each unit and
+    its outgoing ones have the same norm. Distances are those between these. A dead unit, of which
+    one end is zero, has no such scale, and keeps its own. Usage:
 
     >>> import torch
     >>> import pyro_perm as pp
@@ -84,17 +90,19 @@ def align(
     :param num_restarts: number of random starts where groups share sites.
     :returns: aligned samples, and the permutations.
     :raises ValueError: if a site of the symmetry is missing, has the wrong shape or values that are
-        not finite, or if the symmetry is not bound to a model.
+        not finite, or too large to be balanced, or if the symmetry is not bound to a model.
     """
-    group = symmetry.group
+    group, compact = symmetry.group, symmetry.group.compact_part
     if not isinstance(samples, Mapping):
         samples = _stack(samples)
     values, draws = _flat(samples, group, "samples")
-    order = order_of_units(values, group)
-    ordered = group.apply(order, values)
+    scales = balance(group, values)
+    balanced = group.apply(scales, values)
+    order = order_of_units(balanced, compact)
+    ordered = compact.apply(order, balanced)
     if reference is None:
-        mean, matched = _align_to_mean(ordered, group, num_restarts)
-        target = order_of_units(mean, group)
+        mean, matched = _align_to_mean(ordered, compact, num_restarts)
+        target = order_of_units(mean, compact)
     else:
         fixed, shape = _flat(reference, group, "reference")
         if shape:
@@ -102,19 +110,20 @@ def align(
                 f"the reference is one value a site, but has leading dimensions {tuple(shape)}: "
                 "take one draw, or the mean of aligned ones"
             )
+        fixed = group.apply(balance(group, fixed), fixed)
         # Both sides in canonical order: equivalent weights match before the search begins.
-        to_order = order_of_units(fixed, group)
-        mean = group.apply(to_order, fixed)
-        matched = match(_matching(ordered, mean, group), num_restarts)
-        target = group.inverse(to_order)
-    permutations = group.compose(target, group.compose(matched, order))
+        to_order = order_of_units(fixed, compact)
+        mean = compact.apply(to_order, fixed)
+        matched = match(_matching(ordered, mean, compact), num_restarts)
+        target = compact.inverse(to_order)
+    permutations = _after(scales, compact.compose(target, compact.compose(matched, order)))
     return Alignment(
         samples=with_values(samples, _unflat(group.apply(permutations, values), draws)),
         permutations={
             name: transform(lambda part: part.reshape(*draws, -1), element)
             for name, element in permutations.items()
         },
-        reference={site: value[0] for site, value in group.apply(target, mean).items()},
+        reference={site: value[0] for site, value in compact.apply(target, mean).items()},
     )
 
 
@@ -124,7 +133,8 @@ def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str,
 
     Equivalent weights become the same weights, unless distinct units tie: units are sorted by what
     belongs to them, lexicographically, in the order of the symmetry's sites, and each takes the
-    largest of its own images. Usage:
+    largest of its own images. Before that, units that may be rescaled are balanced, as by
+    :func:`align`; a dead one keeps its scale. Usage:
 
     >>> import torch
     >>> import pyro_perm as pp
@@ -137,10 +147,17 @@ def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str,
     :returns: the same sites; those that no group permutes are as they were.
     :raises ValueError: as :func:`align` does.
     """
-    group = symmetry.group
+    group, compact = symmetry.group, symmetry.group.compact_part
     values, draws = _flat(samples, group, "samples")
-    moved = group.apply(order_of_units(values, group), values)
-    return with_values(samples, _unflat(moved, draws))
+    balanced = group.apply(balance(group, values), values)
+    ordered = compact.apply(order_of_units(balanced, compact), balanced)
+    return with_values(samples, _unflat(ordered, draws))
+
+
+def _after(scales: Elements, permutations: Elements) -> dict[str, AnyElement]:
+    """The elements that rescale units, then permute them; either may lack some groups."""
+    both = {g: compose(permutations[g], scales[g]) for g in scales.keys() & permutations.keys()}
+    return {**scales, **permutations, **both}
 
 
 def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:

@@ -49,7 +49,8 @@ class InterpolationBarrier:
 
     Attributes:
         original: from the second solution as it is.
-        aligned: from the second solution aligned to the first.
+        aligned: from the second solution aligned to the first, both of them balanced where units
+            may be rescaled.
     """
 
     original: LossPath
@@ -97,10 +98,11 @@ def interpolation_barrier(
         raise ValueError(f"num_points must be at least 3, to see between the ends: {num_points}")
     if first.keys() != second.keys():
         raise ValueError(f"the solutions differ in their sites: {list(first)} and {list(second)}")
-    aligned = align(second, symmetry, first).samples
+    alignment = align(second, symmetry, first)
+    ends = (first, second), ({**first, **alignment.reference}, alignment.samples)
     fractions = torch.linspace(0, 1, num_points, dtype=torch.float64)
     return InterpolationBarrier(
-        *(LossPath(fractions, _along(loss, first, end, fractions)) for end in (second, aligned))
+        *(LossPath(fractions, _along(loss, *pair, fractions)) for pair in ends)
     )
 
 
