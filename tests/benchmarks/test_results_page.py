@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from results_store import Run, Store
+from results_store import Mean, Run, Store
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import write_results
-from results_sections import moved, paired, verdict
-from results_store import Mean
+from results_tables import paired, verdict
+from results_uci import moved
 
 
 def test_the_page_is_up_to_date():
