@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from results_store import Mean
+from scipy.stats import t as student_t
 
 Record = dict[str, Any]
 MEAN_FIELD, BOTH = "mean field", "permutations and scales"
@@ -36,8 +37,11 @@ def paired(
 
 
 def verdict(difference: Mean, *, larger_is_better: bool = True) -> str:
-    """What two standard errors say."""
-    if difference.num < 3 or abs(difference.mean) <= 2 * difference.error:
+    """What two standard errors say, or Student's t at .95 where runs are few."""
+    if difference.num < 2:
+        return "ties"
+    enough = max(2.0, float(student_t.ppf(0.975, difference.num - 1)))
+    if abs(difference.mean) <= enough * difference.error:
         return "ties"
     return "wins" if (difference.mean > 0) is larger_is_better else "loses"
 

@@ -50,6 +50,7 @@ def test_numbers_and_verdicts_come_from_the_files(tmp_path):
         (1.0, 0.4, 20, "wins"),
         (1.0, 0.6, 20, "ties"),
         (-1.0, 0.4, 20, "loses"),
+        (1.0, 0.4, 5, "ties"),
         (1.0, 0.1, 2, "ties"),
     ],
 )
