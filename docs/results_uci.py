@@ -191,8 +191,8 @@ def uci_conclusion(sets: Sequence[str], records: Sequence[Record]) -> str:
     restless = [name for name in sets if still_moves([r for r in records if r["data"] == name])]
     if restless:
         lines.append(
-            f"- On {', '.join(restless)} a bound still rose by more than two nats in the last tenth "
-            "of the steps: longer training may change these comparisons."
+            f"- On {', '.join(restless)} a bound still rose by more than two nats in the last "
+            "tenth of the steps: longer training may change these comparisons."
         )
     if not lines:
         return ""
