@@ -93,6 +93,26 @@ class AutoSymmetrized(AutoGuide):
         self.permute = permute
         self._is_checked = False
 
+    @classmethod
+    def of_verified(
+        cls,
+        base: AutoGuide,
+        symmetry: PermutationSymmetry,
+        *,
+        estimator: Estimator | None = None,
+        permute: bool = True,
+    ) -> AutoSymmetrized:
+        """The guide where the first call's checks were made before: in the run that saved it.
+
+        :param base: a base guide that has been set up.
+        :param symmetry: has been verified on its model; ``estimator`` and ``permute`` as above.
+        """
+        guide = cls(base, symmetry, estimator=estimator, permute=permute)
+        guide.priors = PriorReader.at_first_call(guide.model, symmetry.group)
+        guide._share_prototype()
+        guide._is_checked = True
+        return guide
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw from ``q^G`` and account for its density.
 
@@ -193,7 +213,10 @@ class AutoSymmetrized(AutoGuide):
             make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         self.priors = PriorReader(self.model, self._group, args, kwargs)
-        # One prototype for both, so that a seed gives the base the same start as it has alone.
+        self._share_prototype()
+
+    def _share_prototype(self) -> None:
+        """One prototype for both, so that a seed gives the base the same start as it has alone."""
         self.prototype_trace = self.base.prototype_trace
         self._prototype_frames = plates_of(self.base)
 

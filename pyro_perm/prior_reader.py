@@ -34,10 +34,25 @@ class PriorReader:
     """
 
     def __init__(self, model: Model, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
+        self._begin(model, symmetry)
+        self._read(args, kwargs)
+
+    @classmethod
+    def at_first_call(cls, model: Model, symmetry: SymmetryGroup) -> PriorReader:
+        """The same with the arguments of its first call, before which the model is not run."""
+        reader = cls.__new__(cls)
+        reader._begin(model, symmetry)
+        return reader
+
+    def _begin(self, model: Model, symmetry: SymmetryGroup) -> None:
         self._model: Model | None = model
         self._sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
         self._constant: Priors | None = None
-        if self._sites:
+        self._has_read = False
+
+    def _read(self, args: Any, kwargs: Any) -> None:
+        model, self._has_read = self._model, True
+        if self._sites and model is not None:
             with isolation(model) as writes, writes, torch.enable_grad():
                 one, other = (prior_trace(model, args, kwargs).nodes for _ in range(2))
             if all(_is_constant(one[site], other[site]) for site in self._sites):
@@ -61,6 +76,8 @@ class PriorReader:
         """
         if not self._sites:
             return None
+        if not self._has_read:
+            self._read(args, kwargs)
         if self._constant is not None:
             return self._constant
         if self._model is None:
@@ -102,7 +119,8 @@ def _is_constant(one: Any, other: Any) -> bool:
     probes = (value, 0.5 * value - 1)
     priors: list[Distribution] = [elementwise(node["fn"]) for node in (one, other)]
     for probe in probes:
-        first, second = (prior.log_prob(probe) for prior in priors)
+        with torch.enable_grad():  # The first call may be an evaluation.
+            first, second = (prior.log_prob(probe) for prior in priors)
         if first.requires_grad or second.requires_grad or not torch.equal(first, second):
             return False
     return True

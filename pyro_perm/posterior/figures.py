@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
+from pyro_perm.posterior.comparison import Comparison
 from pyro_perm.posterior.prediction import Prediction
+from pyro_perm.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,6 +126,25 @@ def plot_information(
     return ax
 
 
+def plot_comparison(comparison: Comparison, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
+    """Differences of each score from that of the first guide, with their paired standard errors.
+
+    :param comparison: of at least two guides.
+    :param axes: one for each score.
+    """
+    others = comparison.guides[1:]
+    axes = axes or _new_axes(len(comparison.integrands), sharex=False)
+    for ax, name in zip(axes, comparison.integrands, strict=True):
+        found = [comparison.difference(name, guide) for guide in others]
+        values, errors = [d.value for d in found], [d.standard_error for d in found]
+        ax.errorbar(values, range(len(others)), xerr=errors, fmt="o", capsize=3)
+        ax.axvline(0.0, color="0.6", linewidth=0.8, linestyle=":")
+        ax.set(xlabel=name, ylim=(-0.5, len(others) - 0.5))
+    axes[0].set_yticks(range(len(others)), others)
+    axes[0].set_title(f"differences from {comparison.guides[0]}", loc="left", fontsize="medium")
+    return list(axes)
+
+
 def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     """The matrix of :func:`~pyro_perm.unit_overlap`, units that overlap side by side.
 
@@ -144,8 +165,45 @@ def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _new_axes(columns: int | None = None) -> Any:
-    """New axes, or a list of as many as there are columns."""
+def plot_history(
+    history: History,
+    elbo: SymmetrizedELBO | None = None,
+    *,
+    memory: float = 100.0,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The ELBO during training, averaged over steps, and certified bounds on it at the end.
+
+    The band of the bounds is widened by a standard error at either side. A vertical line marks the
+    step whose parameters were kept.
+
+    :param history: of :func:`pyro_perm.fit`.
+    :param elbo: of the trained guide, from :func:`pyro_perm.symmetrized_elbo`.
+    :param memory: steps in which the weights of the average fall by ``1/e``.
+    :param label: of the line, for a legend.
+    :raises ValueError: if no step was taken.
+    """
+    if not history.losses:
+        raise ValueError("the history has no steps: there is nothing to draw")
+    ax = ax or _new_axes()
+    smoothed = history.smoothed_elbo(memory)
+    (line,) = ax.plot(range(1, history.step + 1), smoothed, label=label)
+    if history.best_step is not None:
+        ax.axvline(history.best_step, color=line.get_color(), linestyle=":", linewidth=1)
+    # The first steps are often far below all others.
+    ends = smoothed[history.step // 20 :]
+    if elbo is not None:
+        band = elbo.lower - elbo.lower_standard_error, elbo.upper + elbo.upper_standard_error
+        ax.axhspan(*band, color=line.get_color(), alpha=0.3)
+        ends = [*ends, *band]
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    ax.set(xlabel="step", ylabel="ELBO (nats)", ylim=(min(ends) - margin, max(ends) + margin))
+    return ax
+
+
+def _new_axes(columns: int | None = None, *, sharex: bool = True) -> Any:
+    """New axes, or a list of as many as there are columns, along one scale or each its own."""
     import arviz  # noqa: F401 (registers its styles)
     from matplotlib import pyplot, style
 
@@ -157,7 +215,7 @@ def _new_axes(columns: int | None = None) -> Any:
             figsize=size,
             squeeze=False,
             layout="constrained",
-            sharex=bool(columns),
+            sharex=bool(columns) and sharex,
             sharey=bool(columns),
         )
     return list(axes[0]) if columns else axes[0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from pyro.infer import MCMC
 
@@ -70,10 +71,8 @@ def together(model: FullData, guide: FullData) -> FullData:
             f"model's data by them, or pass the rows of the batch, pyro.plate('{plate}', size, "
             "subsample=indices), in model and guide"
         )
-    return FullData(
-        guide.call,
-        guide.sites,
-        guide.looked_up | model.looked_up,
-        guide.passed - model.looked_up,
-        guide.max_plate_nesting,
+    return replace(
+        guide,
+        looked_up=guide.looked_up | model.looked_up,
+        passed=guide.passed - model.looked_up,
     )

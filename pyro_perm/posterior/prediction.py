@@ -145,6 +145,25 @@ def predict(
     return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
 
 
+@torch.no_grad()
+def observed_values(
+    model: Callable[..., Any], *args: Any, site: str | None = None, **kwargs: Any
+) -> Tensor:
+    """The observations at the site that :func:`predict` predicts.
+
+    :param model: the model; ``args`` and ``kwargs`` are its arguments, with observations.
+    :param site: the observed site, where the model has several.
+    :raises ValueError: if ``site`` is needed or unknown.
+    """
+    with restored(model, args, kwargs) as writes, writes, poutine.seed(rng_seed=0):
+        seen = survey(Call(model, args, kwargs))
+    observed = seen.names(SiteKind.OBSERVATION)
+    candidates = observed if site is None else [site]
+    if len(candidates) != 1 or candidates[0] not in observed:
+        raise ValueError(f"choose the observed site: site= one of {sorted(observed)}")
+    return seen.sites[candidates[0]].value
+
+
 def _batches(args: Sequence[Any], batch_size: int | None) -> list[list[Any]]:
     """The arguments, their tensors split into rows."""
     if batch_size is None:

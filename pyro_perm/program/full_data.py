@@ -12,9 +12,9 @@ batch is the data, and the plate only scales what the batch says to ``N`` rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -89,6 +89,9 @@ class FullData:
         looked_up: the subsampled plates whose indices it looks at.
         passed: those whose indices it does not look at, so that a batch was passed to it.
         max_plate_nesting: number of its plate dimensions.
+        partial: frames of the plates of which it has some of the rows, be they passed or chosen by
+            the program itself, as ``subsample=``.
+        split: plates of which other calls have the rest, so that their scale does not count.
     """
 
     call: Call
@@ -96,6 +99,8 @@ class FullData:
     looked_up: frozenset[str]
     passed: frozenset[str]
     max_plate_nesting: int
+    partial: Mapping[str, Any] = field(default_factory=dict)
+    split: frozenset[str] = frozenset()
 
     def names(self, *kinds: SiteKind) -> list[str]:
         """Names of the sites of some kinds, in order."""
@@ -138,7 +143,7 @@ class FullData:
         sweep = Sweep(dict(values or {}), self.passed)
         drawn: dict[str, Tensor] = {}
         means: dict[str, Tensor] = {}
-        joint = _Joint()
+        joint = Joint(self.split)
         for trace in _passes(self.call, sweep, sweep(self.call.program)):
             joint.add(traced_terms(trace), sweep.subsamples)
             for name, node in sample_nodes(trace):
@@ -161,7 +166,7 @@ class FullData:
         sweep = Sweep(dict(values), self.passed, summed_out)
         program = summing_out(sweep(self.call.program), summed_out, self.max_plate_nesting)
         functions: dict[str, Tensor] = {}
-        joint = _Joint()
+        joint = Joint(self.split)
         for trace in _passes(self.call, sweep, program):
             _require_values(trace, values, summed_out)
             joint.add(traced_terms(trace), sweep.subsamples)
@@ -209,22 +214,27 @@ def _surveyed(call: Call, num_passes: int | None) -> FullData:
     watch = IndexWatch()
     sweep = Sweep({}, watch=watch)
     sites: dict[str, Site] = {}
+    partial: dict[str, Any] = {}
     nesting = 0
     for trace in islice(_passes(call, sweep, sweep(call.program)), num_passes):
         for name, node in sample_nodes(trace):
             frames = node["cond_indep_stack"]
             _require_looked_up(call, name, node, sweep.subsamples)
+            partial |= {f.name: f for f in frames if _is_partial(f, sweep.subsamples)}
             nesting = max([nesting, *(-frame.dim for frame in frames if frame.vectorized)])
             before = sites[name].value if name in sites else None
             value = placed(frames, sweep.subsamples, before, _value(node), node["fn"].event_dim)
             sites[name] = site_of(node, value)
-    return FullData(call, sites, frozenset(watch.read), frozenset(sweep.passed), nesting)
+    return FullData(call, sites, frozenset(watch.read), frozenset(sweep.passed), nesting, partial)
+
+
+def _is_partial(frame: Any, subsamples: Mapping[str, Tensor]) -> bool:
+    return frame.name not in subsamples and 0 < frame.size < frame.full_size
 
 
 def _passes(call: Call, sweep: Sweep, program: Callable[..., Any]) -> Iterator[Any]:
     """Traces of the program, one for each combination of subsamples."""
-    while True:
-        sweep.subsamples = {}
+    for _ in sweep.turns():
         with sweep.watch or nullcontext():
             trace: Any = poutine.trace(program).get_trace(*call.args, **call.kwargs)
         sweep.settle()
@@ -232,26 +242,34 @@ def _passes(call: Call, sweep: Sweep, program: Callable[..., Any]) -> Iterator[A
         for name, node in sample_nodes(trace):
             if not swept_frames(node["cond_indep_stack"], sweep.subsamples):
                 sweep.keep(name, node["value"])
-        if not sweep.advance():
-            return
 
 
-class _Joint:
-    """Terms of several passes, joined."""
+class Joint:
+    """Terms of several passes, joined.
 
-    def __init__(self) -> None:
+    :param split: plates of which each call has a part, and other calls the rest: their scale does
+        not count.
+    """
+
+    def __init__(self, split: Collection[str] = ()) -> None:
+        self._split = split
         self._terms: dict[tuple[str, ...], Term] = {}
 
     @property
     def terms(self) -> tuple[Term, ...]:
+        """The terms, in the order in which they came."""
         return tuple(self._terms.values())
 
-    def add(self, terms: Sequence[TracedTerm], subsamples: Mapping[str, Tensor]) -> None:
+    def add(self, terms: Iterable[TracedTerm], subsamples: Mapping[str, Tensor]) -> None:
+        """Put the terms of one pass into their places.
+
+        :param subsamples: plate -> the indices that the pass has of it.
+        """
         for term in terms:
             key = term.sites + term.summed_out
             before = self._terms.get(key)
             place = partial(placed, term.frames, subsamples)
-            scale = scale_without(term.scale, term.frames, subsamples)
+            scale = scale_without(term.scale, term.frames, {*subsamples, *self._split})
             scaled = scale_and_mask(term.log_prob, scale=scale)
             self._terms[key] = Term(
                 sites=term.sites,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,14 @@ class Sweep(Messenger):
         self._summed_out = summed_out
         self._turns: dict[str, int] = {}
         self._last_turns: dict[str, int] = {}
+
+    def turns(self) -> Iterator[None]:
+        """Passes of the program, one for each combination of subsamples."""
+        while True:
+            self.subsamples = {}
+            yield
+            if not self.advance():
+                return
 
     def settle(self) -> None:
         """Set plates apart whose indices nobody looked at."""

@@ -40,3 +40,13 @@ def table(log_order: float, num_samples: int, rows: Sequence[Row], skipped: str)
             f"skipped: {skipped}", _WIDTH, initial_indent="  ", subsequent_indent="    "
         )
     return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("   ".join([name.ljust(widths[0]), *right]).rstrip())
+    return lines

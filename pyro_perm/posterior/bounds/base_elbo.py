@@ -1,7 +1,9 @@
-"""The ELBO of a base guide, draw by draw."""
+"""The ELBO of a base guide over all data, draw by draw."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,75 +11,108 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
+from tqdm.auto import tqdm
 
-from pyro_perm.closed_form import ClosedFormTraces
+from pyro_perm.closed_form import trace_draw, trace_on_draw
 from pyro_perm.density.base_guides import base_node, read_density
 from pyro_perm.posterior.bounds.draws import Draw
-from pyro_perm.posterior.latents import require_no_others, summed_out
+from pyro_perm.posterior.bounds.portfolio import NUM_PILOTS
+from pyro_perm.posterior.bounds.split_data import PerDraw, Split, split_of
+from pyro_perm.posterior.latents import require_no_others, summed_out, together
 from pyro_perm.prior_reader import PriorReader
-from pyro_perm.program.call import Call
-from pyro_perm.program.full_data import FullData, glance
+from pyro_perm.program.batches import Data
+from pyro_perm.program.full_data import FullData, Joint, glance
+from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.sites import SiteKind
+from pyro_perm.program.subsampling import Sweep
 from pyro_perm.program.summed_out import summing_out, traced_terms
 from pyro_perm.sampling import looking_on
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import log_ratio_nodes
 
+Program = Callable[..., Any]
+
 
 @dataclass
 class BaseELBO:
-    """Draws of a base guide, with integrands of ``ELBO(q)``.
+    """Draws of a base guide, with integrands of ``ELBO(q)`` over all data.
 
     Their KL terms are in closed form where they have one. Latent sites of the model that the guide
-    leaves out are summed out.
+    leaves out are summed out. Plates that the model subsamples itself run through all of their
+    rows at each draw, and so does a loader.
 
     Attributes:
-        model: the model as the guide sees it.
-        guide: the guide.
-        group: the group that it is, or could be, symmetrized over.
+        model: the model as the guide sees it, at its first call.
+        guide: the guide, likewise.
+        data: what both are called with.
+        split: the plates whose rows a loader gives batch by batch.
+        group: the group that the guide is, or could be, symmetrized over.
         priors: reads those of the sites that are rescaled.
         weight: what handlers multiply the log-density of the guide's symmetric sites with, and so
             ``I(g; w)``; known after the first draw.
     """
 
     model: FullData
-    guide: Call
+    guide: FullData
+    data: Data
+    split: Split
     group: SymmetryGroup
     priors: PriorReader
     weight: float = field(default=1.0, init=False)
     _num_draws: int = field(default=0, init=False)
 
     @classmethod
-    def of(cls, model: Call, guide: Call, group: SymmetryGroup) -> BaseELBO:
-        """See which sites the guide leaves out.
+    def of(cls, model: Program, guide: Program, data: Data, group: SymmetryGroup) -> BaseELBO:
+        """See which sites the guide leaves out, and which plates the data are split along.
 
-        :raises ValueError: if one of them cannot be summed out, or the guide draws others.
+        :raises ValueError: if one of the sites cannot be summed out, or the guide draws others; if
+            a plate has more rows than the data are, or a loader does not tell its plate.
         """
         with looking_on():
-            seen, drawn = glance(model), glance(guide)
+            seen, drawn = glance(data.call(model)), glance(data.call(guide))
+        drawn = together(seen, drawn)
         left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)
-        program = summing_out(model.program, left_out, seen.max_plate_nesting)
-        priors = PriorReader(model.program, group, model.args, model.kwargs)
-        return cls(replace(seen, call=replace(model, program=program)), guide, group, priors)
+        priors = PriorReader(model, group, data.first.args, data.first.kwargs)
+        program = summing_out(model, left_out, seen.max_plate_nesting)
+        seen = replace(seen, call=replace(seen.call, program=program))
+        return cls(seen, drawn, data, split_of(seen, drawn, data), group, priors)
 
-    def __call__(self) -> Draw:
-        """Draw once.
+    def draws(self, num: int, *, progress: bool = False) -> Iterator[Draw]:
+        """Draws without end; a loader is read once for the first ones, and again for others.
 
-        :raises ValueError: if handlers weigh the guide's symmetric sites differently.
+        :param num: how many are surely asked for.
+        :param progress: whether to show a progress bar of the batches.
+        :raises ValueError: if handlers weigh the guide's symmetric sites differently, or the
+            loader does not give every row once.
         """
-        traces = ClosedFormTraces(self.model.call.program, self.guide.program)
-        traces(*self.guide.args, **self.guide.kwargs)
-        model_trace, guide_trace = map(prune_subsample_sites, traces.get_traces())
-        if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.model.max_plate_nesting)
-        self._set_weight(guide_trace.nodes)
-        priors = self.priors(guide_trace.nodes, self.guide.args, self.guide.kwargs)
-        density = replace(read_density(guide_trace.nodes, self.group), priors=priors)
-        return Draw(density, _elbo(model_trace, guide_trace), self.weight)
+        if not self.data.is_split:
+            while True:
+                yield from self._read(1, progress=False)
+        for several in itertools.chain([num], itertools.repeat(NUM_PILOTS)):
+            yield from self._read(several, progress=progress)
 
-    def _set_weight(self, nodes: Any) -> None:
+    def _read(self, num: int, *, progress: bool) -> Iterator[Draw]:
+        """As many draws, after one look at all data."""
+        drawn: list[_DrawInProgress] = []
+        rows = self.split.count()
+        batches = tqdm(self.data, desc="batches", leave=False, disable=not progress)
+        for inputs in batches:
+            if not drawn:
+                for _ in range(num):
+                    drawn.append(_DrawInProgress(self, inputs))
+                    drawn[-1].see(inputs)
+            else:
+                for each in drawn:
+                    each.see(inputs)
+            rows.add(drawn[0].model_trace)
+        rows.require_all()
+        for each in drawn:
+            yield Draw(each.density, each.elbo, self.weight)
+
+    def set_weight(self, nodes: Any) -> None:
+        """Note how handlers weigh the guide's symmetric sites, which must be alike in all draws."""
         names = [base_node(site, nodes) for site in self.group.sites]
         common = common_weight({n: SiteWeight(nodes[n]["scale"], nodes[n]["mask"]) for n in names})
         common.require_batched_as(torch.Size(), names[0])
@@ -92,9 +127,71 @@ class BaseELBO:
         self._num_draws += 1
 
 
-def _elbo(model_trace: Any, guide_trace: Any) -> float:
-    """``log p(D, w) - log q(w)``, without what symmetrization adds."""
-    gains = log_ratio_nodes(model_trace.nodes)
-    terms = (term for term in traced_terms(model_trace) if gains.keys().isdisjoint(term.sites))
-    log_joint = sum(term.total for term in terms)
-    return float(log_joint - guide_trace.log_prob_sum())
+class _DrawInProgress:
+    """One draw of the guide, and its integrand over the data that it has seen.
+
+    :param source: what draws.
+    :param inputs: the first arguments.
+
+    Attributes:
+        density: of the base guide, with the draw.
+        model_trace: of the model, from the last pass.
+    """
+
+    def __init__(self, source: BaseELBO, inputs: Inputs) -> None:
+        self._source = source
+        self._guide_trace = prune_subsample_sites(self._run_guide(inputs))
+        nodes = self._guide_trace.nodes
+        source.set_weight(nodes)
+        priors = source.priors(nodes, inputs.args, inputs.kwargs)
+        self.density = replace(read_density(nodes, source.group), priors=priors)
+        in_part = source.model.looked_up | source.guide.looked_up | source.split.plates
+        sites = dict(self._guide_trace.iter_stochastic_nodes())
+        local = [name for name, node in sites.items() if in_part & _plates(node)]
+        self._has_local_sites = bool(local)
+        self._values: dict[str, Any] = {
+            name: node["value"] for name, node in sites.items() if name not in local
+        }
+        self._model_sum = PerDraw(source.split)
+        self._guide_sum = PerDraw(source.split)
+        self.model_trace: Any = None
+
+    @property
+    def elbo(self) -> float:
+        """``log p(D, w) - log q(w)``, without what symmetrization adds."""
+        return float(self._model_sum.total - self._guide_sum.total)
+
+    def see(self, inputs: Inputs) -> None:
+        """Run the model on a batch, through all of the plates that it subsamples itself.
+
+        :raises ValueError: if what lies outside of the split plates changes with the batch.
+        """
+        source = self._source
+        model_joint, guide_joint = Joint(source.split.plates), Joint(source.split.plates)
+        sweep = Sweep(dict(self._values), source.model.passed)
+        for _ in sweep.turns():
+            guide_trace = self._guide_trace
+            with sweep:
+                if self._has_local_sites:
+                    guide_trace = self._run_guide(inputs)
+                self.model_trace = trace_on_draw(
+                    source.model.call.program, guide_trace, inputs.args, inputs.kwargs
+                )
+            pruned = prune_subsample_sites(self.model_trace), prune_subsample_sites(guide_trace)
+            if is_validation_enabled():
+                check_model_guide_match(*pruned, source.model.max_plate_nesting)
+            gains = log_ratio_nodes(pruned[0].nodes)
+            terms = traced_terms(pruned[0])
+            model_joint.add(
+                (t for t in terms if gains.keys().isdisjoint(t.sites)), sweep.subsamples
+            )
+            guide_joint.add(traced_terms(pruned[1]), sweep.subsamples)
+        self._model_sum.add(model_joint.terms)
+        self._guide_sum.add(guide_joint.terms)
+
+    def _run_guide(self, inputs: Inputs) -> Any:
+        return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
+
+
+def _plates(node: Any) -> set[str]:
+    return {frame.name for frame in node["cond_indep_stack"]}

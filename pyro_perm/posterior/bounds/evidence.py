@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_perm.posterior.bounds.packed_model import PackedModel
-from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.batches import Data
+from pyro_perm.program.call import refuse_shared_keywords
 from pyro_perm.program.restoration import restored
 
 _POWER = 4
@@ -68,12 +69,15 @@ def log_evidence(
     to be trusted where many particles share the weight; if in doubt, compare a longer run.
 
     :param model: a model with continuous latent sites, which :func:`torch.func.vmap` vectorizes.
-    :param args: arguments of the model, with its observations; ``kwargs`` likewise.
+    :param args: arguments of the model, with its observations; ``kwargs`` likewise. In their place,
+        a loader as :func:`symmetrized_elbo` takes it, whose batches are all kept in memory.
     :param num_particles: number of independent particles in each of the two runs, at least 2.
     :param num_temperatures: number of transitions from the prior to the posterior.
     :param num_leapfrog_steps: gradients for each transition.
     :param progress: whether to show a progress bar.
-    :raises ValueError: if a latent site is discrete, its density is scaled, or a number too small.
+    :raises ValueError: if a latent site is discrete, its density is scaled, or a number too small;
+        if a plate has more rows than the arguments, or the batches of a loader do not have each of
+        its rows once.
     """
     if num_particles < 2 or num_temperatures < 1 or num_leapfrog_steps < 1:
         raise ValueError(
@@ -88,7 +92,7 @@ def log_evidence(
         tqdm(total=2 * num_temperatures, desc="annealing", disable=not progress) as bar,
     ):
         with writes:
-            packed = PackedModel(Call(model, args, kwargs))
+            packed = PackedModel(model, Data.of(model, args, kwargs))
         annealed = _annealed(packed)
         transitions = []
         pilot = _pilot(annealed, packed.draw(num_particles), powers[1:], num_leapfrog_steps)
@@ -149,11 +153,24 @@ def _pilot(
 
 
 def _annealed(packed: PackedModel) -> Annealed:
-    def log_density(position: Tensor, power: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        log_prior, log_likelihood = packed.log_densities(position)
-        total = log_prior + power * log_likelihood
-        return total, (total, log_likelihood)
+    def of_batch(batch: int) -> Annealed:
+        def log_density(position: Tensor, power: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            log_prior, log_likelihood = packed.log_densities(position, batch)
+            total = log_prior + power * log_likelihood
+            return total, (total, log_likelihood)
 
-    gradient = torch.func.grad(log_density, has_aux=True)
-    annealed: Annealed = torch.func.vmap(gradient, in_dims=(0, None))
+        gradient = torch.func.grad(log_density, has_aux=True)
+        mapped: Annealed = torch.func.vmap(gradient, in_dims=(0, None))
+        return mapped
+
+    parts = [of_batch(batch) for batch in range(packed.num_batches)]
+
+    def annealed(position: Tensor, power: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        gradient, (log_density, log_likelihood) = parts[0](position, power)
+        for part in parts[1:]:
+            more, (of_density, of_likelihood) = part(position, power)
+            gradient, log_density = gradient + more, log_density + of_density
+            log_likelihood = log_likelihood + of_likelihood
+        return gradient, (log_density, log_likelihood)
+
     return annealed

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
 
 from pyro_perm.estimators import Estimator
 from pyro_perm.first_call import as_estimator
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import Row, table
 from pyro_perm.posterior.bounds.base_elbo import BaseELBO
-from pyro_perm.posterior.bounds.certificate import MutualInformation, certify
+from pyro_perm.posterior.bounds.certificate import Certificate, MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
+from pyro_perm.posterior.bounds.split_data import require_one_density
 from pyro_perm.posterior.whose_symmetry import symmetry_of
 from pyro_perm.prior_reader import PriorReader
+from pyro_perm.program.batches import Data
 from pyro_perm.program.call import Call, model_of, refuse_shared_keywords
 from pyro_perm.program.restoration import restored
 from pyro_perm.sampling import draw_density
@@ -37,9 +40,11 @@ class SymmetrizedELBO:
         upper: the same from above.
         lower_standard_error: of ``lower``.
         upper_standard_error: of ``upper``.
-        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists.
+        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists. It means
+            nothing of a guide that was trained with scales: where on its orbit the factor of a unit
+            lies changes it, and nothing else.
         base_standard_error: of ``base``.
-        log_order: ``log |G|``, the most that permutations and signs can gain.
+        log_order: ``log |G|``, the most that the finite part of the group can gain.
         mutual_information: the interval for ``I(g; w)``, and the gain of scales.
         weight: of these in the ELBO: the scale that handlers give to the guide's sites, as
             those do who train on a loss per observation.
@@ -74,11 +79,16 @@ class SymmetrizedELBO:
         base = self.base + self.weight * self.mutual_information.scales
         return base + self.weight * lower, base + self.weight * upper
 
+    @property
+    def _remark_on_base(self) -> str:
+        """A guide that is trained with scales drifts along its orbits, which changes this alone."""
+        return "moves along orbits" if self.mutual_information.scales else ""
+
     def __repr__(self) -> str:
         information = self.mutual_information
         lower, upper = self.interval
         rows = [
-            Row("ELBO(q)", self.base, self.base_standard_error),
+            Row("ELBO(q)", self.base, self.base_standard_error, self._remark_on_base),
             Row("ELBO(q^G), lower bound", lower, self.lower_standard_error),
             Row("ELBO(q^G), upper bound", upper, self.upper_standard_error),
             *information.rows,
@@ -126,7 +136,8 @@ def mutual_information(
 
     :param guide: an :class:`AutoSymmetrized`, or with ``symmetry`` given any guide that the losses
         take: an autoguide, or a function that samples independent Normals.
-    :param args: arguments of the model; ``kwargs`` likewise.
+    :param args: arguments of the model; ``kwargs`` likewise. In their place, a loader: see
+        :func:`symmetrized_elbo`. Its first batch is enough, for ``I(g; w)`` is the guide's alone.
     :param num_samples: number of samples of the guide, at least 4.
     :param estimator: one method in place of the portfolio.
     :param symmetry: the group, for guides that are not symmetrized.
@@ -140,11 +151,12 @@ def mutual_information(
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
-    call = Call(guide, args, kwargs)
+    data = Data.of(guide, args, kwargs)
     with torch.no_grad(), restored(guide, args, kwargs) as writes:
+        call = data.call(guide)
         with writes:
             group = symmetry_of(call, symmetry)
-
+            require_one_density(guide, data, group)
             priors = _priors_of(call, group)
 
         def draw() -> Draw:
@@ -186,35 +198,98 @@ def symmetrized_elbo(
     :param model: the model; runs once a sample, not vectorized. Latent sites that the guide leaves
         out are summed out, where they are marked with ``infer={"enumerate": "parallel"}``.
     :param guide: see :func:`mutual_information`, as are the other parameters.
+    :param args: arguments of the model and the guide, all data; ``kwargs`` likewise. Plates that
+        the model subsamples itself run through all of their rows. Data that do not fit one batch
+        come from a loader in place of the arguments: a ``DataLoader``, or anything else that can be
+        read again and gives tuples of arguments, each row of the data once. Each batch serves all
+        samples; what lies in the plate of the rows is added up over the batches, and all else
+        counts once. That plate is the one larger than a batch, ``pyro.plate("data", size,
+        subsample_size=len(x))``, or of the batch's size around the observations.
     :returns: the interval, in nats.
-    :raises ValueError: as :func:`mutual_information`; and if the guide leaves out a latent site
-        that cannot be summed out, or draws what is none.
+    :raises ValueError: as :func:`mutual_information`; if the guide leaves out a latent site that
+        cannot be summed out, or draws what is none; if a plate has more rows than the arguments, or
+        the batches of a loader do not have each of its rows once.
     :raises TypeError: if the guide cannot be symmetrized.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
-    estimators, budget = _bounding(estimator), Budget(max_seconds)
-    call = Call(guide, args, kwargs)
-    with torch.no_grad(), restored(model, guide, args, kwargs) as writes:
-        with writes:
-            group = symmetry_of(call, symmetry, model)
-            source = BaseELBO.of(replace(call, program=model), call, group)
-        certificate = certify(source, num_samples, estimators, budget=budget, progress=progress)
-    base, weight = certificate.elbos, source.weight
-    lower, upper = (
-        base + weight * (certificate.scales + side)
-        for side in (certificate.lower, certificate.upper)
+    found = certified_elbo(
+        model,
+        guide,
+        Data.of(model, args, kwargs),
+        num_samples=num_samples,
+        estimator=estimator,
+        symmetry=symmetry,
+        max_seconds=max_seconds,
+        progress=progress,
     )
+    certificate = found.certificate
     return SymmetrizedELBO(
-        lower=lower.mean().item(),
-        upper=upper.mean().item(),
-        lower_standard_error=standard_error(lower),
-        upper_standard_error=standard_error(upper),
-        base=base.mean().item(),
-        base_standard_error=standard_error(base),
+        lower=found.lower.mean().item(),
+        upper=found.upper.mean().item(),
+        lower_standard_error=standard_error(found.lower),
+        upper_standard_error=standard_error(found.upper),
+        base=found.base.mean().item(),
+        base_standard_error=standard_error(found.base),
         log_order=certificate.log_order,
         mutual_information=certificate.summary(),
-        weight=weight,
+        weight=found.weight,
     )
+
+
+class CertifiedELBO(NamedTuple):
+    """Bounds on ``ELBO(q^G)`` draw by draw, each of shape ``(num_samples,)``, in nats.
+
+    Attributes:
+        certificate: for ``I(g; w)``, and the gain of scales.
+        weight: of these in the ELBO.
+    """
+
+    certificate: Certificate
+    weight: float
+
+    @property
+    def base(self) -> Tensor:
+        """Integrands of ``ELBO(q)``."""
+        return self.certificate.elbos
+
+    @property
+    def lower(self) -> Tensor:
+        """Integrands whose average bounds ``ELBO(q^G)`` from below in expectation."""
+        return self.base + self.weight * (self.certificate.scales + self.certificate.lower)
+
+    @property
+    def upper(self) -> Tensor:
+        """The same from above."""
+        return self.base + self.weight * (self.certificate.scales + self.certificate.upper)
+
+
+def certified_elbo(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    *,
+    num_samples: int,
+    estimator: Estimator | None,
+    symmetry: PermutationSymmetry | None,
+    max_seconds: float | None,
+    progress: bool,
+    draws_from: Callable[..., Any] | None = None,
+) -> CertifiedELBO:
+    """What :func:`symmetrized_elbo` averages.
+
+    :param draws_from: a guide of the same density to draw from, such as the base of a symmetrized
+        one; by default the guide itself.
+    """
+    estimators, budget = _bounding(estimator), Budget(max_seconds)
+    arguments = data.loader, data.inputs.args, data.inputs.kwargs
+    with torch.no_grad(), restored(model, guide, *arguments) as writes:
+        with writes:
+            group = symmetry_of(data.call(guide), symmetry, model)
+            require_one_density(guide, data, group)
+            source = BaseELBO.of(model, draws_from or guide, data, group)
+        draw = source.draws(num_samples, progress=progress).__next__
+        certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
+    return CertifiedELBO(certificate, source.weight)
 
 
 def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:

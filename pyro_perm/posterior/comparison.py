@@ -1,0 +1,231 @@
+"""Guides compared on the same draws and the same held-out data, difference by difference.
+
+The scores of two guides share most of their noise: that of the draws, where both guides see the
+same random numbers, and that of the held-out observations. A difference, draw by draw or
+observation by observation, is free of it, and its standard error is that of what remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_perm.estimators import Estimator
+from pyro_perm.guide import AutoSymmetrized
+from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.posterior.bounds._table import columns
+from pyro_perm.posterior.bounds.draws import standard_error
+from pyro_perm.posterior.bounds.intervals import certified_elbo
+from pyro_perm.posterior.prediction import Prediction, observed_values, predict
+from pyro_perm.program._pyro_internals import stored_parameters
+from pyro_perm.program.batches import Data
+from pyro_perm.program.call import refuse_shared_keywords
+
+Guide = Callable[..., Any]
+
+
+class Score(NamedTuple):
+    """A score of a guide, and its standard error.
+
+    Attributes:
+        value: the score, or the difference of two.
+        standard_error: of it.
+    """
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Scores of several guides. Prints as a table of them, and of their paired differences.
+
+    Attributes:
+        guides: names of the guides; differences are from the first one.
+        integrands: score -> what it is the average of, for each guide: shape ``(guides, n)``. For
+            the bounds ``n`` are the draws, for held-out scores the observations.
+    """
+
+    guides: tuple[str, ...]
+    integrands: dict[str, Tensor]
+
+    def score(self, name: str, guide: str) -> Score:
+        """The score of a guide.
+
+        :param name: one of :attr:`integrands`.
+        :param guide: one of :attr:`guides`.
+        """
+        return _score(self._of(name, guide))
+
+    def difference(self, name: str, guide: str, reference: str | None = None) -> Score:
+        """By how much the score of a guide exceeds that of another, with a paired standard error.
+
+        :param name: one of :attr:`integrands`.
+        :param guide: one of :attr:`guides`.
+        :param reference: another one, by default the first.
+        """
+        return _score(self._of(name, guide) - self._of(name, reference or self.guides[0]))
+
+    def __repr__(self) -> str:
+        others = self.guides[1:]
+        rows = [["", *self.guides, *(f"{other} - {self.guides[0]}" for other in others)]]
+        for name in self.integrands:
+            scores = [self.score(name, guide) for guide in self.guides]
+            scores += [self.difference(name, guide) for guide in others]
+            rows.append([name, *(f"{s.value:.4g} +- {s.standard_error:.2g}" for s in scores)])
+        return "\n".join(columns(rows))
+
+    def _of(self, name: str, guide: str) -> Tensor:
+        if name not in self.integrands or guide not in self.guides:
+            raise ValueError(
+                f"there is no '{name}' of '{guide}': the scores are {list(self.integrands)}, the "
+                f"guides {list(self.guides)}"
+            )
+        return self.integrands[name][self.guides.index(guide)]
+
+
+@refuse_shared_keywords
+def compare(
+    model: Callable[..., Any],
+    guides: Mapping[str, Guide],
+    *args: Any,
+    held_out: Sequence[Any] | None = None,
+    num_samples: int = 64,
+    num_predictive_samples: int = 1000,
+    estimator: Estimator | None = None,
+    symmetry: PermutationSymmetry | None = None,
+    max_seconds: float | None = None,
+    site: str | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Comparison:
+    """Compare trained guides of one model: certified bounds, and scores of held-out predictions.
+
+    Guides of one kind, symmetrized or not, see the same random numbers, so that the difference of
+    their scores has less noise than either score. A symmetrized guide draws from its base, whose
+    predictions and bounds are the same.
+
+    >>> import pyro, torch
+    >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+    >>> import pyro_perm as pp
+    >>> def model():
+    ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0).expand([3]).to_event(1))
+    ...     pyro.sample("y", pyro.distributions.Normal(w.sum(), 1.0), obs=torch.tensor(0.5))
+    >>> def guide(scale):
+    ...     with pyro.settings.context(module_local_params=True):
+    ...         locs = init_to_value(values={"w": torch.tensor([-1.0, 0.0, 1.0])})
+    ...         trained = AutoNormal(model, init_loc_fn=locs, init_scale=scale)
+    ...         trained()
+    ...     return trained
+    >>> with pyro.settings.context(module_local_params=True):
+    ...     compared = pp.compare(model, {"wide": guide(0.5), "narrow": guide(0.1)}, progress=False)
+    >>> list(compared.integrands)
+    ['ELBO(q)', 'ELBO(q^G), lower bound', 'ELBO(q^G), upper bound']
+    >>> better, error = compared.difference("ELBO(q)", "narrow")
+    >>> better < 0 < error
+    True
+
+    :param model: the model.
+    :param guides: name -> guide, at least two, each an :class:`AutoSymmetrized` or another that
+        :func:`symmetrized_elbo` takes. The first is what the others are compared with.
+    :param args: arguments of the model, as :func:`symmetrized_elbo` takes them: a loader too;
+        ``kwargs`` likewise.
+    :param held_out: arguments of the model with held-out observations. By default there are no
+        predictive scores.
+    :param num_samples: number of draws for the bounds, at least 4.
+    :param num_predictive_samples: number of draws for the predictions.
+    :param estimator: one method in place of the portfolio: see :func:`mutual_information`.
+    :param symmetry: the group, for guides that are not symmetrized; by default that of the first
+        symmetrized one, or else the one found in the model.
+    :param max_seconds: about how long the bounds of a guide may take.
+    :param site: the observed site that is predicted, where the model has several.
+    :param progress: whether to show progress bars.
+    :returns: scores in nats: ``ELBO(q)``, bounds on ``ELBO(q^G)``, and with ``held_out`` the log
+        predictive density an observation, and the error: the root mean squared error, or for a
+        categorical site accuracy and Brier score. Errors of held-out scores are over observations.
+    :raises ValueError: as :func:`symmetrized_elbo` and :func:`predict`; if there are fewer than two
+        guides, or Pyro's param store has given one the parameters of another.
+    :raises TypeError: if a guide cannot be symmetrized.
+    """
+    if not isinstance(guides, Mapping) or len(guides) < 2:
+        raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
+    symmetrized = [g for g in guides.values() if isinstance(g, AutoSymmetrized)]
+    common = symmetry or (symmetrized[0].symmetry if symmetrized else None)
+    each: list[dict[str, Tensor]] = []
+    for name, guide in guides.items():
+        _require_own_parameters(name, guide)
+        of_itself = isinstance(guide, AutoSymmetrized)
+        base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+        elbo = certified_elbo(
+            model,
+            guide,
+            Data.of(model, args, kwargs),
+            num_samples=num_samples,
+            estimator=estimator,
+            symmetry=None if of_itself else common,
+            max_seconds=max_seconds,
+            progress=progress,
+            draws_from=base,
+        )
+        scores = {
+            "ELBO(q)": elbo.base,
+            "ELBO(q^G), lower bound": elbo.lower,
+            "ELBO(q^G), upper bound": elbo.upper,
+        }
+        if held_out is not None:
+            prediction = predict(
+                model,
+                base,
+                *held_out,
+                num_samples=num_predictive_samples,
+                site=site,
+                progress=progress,
+            )
+            scores |= _scores(prediction, observed_values(model, *held_out, site=site))
+        each.append(scores)
+    integrands = {name: torch.stack([scores[name] for scores in each]) for name in each[0]}
+    return Comparison(tuple(guides), integrands)
+
+
+def _require_own_parameters(name: str, guide: Any) -> None:
+    """Refuse guides whose next call would take over what another one has left in the store."""
+    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+    if not isinstance(base, AutoGuide):
+        return
+    own = dict(base.named_parameters())
+    for parameter, value in stored_parameters(base).items():
+        if value is not own[parameter]:
+            raise ValueError(
+                f"Pyro's param store has other values for the parameters of guide '{name}', as "
+                "another guide of its class leaves them, so that the two would be compared as one: "
+                "train and compare them under pyro.settings.set(module_local_params=True)"
+            )
+
+
+def _scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
+    """Score -> what it is the average of, one number an observation."""
+    density = prediction.log_predictive_density
+    scores = {"held-out log-density": density.reshape(len(density), -1).sum(-1)}
+    if prediction.means.dim() == prediction.draws.dim() + 1:
+        probabilities = prediction.mean
+        one_hot = torch.nn.functional.one_hot(y.long(), probabilities.shape[-1])
+        scores["accuracy"] = (probabilities.argmax(-1) == y).double().flatten()
+        scores["Brier score"] = (probabilities - one_hot).square().sum(-1).flatten()
+    else:
+        scores["RMSE"] = _pseudo_values((prediction.mean - y).square().flatten().double())
+    return {name: values.double().cpu() for name, values in scores.items()}
+
+
+def _pseudo_values(squares: Tensor) -> Tensor:
+    """Numbers whose average is the root of the mean, and spread that of its delta method."""
+    root = squares.mean().sqrt()
+    return root + (squares - squares.mean()) / (2 * root.clamp_min(1e-300))
+
+
+def _score(values: Tensor) -> Score:
+    return Score(values.mean().item(), standard_error(values))
