@@ -22,7 +22,7 @@ What the methods do on the field's common tables: wins, ties and losses alike. T
 by `python docs/write_results.py` from one file a run in `benchmarks/results`, where settings, seeds
 and versions stand; the command that makes them is above each table. Log-likelihoods and bounds are
 in nats; ± is one standard error. "Wins" and "loses" mean a paired difference of more than two
-standard errors, and "ties" anything else.
+standard errors, or than Student's t at .95 allows where runs are few, and "ties" anything else.
 """
 
 

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from results_store import Run, Store
+from results_store import Mean, Run, Store
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import write_results
-from results_sections import moved, paired, verdict
-from results_store import Mean
+from results_tables import paired, verdict
+from results_uci import moved
 
 
 def test_the_page_is_up_to_date():
@@ -50,6 +50,7 @@ def test_numbers_and_verdicts_come_from_the_files(tmp_path):
         (1.0, 0.4, 20, "wins"),
         (1.0, 0.6, 20, "ties"),
         (-1.0, 0.4, 20, "loses"),
+        (1.0, 0.4, 5, "ties"),
         (1.0, 0.1, 2, "ties"),
     ],
 )
