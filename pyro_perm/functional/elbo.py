@@ -154,7 +154,7 @@ class FunctionalSymmetrized_ELBO(FunctionalMeanField_ELBO):
     r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)``, without traces.
 
     Value and gradient are those of :class:`TraceSymmetrized_ELBO` at the same draws; with a small
-    network, a step costs less than half of a plain ``Trace_ELBO`` step. The guide is an
+    network, a step costs about half of a plain ``Trace_ELBO`` step. The guide is an
     ``AutoNormal``, or one symmetrized. Draws are not permuted, since the model does not change
     under the group.
 
