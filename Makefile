@@ -7,6 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
+# These ask for torchvision, which they do not import, and which is compiled for one build of torch.
+WITHOUT_TORCHVISION := tyxe laplace-torch asdfghjkl==0.1a4 bayesian-torch backpack-for-pytorch \
+	curvlinops-for-pytorch unfoldNd
+
 # ArviZ 1.x needs Python 3.12. PYENV_VERSION lets pyenv's commands run, and is nothing to others.
 ARVIZ_1_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do PYENV_VERSION=$$v \
 	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
@@ -37,9 +41,10 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python -m pyro_perm $(ARGS)
 
-# One thread a worker: two workers with a thread pool each fight for the cores.
+# One thread a worker: two workers with a thread pool each fight for the cores. Whoever is done takes
+# over half of what the other has left.
 test: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The tests' set-up imports torch, which would be a large download for these few.
 test-arviz-1:
@@ -56,7 +61,8 @@ test-lowest:
 		echo 'Skipped the lowest versions: no Python 3.10 or 3.11 was found.'; \
 	else \
 		$(MAKE) --no-print-directory $(LOWEST_VENV)/.ready && \
-		OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -n 2 -m 'not slow' $(LOWEST_TESTS) $(ARGS); \
+		OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' \
+			$(LOWEST_TESTS) $(ARGS); \
 	fi
 
 lint: $(VENV)/.dev
@@ -91,7 +97,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing pyro_perm[dev] into $(VENV); the first time takes a few minutes ...'
 	@$(PIP_INSTALL) -e '.[dev]'
-	@$(PIP_INSTALL) --no-deps tyxe  # it asks for torchvision, which it does not import
+	@$(PIP_INSTALL) --no-deps $(WITHOUT_TORCHVISION)
 	@touch $(VENV)/.demo $@
 
 $(LOWEST_VENV)/.ready: constraints-lowest.txt pyproject.toml

@@ -2,8 +2,8 @@
 
 Every step is timed for all methods in turn, so that noise of the machine hits them alike; printed
 are medians, and medians of the paired ratios. Rounds are short and start anew, so that the units
-stay as they were: apart as at a fan-in start, or half of them switched off. Run ``python
-benchmarks/step_cost.py``.
+stay as they were: apart as at a fan-in start, or half of them switched off. Losses without traces
+step with an optimizer of PyTorch, the others with Pyro's. Run ``python benchmarks/step_cost.py``.
 """
 
 from __future__ import annotations
@@ -55,6 +55,20 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
 
         return step
 
+    def functional(loss: pp.FunctionalMeanField_ELBO, guide: Callable) -> Callable[[], float]:
+        module = loss(model, guide)
+        module(*args)
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+
+        def step() -> float:
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            module(*args).backward()
+            optimizer.step()
+            return time.perf_counter() - start
+
+        return step
+
     symmetry = pp.PermutationSymmetry(spec(1))
     scales = pp.PermutationSymmetry(spec_with_scales(1))
     return {
@@ -75,6 +89,10 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         ),
         "InfoNCE(32), Trace_ELBO": stepper(
             pp.AutoSymmetrized(base(), symmetry, estimator=pp.InfoNCE(32)), Trace_ELBO()
+        ),
+        "AutoNormal, FunctionalMeanField_ELBO": functional(pp.FunctionalMeanField_ELBO(), base()),
+        "AutoSymmetrized, FunctionalSymmetrized_ELBO": functional(
+            pp.FunctionalSymmetrized_ELBO(), pp.AutoSymmetrized(base(), symmetry)
         ),
     }
 

@@ -23,7 +23,9 @@ from torch import Tensor
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal
 from pyro_perm.density.moved_delta import MovedDelta
+from pyro_perm.density.priors import Priors
 from pyro_perm.rescaled_draws import Unrescaled
+from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.trace_sites import log_ratio_nodes
 
 
@@ -62,6 +64,19 @@ class ClosedFormTraces(Messenger):
         return self.traces
 
 
+def _require_same_weights(priors: Priors | None, model_trace: Any, log_ratio: Any) -> None:
+    """Refuse priors of rescaled sites that count otherwise than the guide's density.
+
+    What rescaling changes of the one cancels in the other.
+
+    :raises ValueError: naming the site.
+    """
+    weight = SiteWeight(log_ratio["scale"], log_ratio["mask"])
+    for site in () if priors is None else priors.sites:
+        node = model_trace.nodes[site]
+        common_weight({"log_ratio": weight, site: SiteWeight(node["scale"], node["mask"])})
+
+
 def trace_draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a guide, whose units keep their scales: the closed form is that of its base guide."""
     with Unrescaled():
@@ -78,6 +93,7 @@ def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
     for name, node in log_ratio_nodes(guide_trace.nodes).items():
+        _require_same_weights(node["fn"].density.priors, model_trace, node)
         guide_trace.remove_node(name)
         model_trace.add_node(name, **{**node, "is_observed": True})
         _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))

@@ -87,7 +87,12 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         self._verified_on: Program | None = None
         self._verified: SymmetryGroup | None = None
         self._probed: Program | None = None
-        self._priors: PriorReader | None = None
+        self.priors: PriorReader | None = None
+
+    def log_ratios(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[LogRatio]:
+        """What a guide is corrected by, one for each symmetrized part, all checks of it done."""
+        trace = poutine.trace(self._corrected(model, guide)).get_trace(*args, **kwargs)
+        return [node["fn"] for node in log_ratio_nodes(trace.nodes).values()]
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -106,8 +111,8 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
                 self._require_consistent([node["fn"] for node in symmetrized.values()])
             elif base.counts and poutine.get_mask() is not False:
                 symmetry = self._symmetry_of(model, guide, base.sites, args, kwargs)
-                assert self._priors is not None
-                priors = self._priors(base.sites, args, kwargs)
+                assert self.priors is not None
+                priors = self.priors(base.sites, args, kwargs)
                 add_log_ratio(base, symmetry, self._estimator_in_use, priors)
             return result
 
@@ -119,7 +124,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         if self._verified is None or self._verified_on != model:
             self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
             self._verified_on, self._probed = model, None
-            self._priors = PriorReader(model, self._verified, args, kwargs)
+            self.priors = PriorReader(model, self._verified, args, kwargs)
         # Handlers around the guide change no distribution that it draws from.
         program = poutine.unwrap(guide)
         if self._probed != program:

@@ -77,6 +77,12 @@ class LogRatio(Unit):
         log_prob: Tensor = super().log_prob(value)
         if value.requires_grad or not self.density.draws_require_grad:
             return log_prob
+        if self.density.priors is not None and self.density.priors.require_grad:
+            raise TypeError(
+                "this loss holds the draws fixed, but the priors of rescaled sites depend on other "
+                "draws or on parameters: use a loss that does not, such as Trace_ELBO(), or find "
+                "the symmetry without scales"
+            )
         return self._log_ratio_of(self.density.with_fixed_draws()).expand(log_prob.shape)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +116,14 @@ def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
     """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
 
     :raises FloatingPointError: if the estimate is not finite.
+    :raises TypeError: if units are rescaled under :func:`torch.jit.trace`.
     """
+    if density.symmetry.open_groups and is_tracing():
+        raise TypeError(
+            f"group '{density.symmetry.open_groups[0]}' rescales its units, whose integrals "
+            "torch.jit.trace cannot record: use Trace_ELBO() or TraceSymmetrized_ELBO(), or find "
+            "the symmetry without scales"
+        )
     log_ratio = estimator.log_ratio(density)
     # This waits for the device, as Pyro's validation of distributions does: one switch for both.
     validate = is_validation_enabled() and not is_tracing()

@@ -17,6 +17,7 @@ from pyro_perm.symmetry.factor import Factor, require_element
 from pyro_perm.symmetry.group import SymmetryGroup, move, require_sizes
 from pyro_perm.symmetry.scale_selection import scales_left_out
 from pyro_perm.symmetry.spec import AxisLike, Spec, describe, read_spec, without_scales
+from pyro_perm.symmetry.values import with_values
 from pyro_perm.verification import verify
 
 
@@ -324,8 +325,8 @@ class PermutationSymmetry:
         :param values: site -> tensor, shape ``(*batch, *site shape)``. A symmetry that has not met
             a model takes the whole shape as the site's.
         :returns: site -> tensor, with unit ``i`` taken from unit ``permutation[i]``.
-        :raises ValueError: if a permutation belongs to no group, does not fit its axis, or has
-            entries that are no unit's number.
+        :raises ValueError: if a permutation is of no group, does not fit its axis, or has entries
+            that are no unit's number.
         """
         motions = {}
         for group, element in permutations.items():
@@ -333,14 +334,13 @@ class PermutationSymmetry:
             factor = self._factor(group, element.shape[-1])
             require_element(factor, element)
             motions[group] = factor.motion(element)
-        sizes = {group: element.shape[-1] for group, element in permutations.items()}
-        moved = {}
+        sizes, moved = {g: element.shape[-1] for g, element in permutations.items()}, {}
         for site, value in values.items():
             acting = self._actions_for(site, tuple(value.shape))
             require_sizes(site, acting, sizes, tuple(value.shape))
             rank = value.dim() if self._group is None or not acting else self.site_rank(site)
             moved[site] = move(acting, motions, value, rank)
-        return moved
+        return with_values(values, moved)
 
     @staticmethod
     def inverse(permutations: Elements) -> dict[str, AnyElement]:

@@ -119,7 +119,8 @@ def _is_constant(one: Any, other: Any) -> bool:
     probes = (value, 0.5 * value - 1)
     priors: list[Distribution] = [elementwise(node["fn"]) for node in (one, other)]
     for probe in probes:
-        first, second = (prior.log_prob(probe) for prior in priors)
+        with torch.enable_grad():  # The first call may be an evaluation.
+            first, second = (prior.log_prob(probe) for prior in priors)
         if first.requires_grad or second.requires_grad or not torch.equal(first, second):
             return False
     return True

@@ -12,6 +12,17 @@ hypothesis.settings.register_profile("tests", derandomize=True, database=None, d
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: workers that share the rest then end together."""
+
+    def place(item):
+        if item.path.stem == "test_tutorials":
+            return 0
+        return 2 if item.get_closest_marker("slow") is None else 1
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _clean_state():
     torch.set_default_dtype(torch.float64)

@@ -84,11 +84,11 @@ def _data(num: int, dim: int) -> tuple[Tensor, Tensor]:
     return x, torch.sin(2 * x[:, 0])
 
 
-def one_hidden_layer(units: int = 4) -> Problem:
+def one_hidden_layer(units: int = 4, activation: Callable = torch.tanh) -> Problem:
     def model(x, y):
         w1, b1 = normal("w1", units, 2), normal("b1", units)
         w2, b2 = normal("w2", 1, units), normal("b2", 1)
-        observe(linear(torch.tanh(linear(x, w1, b1)), w2, b2), y)
+        observe(linear(activation(linear(x, w1, b1)), w2, b2), y)
 
     spec = {"hidden": {"w1": 0, "b1": 0, "w2": 1}}
     return Problem("one_hidden_layer", model, _data(12, 2), spec)
@@ -148,7 +148,7 @@ def gated_units(units: int = 3) -> Problem:
     return Problem("gated_units", model, _data(10, 2), spec)
 
 
-def recurrent(units: int = 3) -> Problem:
+def recurrent(units: int = 3, activation: Callable = torch.tanh) -> Problem:
     """A recurrent net: one group on both axes of the recurrent weight."""
 
     def model(x, y):
@@ -156,7 +156,7 @@ def recurrent(units: int = 3) -> Problem:
         w_out = normal("w_out", 1, units)
         h = torch.zeros(())
         for t in range(x.shape[-1]):
-            h = torch.tanh(linear(x[:, t : t + 1], w_in) + (linear(h, w_rec) if t else 0.0))
+            h = activation(linear(x[:, t : t + 1], w_in) + (linear(h, w_rec) if t else 0.0))
         observe(linear(h, w_out), y)
 
     spec = {"state": {"w_in": 0, "w_rec": (0, 1), "w_out": 1}}
@@ -241,6 +241,21 @@ def with_signs(problem: Problem, *, plain: tuple[str, ...] = ()) -> Problem:
     return replace(problem, name=f"signed_{problem.name}", spec=spec)
 
 
+def with_scales(problem: Problem) -> Problem:
+    """The same problem, its units rescaled: first dimensions come in, second ones go out."""
+
+    def rescaled(axes: Any) -> tuple[pp.Axis, ...]:
+        each = axes if isinstance(axes, tuple) else (axes,)
+        each = (axis if isinstance(axis, pp.Axis) else pp.Axis(axis) for axis in each)
+        return tuple(replace(axis, scale=-1 if axis.dim == 1 else 1) for axis in each)
+
+    spec = {
+        group: {site: rescaled(axes) for site, axes in sites.items()}
+        for group, sites in problem.spec.items()
+    }
+    return replace(problem, name=f"rescaled_{problem.name}", spec=spec)
+
+
 def one_signed_layer_of_two() -> Problem:
     """A ReLU layer, which only permutes, on a tanh layer, which flips too."""
 
@@ -264,6 +279,32 @@ SIGNED_PROBLEMS = [
     with_signs(units_in_plate(3)),
     with_signs(local_latents()),
     one_signed_layer_of_two(),
+]
+
+
+def gated_units_rescaled(units: int = 3) -> Problem:
+    """Values are rescaled, and permuted with their gates, which stay as they are."""
+    values, gates = range(units), range(units, 2 * units)
+    axes = (pp.Axis(0, index=values, scale=1), pp.Axis(0, index=gates))
+    spec = {"units": {"fused": axes, "out": pp.Axis(-1, scale=-1)}}
+    return replace(gated_units(units), name="rescaled_gated_units", spec=spec)
+
+
+def rescaled_in_place(units: int = 4) -> Problem:
+    """Rectifiers of which only the scales are asked for."""
+    incoming, outgoing = (pp.Axis(dim, scale=1 - 2 * dim, permute=False) for dim in (0, 1))
+    spec = {"hidden": {"w1": incoming, "b1": incoming, "w2": outgoing}}
+    return replace(one_hidden_layer(units, torch.relu), name="rescaled_in_place", spec=spec)
+
+
+RESCALED_PROBLEMS = [
+    with_scales(one_hidden_layer(activation=torch.relu)),
+    with_scales(two_hidden_layers()),
+    with_scales(flattened_channels()),
+    with_scales(recurrent(activation=torch.relu)),
+    with_scales(with_signs(one_hidden_layer(activation=torch.abs), plain=("w2",))),
+    gated_units_rescaled(),
+    rescaled_in_place(),
 ]
 
 

@@ -12,6 +12,7 @@ import arviz as az
 import matplotlib.image
 import pytest
 import torch
+from marks import slow
 
 from pyro_perm.demo import evaluation
 from pyro_perm.demo.command_line import main
@@ -72,7 +73,7 @@ def wine(tmp_path_factory):
     return folder, run(folder, "--data", "wine")
 
 
-@pytest.mark.parametrize("data", ["diabetes", pytest.param("wine", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("data", ["diabetes", *slow("wine")])
 def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, request):
     folder, table = request.getfixturevalue(data)
     error = "test error rate" if data == "wine" else "test RMSE, sd of the target"

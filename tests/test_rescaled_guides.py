@@ -1,65 +1,16 @@
-"""Guides that rescale units, against integrals along orbits by brute force."""
+"""Densities of guides that rescale units, against integrals along orbits by brute force."""
 
 from __future__ import annotations
 
-import itertools
-import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoNormal
+from rescaled_networks import Network, brute_force, density_of, laplace, normal, student, units
 
 import pyro_perm as pp
-from pyro_perm import Axis
-from pyro_perm.trace_sites import log_ratio_nodes
-
-X = torch.tensor([[0.3, -1.0], [1.2, 0.4], [-0.7, 0.9], [0.1, 0.2], [-1.5, -0.3]]).double()
-Y = torch.tensor([0.4, -0.2, 1.1, 0.0, 0.7]).double()
-
-
-def normal(scale):
-    return lambda *shape: dist.Normal(torch.zeros(shape).double(), scale)
-
-
-def laplace(scale):
-    return lambda *shape: dist.Laplace(torch.zeros(shape).double(), scale)
-
-
-def student(scale):
-    return lambda *shape: dist.StudentT(5.0, torch.zeros(shape).double(), scale)
-
-
-class Network:
-    """A layer of a few units between two matrices, whose priors are given."""
-
-    def __init__(self, num_units, activation=torch.relu, prior=normal):
-        self.num_units, self.activation, self.prior = num_units, activation, prior
-
-    def __call__(self, x=X, y=Y):
-        n = self.num_units
-        w = pyro.sample("w", self.prior(0.9)(n, 2).to_event(2))
-        b = pyro.sample("b", self.prior(1.2)(n).to_event(1))
-        v = pyro.sample("v", self.prior(0.7)(1, n).to_event(2))
-        f = self.activation(x @ w.mT + b.unsqueeze(-2)) @ v.mT
-        f = f.squeeze(-1)
-        f = f.reshape(*f.shape[:-2], f.shape[-1]) if f.dim() > 1 else f
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("y", dist.Normal(f, 0.5), obs=y)
-
-    def base(self, init_scale=0.4):
-        return AutoNormal(self, init_loc_fn=pp.init_to_fan_in, init_scale=init_scale)
-
-    def guide(self, **kwargs):
-        return pp.AutoSymmetrized(self.base(), self.symmetry, **kwargs)
-
-    @property
-    def symmetry(self):
-        incoming = Axis(0, scale=1, sign=self.activation is torch.abs)
-        spec = {"w": incoming, "b": incoming, "v": Axis(1, scale=-1)}
-        return pp.PermutationSymmetry({"units": spec})
 
 
 @pytest.fixture(autouse=True)
@@ -67,54 +18,6 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def units(tensors):
-    """Entries of every unit, shape ``(..., n, 4)``."""
-    w, b, v = tensors["w"], tensors["b"], tensors["v"]
-    return torch.cat([w, b.unsqueeze(-1), v.mT], -1)
-
-
-DEGREES = torch.tensor([1.0, 1.0, 1.0, -1.0]).double()
-T = torch.linspace(-14, 14, 60_001, dtype=torch.float64)
-
-
-def along_orbit(log_density, entries):
-    """``log int f(t . w) e^(a t) dt`` of one unit by the trapezoid rule."""
-    rescaled = entries * torch.exp(DEGREES * T[:, None])
-    heights = log_density(rescaled).sum(-1) + DEGREES.sum() * T
-    return heights.logsumexp(0) + (T[1] - T[0]).log()
-
-
-def brute_force(network, values, locs, scales):
-    """``log q~(w) - log q(w)``, by all permutations, signs, and a dense grid of scales."""
-    w, m, s = map(units, (values, locs, scales))
-    n = network.num_units
-    flips = [1.0, -1.0] if network.activation is torch.abs else [1.0]
-    signs = [torch.tensor([flip, flip, flip, 1.0]) for flip in flips]
-    pairs = torch.stack(
-        [
-            torch.stack(
-                [
-                    torch.stack(
-                        [along_orbit(dist.Normal(m[i], s[i]).log_prob, w[j] * h) for h in signs]
-                    ).logsumexp(0)
-                    for j in range(n)
-                ]
-            )
-            for i in range(n)
-        ]
-    )
-    orders = [sum(pairs[i, p[i]] for i in range(n)) for p in itertools.permutations(range(n))]
-
-    def log_prior(entries):
-        parts = zip((0.9, 1.2, 0.7), entries.split([2, 1, 1], -1), strict=True)
-        return torch.cat([network.prior(scale)().log_prob(part) for scale, part in parts], -1)
-
-    log_p_orbit = sum(along_orbit(log_prior, w[j]) for j in range(n))
-    log_p_orbit = log_p_orbit + math.lgamma(n + 1) + n * math.log(len(flips))
-    log_q = dist.Normal(m, s).log_prob(w).sum()
-    return log_prior(w).sum() + torch.stack(orders).logsumexp(0) - log_p_orbit - log_q
 
 
 NETWORKS = {
@@ -125,13 +28,6 @@ NETWORKS = {
     "Student's priors": Network(2, prior=student),
 }
 networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-
-
-def density_of(guide):
-    with poutine.trace() as tracer:
-        guide()
-    (node,) = log_ratio_nodes(tracer.trace.nodes).values()
-    return node["fn"].density
 
 
 @networks
@@ -147,3 +43,79 @@ def test_the_log_ratio_is_that_of_brute_force(network, estimator):
     if network.prior is not normal:
         tolerance = max(tolerance, 1e-6)
     assert found.item() == pytest.approx(expected.item(), abs=tolerance)
+
+
+@networks
+def test_gradients_are_those_of_finite_differences(network):
+    """In the parameters, through the draw: what a step of training follows."""
+    guide = network.guide(estimator=pp.Exact(), permute=False)
+    guide()
+    parameters = dict(guide.named_parameters())
+
+    def value():
+        pyro.set_rng_seed(3)
+        return pp.Exact().log_ratio(density_of(guide))
+
+    value().backward()
+    for name, parameter in parameters.items():
+        direction = torch.randn(parameter.shape)
+        slope = (parameter.grad * direction).sum().item()
+        step = 1e-4
+        with torch.no_grad():
+            parameter.add_(step * direction)
+            above = value().item()
+            parameter.sub_(2 * step * direction)
+            below = value().item()
+            parameter.add_(step * direction)
+        assert slope == pytest.approx((above - below) / (2 * step), rel=2e-4, abs=1e-6), name
+
+
+@networks
+def test_bethe_has_the_gradient_of_the_exact_sum(network):
+    guide = network.guide(permute=False)
+    guide()
+    grads = []
+    for estimator in (pp.Exact(), pp.Bethe()):
+        guide.zero_grad()
+        pyro.set_rng_seed(3)
+        estimator.log_ratio(density_of(guide)).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in guide.parameters()]))
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-8)
+
+
+def test_the_density_of_the_guide_is_normalized():
+    """``q~ / p = q_Q / p_Q``, whose mean under the prior is one."""
+    network = Network(1)
+    guide = network.guide(estimator=pp.Exact(), permute=False)
+    density = density_of(guide)
+    pyro.set_rng_seed(1)
+    num = 200_000
+    values = {
+        "w": 0.9 * torch.randn(num, 1, 2),
+        "b": 1.2 * torch.randn(num, 1),
+        "v": 0.7 * torch.randn(num, 1, 1),
+    }
+    from_prior = replace(density, values=values, batch_shape=torch.Size([num]))
+    with torch.no_grad():
+        log_q = dist.Normal(units(density.locs), units(density.scales)).log_prob(units(values))
+        log_p = density.priors.log_prob(density.symmetry, values)
+        log_weights = pp.Exact().log_ratio(from_prior) + log_q.sum((-2, -1)) - log_p
+    weights = log_weights.exp()
+    assert weights.mean().item() == pytest.approx(1.0, abs=5 * weights.std().item() / num**0.5)
+    assert weights.std() > 0.5  # The guide is not the prior.
+
+
+@networks
+def test_a_guide_that_is_the_prior_gains_nothing(network):
+    guide = network.guide(estimator=pp.Exact(), permute=False)
+    density = density_of(guide)
+    scales = {"w": 0.9, "b": 1.2, "v": 0.7}
+    prior = replace(
+        density,
+        locs={site: torch.zeros_like(loc) for site, loc in density.locs.items()},
+        scales={site: torch.full_like(density.scales[site], s) for site, s in scales.items()},
+    )
+    gain = -pp.Exact().log_ratio(prior).item()
+    if network.prior is normal:
+        assert gain == pytest.approx(0.0, abs=1e-8)
+        assert prior.scale_gain.item() == pytest.approx(0.0, abs=1e-8)

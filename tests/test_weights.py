@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from densities import traced_log_ratio
+from marks import slow
 from problems import normal, one_hidden_layer
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
@@ -79,7 +80,9 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize(("by_loss", "loss"), ROUTES, ids=ROUTE_IDS)
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize(
+    "weight", ["scale", "mask off", "mask on", *slow("tensor scale", "tensor mask off")]
+)
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "around"])
 def test_the_gain_is_weighed_as_the_guide_is(by_loss, loss, weight, inside):
     handler, options, factor = WEIGHTS[weight]

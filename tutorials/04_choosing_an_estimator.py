@@ -169,7 +169,7 @@ plt.show()
 # %% [markdown]
 # Where units are apart InfoNCE is `log 32` whatever the weights, and has no gradient; it works only
 # where there is little left to gain. `Bethe` is exact on blocks of up to 10 units that overlap, and
-# above that overestimates `I`, here by up to 1.7 nats, with almost the right gradient.
+# above that nearly right, as its gradient is: here within .2 nats, on either side.
 # `ImportanceSampled` has the right value, and a noisy gradient.
 #
 # A larger version is `python benchmarks/gradient_quality.py`, and what the gradient is worth in
@@ -220,7 +220,7 @@ coupled = {
 # Report both ends, their standard errors, and `log |G|`. The bounds hold in expectation: the
 # standard error is what chance adds to an end, the distance of the ends is what the methods cannot
 # tell, and only the first shrinks with more samples. Compare two guides by `symmetrized_elbo`,
-# never by the training loss, in which `Bethe`'s overestimate is included.
+# never by the training loss, which is on no side of the truth with `Bethe`.
 #
 # ## In short
 #

@@ -41,6 +41,12 @@ class Priors:
 
     sites: Mapping[str, Distribution]
 
+    @property
+    def require_grad(self) -> bool:
+        """Whether autograd can reach something through them."""
+        priors = self.sites.values()
+        return any(prior.log_prob(torch.zeros(())).requires_grad for prior in priors)
+
     def log_prob(self, symmetry: SymmetryGroup, values: Mapping[str, Tensor]) -> Tensor:
         """``log p(w)`` of the rescaled sites, shape ``(*batch)``, in nats and double precision.
 

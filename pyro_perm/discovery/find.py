@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -104,11 +104,20 @@ def find_symmetry(
             if scales:
                 spec, why_unscaled = with_scales(joint, spec, unscalable)
                 reasons |= why_unscaled
+        spec = _under_all_names(spec, program.aliases)
     symmetry = PermutationSymmetry(spec, reasons=reasons)
     for warning in _warnings(joint):
         warnings.warn(warning, stacklevel=3)
     confirm(symmetry, model, *args, **kwargs)
     return symmetry
+
+
+def _under_all_names(spec: Spec, aliases: Mapping[str, str]) -> Spec:
+    """The spec, with the axes of every site under its other names too."""
+    return {
+        group: sites | {alias: sites[name] for alias, name in aliases.items() if name in sites}
+        for group, sites in spec.items()
+    }
 
 
 def _warnings(joint: LogJoint) -> Iterator[str]:

@@ -50,10 +50,11 @@ class Bethe(Estimator):
     Coupled groups follow the chain rule, in the order of
     ``pyro_perm.estimators._terms.lower_terms``; each term is one permanent, exact on
     blocks of up to 10 overlapping units and the Bethe approximation (Huang & Jebara 2009; Vontobel
-    2013) on larger ones. The Bethe permanent lies below the permanent, so ``I(g; w)`` is
-    overestimated on a large block, by about ``1/2 log(2 pi n / e)`` nats where its units coincide:
-    train with it, and report :func:`~pyro_perm.mutual_information`. Sites on a simplex are left
-    out: ``I`` of the group's other sites is no larger.
+    2013) on larger ones, corrected for its bias of about ``1/2 log(2 pi n / e)`` nats. The gradient
+    is that of the Bethe permanent, for the correction is nearly constant. The value is within some
+    tenths of a nat of the truth, but on no side of it: train with it, and report
+    :func:`~pyro_perm.mutual_information`. Sites on a simplex are left out: ``I`` of the group's
+    other sites is no larger.
     """
 
     _screens: dict[tuple[SymmetryGroup, Term], Screen] = field(

@@ -18,6 +18,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.comparison import Comparison
 from pyro_perm.posterior.prediction import Prediction
+from pyro_perm.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,6 +162,43 @@ def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(shown, [str(order[row]) for row in shown], fontsize="small")
     ax.set(xlabel="unit of a draw", ylabel="factor of the guide")
+    return ax
+
+
+def plot_history(
+    history: History,
+    elbo: SymmetrizedELBO | None = None,
+    *,
+    memory: float = 100.0,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The ELBO during training, averaged over steps, and certified bounds on it at the end.
+
+    The band of the bounds is widened by a standard error at either side. A vertical line marks the
+    step whose parameters were kept.
+
+    :param history: of :func:`pyro_perm.fit`.
+    :param elbo: of the trained guide, from :func:`pyro_perm.symmetrized_elbo`.
+    :param memory: steps in which the weights of the average fall by ``1/e``.
+    :param label: of the line, for a legend.
+    :raises ValueError: if no step was taken.
+    """
+    if not history.losses:
+        raise ValueError("the history has no steps: there is nothing to draw")
+    ax = ax or _new_axes()
+    smoothed = history.smoothed_elbo(memory)
+    (line,) = ax.plot(range(1, history.step + 1), smoothed, label=label)
+    if history.best_step is not None:
+        ax.axvline(history.best_step, color=line.get_color(), linestyle=":", linewidth=1)
+    # The first steps are often far below all others.
+    ends = smoothed[history.step // 20 :]
+    if elbo is not None:
+        band = elbo.lower - elbo.lower_standard_error, elbo.upper + elbo.upper_standard_error
+        ax.axhspan(*band, color=line.get_color(), alpha=0.3)
+        ends = [*ends, *band]
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    ax.set(xlabel="step", ylabel="ELBO (nats)", ylim=(min(ends) - margin, max(ends) + margin))
     return ax
 
 

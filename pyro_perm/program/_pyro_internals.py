@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide, AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr as deep_setattr
 from pyro.nn import PyroModule
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Transform, transform_to
 
 
 def outer_handler(model: Callable[..., Any]) -> tuple[Messenger, Callable[..., Any]] | None:
@@ -107,6 +110,18 @@ def current_parameters(module: PyroModule) -> dict[str, Tensor]:
     }
 
 
+def name_apart(guide: AutoGuide, contents: Iterable[Tensor]) -> None:
+    """Name the parameters of a guide by what it was made of.
+
+    Guides of one class have the same names otherwise, and the second one the parameters of the
+    first. What is made of the same has the same names in every process.
+    """
+    digest = 0
+    for tensor in contents:
+        digest = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), digest)
+    guide._pyro_name = f"{guide._pyro_name}_{digest:08x}"
+
+
 def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:
     """The plates that a guide saw in its model when it was set up."""
     frames: dict[str, CondIndepStackFrame] = guide._prototype_frames
@@ -117,6 +132,42 @@ def loc_and_scale(guide: AutoNormal, site: str) -> tuple[Tensor, Tensor]:
     """The parameters of a site, in unconstrained space."""
     loc, scale = guide._get_loc_and_scale(site)
     return loc, scale
+
+
+def announced_loc_and_scale(
+    guide: AutoNormal, sites: Iterable[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parameters of some sites, by the param statements that a call of the guide makes."""
+    with guide._pyro_context:
+        for site in sites:
+            yield loc_and_scale(guide, site)
+
+
+class UnconstrainedParameter(NamedTuple):
+    """A parameter of a module that is kept in unconstrained space.
+
+    Attributes:
+        owner: the module that it is an attribute of.
+        name: of the attribute that holds it.
+        transform: from what it holds to the parameter.
+    """
+
+    owner: PyroModule
+    name: str
+    transform: Transform
+
+    @classmethod
+    def of(cls, module: PyroModule, path: str) -> UnconstrainedParameter:
+        """The one at a dotted path."""
+        *parents, name = path.split(".")
+        owner = functools.reduce(getattr, parents, module)
+        constraint, _ = owner._pyro_params[name]
+        return cls(owner, f"{name}_unconstrained", transform_to(constraint))
+
+    def constrained(self) -> Tensor:
+        """The parameter, without a param statement."""
+        value: Tensor = self.transform(self.owner._parameters[self.name])
+        return value
 
 
 def by_default(initial: Tensor) -> Tensor:

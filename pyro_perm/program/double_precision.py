@@ -13,7 +13,11 @@ from pyro_perm.program._torch_internals import EagerDispatchMode
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 # These compare the types of their arguments before any dispatch mode sees them.
-_CHECK_TYPES_FIRST = (torch.prelu, torch.Tensor.prelu)
+_CHECK_TYPES_FIRST = (
+    *(torch.prelu, torch.Tensor.prelu, torch.bilinear),
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+)
 
 
 class DoublePrecision(EagerDispatchMode):

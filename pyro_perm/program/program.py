@@ -118,6 +118,10 @@ class Program(Protocol):
         """The latent sites, those excepted that are summed out."""
 
     @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names of latent sites, which a group must move alike: name -> latent site."""
+
+    @property
     def exclusions(self) -> Mapping[str, str]:
         """Latent sites that cannot be permuted at all, with the reasons."""
 

@@ -79,6 +79,11 @@ class PyroModel:
             if not is_enumerated(site)
         }
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of latent sites: none."""
+        return {}
+
     @cached_property
     def exclusions(self) -> dict[str, str]:
         """Latent sites that cannot be permuted at all, with the reasons."""

@@ -19,14 +19,15 @@ from torch.distributions import constraints
 from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 from pyro_perm.program.program import Announce, Factor, Latent, Run, disregard
+from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape
 from pyro_perm.symmetry.spec import Spec
 
-_NORMALIZATIONS = (
+NORMALIZATIONS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
-_RUNNING_MOMENTS = {"running_mean": constraints.real, "running_var": constraints.positive}
+RUNNING_MOMENTS = {"running_mean": constraints.real, "running_var": constraints.positive}
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class TorchModule:
 
     :param module: the network.
     :param inputs: its arguments.
+    :param convert: what happens to its parameters and buffers before it runs, if anything.
     """
 
     module: nn.Module
     inputs: Inputs
+    convert: Callable[[Any], Any] | None = None
 
     @cached_property
     def latents(self) -> dict[str, Latent]:
@@ -48,13 +51,27 @@ class TorchModule:
             for name, parameter in self.module.named_parameters()
         }
         for prefix, layer in self.module.named_modules():
-            if isinstance(layer, _NORMALIZATIONS) and not layer.training:
-                for moment, support in _RUNNING_MOMENTS.items():
+            if isinstance(layer, NORMALIZATIONS) and not layer.training:
+                for moment, support in RUNNING_MOMENTS.items():
                     value = getattr(layer, moment)
                     if value is not None:
                         name = f"{prefix}.{moment}" if prefix else moment
                         found[name] = Latent(value, support)
         return found
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Further names of tensors that several modules share, in the network's state."""
+        first: dict[int, str] = {}
+        names = (
+            *self.module.named_parameters(remove_duplicate=False),
+            *self.module.named_buffers(remove_duplicate=False),
+        )
+        return {
+            name: known
+            for name, tensor in names
+            if (known := first.setdefault(id(tensor), name)) != name and known in self.latents
+        }
 
     @property
     def exclusions(self) -> dict[str, str]:
@@ -74,25 +91,46 @@ class TorchModule:
                 yield buffer, f"buffer '{name}'"
 
     def map_inputs(self, convert: Callable[[Any], Any]) -> TorchModule:
-        """The same network with other arguments."""
-        return replace(self, inputs=self.inputs.map(convert))
+        """The same network with other arguments, and its state changed alike.
+
+        A recurrent layer compares the types of the two before it calls any operation.
+        """
+        return replace(self, inputs=self.inputs.map(convert), convert=convert)
 
     def site_shapes(self, spec: Spec) -> dict[str, SiteShape]:
         """The shapes of a spec's parameters.
 
-        :raises ValueError: if the network has no such parameter.
+        :raises ValueError: if the network has no such parameter, or has it under several names
+            that do not move alike.
         """
         shapes = {}
+        parameters = dict(self.module.named_parameters())
         for group, sites in spec.items():
             for site in sites:
-                if site not in self.latents:
+                latent = self.latents.get(self.aliases.get(site, site))
+                if latent is None:
                     raise ValueError(
                         f"group '{group}' names site '{site}', which is no parameter of the "
                         f"network; its parameters are {list(self.latents)}"
                     )
-                shape = tuple(self.latents[site].shape)
-                shapes[site] = SiteShape(shape, len(shape))
+                shape = tuple(latent.shape)
+                shapes[site] = SiteShape(shape, len(shape), follows=site not in parameters)
+            self._require_tied(group, sites)
         return shapes
+
+    def _require_tied(self, group: str, sites: Mapping[str, tuple[Axis, ...]]) -> None:
+        """Refuse a group that moves a tensor under one of its names only."""
+        for alias, name in self.aliases.items():
+            shape = tuple(self.latents[name].shape)
+            one, other = (
+                {axis.resolve(shape, len(shape)) for axis in sites.get(site, ())}
+                for site in (alias, name)
+            )
+            if one != other:
+                raise ValueError(
+                    f"group '{group}': '{alias}' and '{name}' are one tensor of the network, so "
+                    "both need the same axes"
+                )
 
     def run(self, values: Mapping[str, Tensor], announce: Announce = disregard) -> Run:
         """Run with some values of the parameters.
@@ -100,7 +138,11 @@ class TorchModule:
         :param values: name -> value.
         :param announce: is told of what the outputs are compared with.
         """
-        present = {name: values.get(name, latent.value) for name, latent in self.latents.items()}
+        present = {name: latent.value for name, latent in self.latents.items()}
+        if self.convert is not None:
+            state = {**dict(self.module.named_buffers()), **present}
+            present = {name: self.convert(value) for name, value in state.items()}
+        present.update((name, values[name]) for name in self.latents.keys() & values.keys())
         with poutine.seed(rng_seed=0):
             returned = torch.func.functional_call(
                 self.module, present, tuple(self.inputs.args), dict(self.inputs.kwargs)

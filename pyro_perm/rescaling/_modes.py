@@ -58,7 +58,7 @@ def find_second_modes(
     :returns: whose they are, shape ``(few,)``, and where.
     """
     xp = namespace(modes)
-    whose = positions(~_has_no_other(moved))
+    whose = positions(~have_no_other(moved))
     if len(whose):
         # Where the second mode and the valley before the first have a point between them.
         between = modes[whose] + xp.log(_minimum(moved.take(whose)))
@@ -123,11 +123,14 @@ def _mode_within(exponent: Exponent, left: Array, right: Array) -> Array:
     return t
 
 
-def _has_no_other(exponent: Exponent) -> Array:
-    """Whether the inequality of the means leaves no critical point but the origin."""
+def have_no_other(exponent: Exponent, share: float = 1.0) -> Array:
+    """Whether the inequality of the means leaves no critical point but the origin.
+
+    :param share: of both terms of ``f`` that are not linear, what may cancel at most.
+    """
     squares, crosses, _ = exponent
     excess = namespace(squares).clip(crosses - squares, 0, None)
-    means = squares * (27 / 32 * squares[0] * squares[1])
+    means = squares * (27 / 32 * share**3 * squares[0] * squares[1])
     few = excess * excess * excess <= means
     return few[0] & few[1]
 

@@ -1,4 +1,4 @@
-"""Integrals of many pairs at once: windows, their nodes, and sums over both."""
+"""Integrals of many pairs at once: expansions of the sharp ones, and sums over nodes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from pyro_perm.rescaling._arrays import Array, empty, namespace
 from pyro_perm.rescaling._exponent import Exponent, powers
+from pyro_perm.rescaling._laplace import are_sharp, expand
+from pyro_perm.rescaling._modes import find_modes
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._windows import find_windows
 
@@ -27,9 +29,9 @@ def integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
         raise ValueError(f"tolerance must lie between 0 and 0.1, got {tolerance}")
     if not len(exponent):
         return empty((0,), exponent.squares), empty((4, 0), exponent.squares)
-    xp, depth = namespace(exponent.squares), _MARGIN - math.log(tolerance)
+    xp = namespace(exponent.squares)
     with np.errstate(all="ignore"):
-        chunks = [_integrate(some, depth) for some in exponent.chunks(_PAIRS_AT_ONCE)]
+        chunks = [_integrate(some, tolerance) for some in exponent.chunks(_PAIRS_AT_ONCE)]
         log_integrals, means = chunks[0]
         if len(chunks) > 1:
             log_integrals = xp.concatenate([value for value, _ in chunks])
@@ -56,20 +58,37 @@ def bound(exponent: Exponent) -> Array:
         return tops[0] + tops[1] + log_width + exponent.a * origin
 
 
-def _integrate(exponent: Exponent, depth: float) -> tuple[Array, Array]:
+def _integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
     balanced, origin = exponent.balanced()
-    windows = find_windows(balanced, depth)
+    modes, moved = find_modes(balanced)
+    sharp = are_sharp(moved, tolerance)
+    if bool(sharp.all()):
+        value, means, place = expand(moved, modes)
+    elif not bool(sharp.any()):
+        value, means, place = _sum_nodes(balanced, modes, moved, tolerance)
+    else:
+        value, place, means = (empty((*k, len(exponent)), modes) for k in ((), (), (2, 2)))
+        value[sharp], means[..., sharp], place[sharp] = expand(moved.take(sharp), modes[sharp])
+        rest = balanced.take(~sharp), modes[~sharp], moved.take(~sharp)
+        value[~sharp], means[..., ~sharp], place[~sharp] = _sum_nodes(*rest, tolerance)
+    place = place + origin
+    value += exponent.a * place
+    means *= _means_at(place)
+    return value, means.reshape(4, -1)
+
+
+def _sum_nodes(
+    balanced: Exponent, modes: Array, moved: Exponent, tolerance: float
+) -> tuple[Array, Array, Array]:
+    """By nodes; what is returned is as of ``expand``."""
+    windows = find_windows(balanced, modes, moved, _MARGIN - math.log(tolerance))
     sums = sum_nodes(windows)
     value, means = sums.log_integral + windows.exponent.value(), sums.means
-    value += exponent.a * windows.anchor
-    place = windows.anchor
-    if windows.pair is not None:
-        means *= _means_at(place)
-        value, means = _sum_of_windows(value, means, windows.pair, len(exponent))
-        place = 0 * origin
-    value += exponent.a * origin
-    means *= _means_at(place + origin)
-    return value, means.reshape(4, -1)
+    if windows.pair is None:
+        return value, means, windows.anchor
+    value += balanced.a * windows.anchor
+    means *= _means_at(windows.anchor)
+    return *_sum_of_windows(value, means, windows.pair, len(balanced)), 0 * modes
 
 
 def _means_at(t: Array) -> Array:

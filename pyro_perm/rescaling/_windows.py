@@ -17,7 +17,7 @@ import torch
 
 from pyro_perm.rescaling._arrays import Array, both, namespace, positions
 from pyro_perm.rescaling._exponent import Exponent, align, powers
-from pyro_perm.rescaling._modes import find_modes, find_second_modes
+from pyro_perm.rescaling._modes import find_second_modes
 
 _REACH_STEPS = 2
 # A reach that the last step changes by a larger share, or from so deep, is bisected.
@@ -55,13 +55,14 @@ class Windows(NamedTuple):
         return Windows(self.exponent.take(index), anchor, left, right, num_nodes)
 
 
-def find_windows(balanced: Exponent, depth: float) -> Windows:
+def find_windows(balanced: Exponent, modes: Array, moved: Exponent, depth: float) -> Windows:
     """One window a pair, or two where two modes are apart.
 
     :param balanced: a balanced exponent.
+    :param modes: one of each integrand, shape ``(n,)``.
+    :param moved: the exponent there.
     :param depth: nats below a mode that are left out; minus the logarithm of the accuracy.
     """
-    modes, moved = find_modes(balanced)
     windows = _windows(moved, modes, depth)
     pair, second = find_second_modes(balanced, modes, moved, depth)
     if not len(pair):

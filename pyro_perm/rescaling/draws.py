@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_perm.rescaling._arrays import Array, as_array, as_index, as_tensor, namespace, numbers
 from pyro_perm.rescaling._exponent import Exponent, align, powers
+from pyro_perm.rescaling._modes import find_modes
 from pyro_perm.rescaling._nodes import sum_nodes
 from pyro_perm.rescaling._rejection import Hats
 from pyro_perm.rescaling._windows import Windows, find_windows
@@ -83,7 +84,7 @@ def _sample_all(exponent: Exponent, generator: torch.Generator | None) -> Tensor
 
 def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
     balanced, origin = exponent.balanced()
-    windows = find_windows(balanced, _DEPTH)
+    windows = find_windows(balanced, *find_modes(balanced), _DEPTH)
     exponent.require_integrals(windows.num_nodes[: len(exponent)])
     windows = _one_window_each(windows, len(exponent), generator)
     local, left = windows.exponent, windows.left

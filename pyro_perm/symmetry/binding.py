@@ -25,12 +25,15 @@ class SiteShape:
         is_simplex: whether its events are probability vectors whose entries are permuted, and which
             have fewer coordinates in unconstrained space.
         unconstrained: its shape in unconstrained space, where that is another.
+        follows: whether the site only goes along with others, and is no variable of its own: a
+            running moment of a layer, or a second name of a parameter.
     """
 
     shape: tuple[int, ...]
     event_dim: int
     is_simplex: bool = False
     unconstrained: tuple[int, ...] | None = None
+    follows: bool = False
 
     @property
     def coordinates(self) -> tuple[int, ...]:

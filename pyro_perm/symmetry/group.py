@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -154,6 +154,18 @@ class SymmetryGroup:
     def is_simplex(self, site: str) -> bool:
         """Whether the entries of a site's probability vectors are permuted, as a Dirichlet's."""
         return self._shapes[site].is_simplex
+
+    def follows(self, site: str) -> bool:
+        """Whether a site only goes along with others, and is no variable of its own."""
+        return self._shapes[site].follows
+
+    def without(self, sites: Collection[str]) -> SymmetryGroup:
+        """The group's action on all sites but some; a group that acts on these alone is gone."""
+        axes = (tuple(each for each in f.axes if each[0] not in sites) for f in self.factors)
+        factors = (replace(f, axes=a) for f, a in zip(self.factors, axes, strict=True) if a)
+        return SymmetryGroup(
+            tuple(factors), tuple(each for each in self.shapes if each[0] not in sites)
+        )
 
     def actions_on(self, site: str) -> Acting:
         """The groups that act on a site, each with an axis; dimensions count from the right."""

@@ -28,7 +28,13 @@ def scales_left_out(symmetry: SymmetryGroup) -> dict[str, str]:
     reasons, candidates = {}, []
     for group in symmetry.open_groups:
         others = frozenset(symmetry.spec) - {group}
-        if set(separable_sites(symmetry, group, others)) == set(symmetry.spec[group]):
+        degrees = {axis.scale for _, axis in symmetry.factor(group).axes} - {0}
+        if degrees - {1, -1}:
+            reasons[group] = (
+                f"it has degrees {sorted(degrees)}, and densities are integrated over scales of "
+                "degrees 1 and -1 only"
+            )
+        elif set(separable_sites(symmetry, group, others)) == set(symmetry.spec[group]):
             candidates.append(group)
         else:
             reasons[group] = "it acts along two axes of one site"

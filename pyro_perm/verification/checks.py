@@ -87,6 +87,7 @@ def _evaluate(
     with open_program(model, args, kwargs) as program:
         group = symmetry.bind_shapes(program.site_shapes(symmetry.spec))
         _require_scalable(group, program)
+        group = group.without(program.aliases)
         return check(group, LogDensity.in_best_precision(program))
 
 

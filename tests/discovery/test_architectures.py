@@ -9,7 +9,8 @@ import examples.networks
 import examples.sequence_networks
 import examples.statistical_models  # noqa: F401
 import pytest
-from examples.bayesian import EXAMPLES, Example, groups_of, written
+from examples.bayesian import EXAMPLES, LARGE, Example, groups_of, written
+from marks import slow_where
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
@@ -36,7 +37,9 @@ def unpermuted_axes(symmetry: PermutationSymmetry, model: Any, args: Any) -> set
 
 
 @pytest.mark.filterwarnings("ignore:dropout at .* draws a random mask:UserWarning")
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize(
+    "example", slow_where(lambda e: e.name in LARGE, EXAMPLES), ids=lambda example: example.name
+)
 def test_every_axis_of_every_group_is_found(example: Example) -> None:
     model, *args = example.build()
     symmetry = find_symmetry(model, *args)

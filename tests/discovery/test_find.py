@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import bayesian, groups_of, normal, regression, written
+from marks import slow
 from problems import enumerated_mixture
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal, init_to_value
@@ -370,8 +371,8 @@ def true_order(model: Callable[..., Any]) -> int:
 @pytest.mark.parametrize(
     ("model", "missed"),
     [
-        *((two_layers, 1), (recurrent, 1), (two_kinds, 1), (mixture, 1), (gram, 1)),
-        pytest.param(interleaved_gates, 1, marks=pytest.mark.slow),
+        *((two_layers, 1), (recurrent, 1), (mixture, 1), (gram, 1)),
+        *slow((two_kinds, 1), (interleaved_gates, 1)),
         (strided, 2),  # even and odd places are permuted alike
         (separate_sites, 1),  # not axes, so no permutation along axes either
     ],

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples.bayesian import groups_of, written
+from marks import slow
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.optim import Adam
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def fit(bnn: Any, **options: Any) -> Tensor:
     """Mean loss of each epoch of TyXe's training."""
     losses: list[float] = []
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=10)
-    bnn.fit(data, Adam({"lr": 0.01}), 40, lambda *epoch: losses.append(epoch[-1]), **options)
+    bnn.fit(data, Adam({"lr": 0.01}), 20, lambda *epoch: losses.append(epoch[-1]), **options)
     return torch.tensor(losses)
 
 
@@ -81,7 +82,7 @@ def test_its_own_fit_trains_a_symmetrized_guide(
     assert mean.shape == Y.shape
 
 
-@pytest.mark.parametrize("trick", ["local_reparameterization", "flipout"])
+@pytest.mark.parametrize("trick", ["local_reparameterization", *slow("flipout")])
 def test_reparametrizations_of_its_layers_want_unpermuted_draws(
     trick: str,
 ) -> None:

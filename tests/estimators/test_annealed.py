@@ -79,8 +79,9 @@ def test_swaps_draw_from_the_conditional_distribution():
     torch.testing.assert_close(frequency, scores.softmax(0), rtol=0, atol=0.025)
 
 
+@pytest.mark.slow
 def test_forward_weights_are_unbiased_and_reverse_ones_inversely():
-    density = two_layers(4, 2, 0.2, 2000)
+    density = two_layers(4, 2, 0.2, 1000)
     log_sum = density.symmetry.log_order + pp.Exact().log_ratio(density)
     path = _Path.from_proposal(fit_proposals(density)[-1])
     forward = (path.forward(5, 1)[0] - log_sum).exp()
@@ -91,6 +92,7 @@ def test_forward_weights_are_unbiased_and_reverse_ones_inversely():
     assert abs(mean - 1) <= 4 * error
 
 
+@pytest.mark.slow
 def test_more_temperatures_close_the_gap_and_beat_importance_sampling():
     density = two_layers(12, 2, 0.25, 12)
 
@@ -103,6 +105,7 @@ def test_more_temperatures_close_the_gap_and_beat_importance_sampling():
     assert long < 0.5 * gap(pp.ImportanceSampled(16))
 
 
+@pytest.mark.slow
 def test_where_chains_miss_the_truth_nothing_above_log_order_is_reported():
     density = two_layers(20, 2, 0.4, 8)
     bounds = pp.AnnealedImportanceSampled(20, 2).bounds(density)

@@ -50,15 +50,26 @@ def test_small_layers_are_exact_in_value_and_gradient(n, spread):
         torch.testing.assert_close(bethe, exact, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("spread", [0.1, 0.5, 1.0])
-def test_large_blocks_lie_below_the_permanent_by_little(spread):
-    density = layer(14, 2, spread, num=(20,))
-    gap = pp.Exact().log_ratio(density) - pp.Bethe().log_ratio(density)
-    assert (gap >= -1e-6).all()
-    assert (gap <= 14 / 2 * math.log(2)).all()  # Anari & Rezaei 2019
+@pytest.mark.parametrize("spread", [0.0, 0.2, 0.4, 0.8, 1.2, 2.4])
+def test_large_blocks_are_right_but_for_a_few_tenths(spread):
+    density = layer(14, 5, spread, num=(60,))
+    error = pp.Bethe().log_ratio(density) - pp.Exact().log_ratio(density)
+    assert abs(error.mean().item()) < 0.2  # Up to 1.73 without the correction.
+    assert error.abs().max() < 1.5
 
 
-def test_gradient_on_large_blocks_matches_finite_differences():
+@pytest.mark.parametrize("spread", [0.2, 0.4, 0.8])
+def test_gradient_on_large_blocks_is_nearly_exact(spread):
+    density = layer(14, 5, spread, num=(60,))
+    for bethe, exact in zip(
+        gradients(pp.Bethe(), density)[1:], gradients(pp.Exact(), density)[1:], strict=True
+    ):
+        assert torch.cosine_similarity(bethe.flatten(), exact.flatten(), 0) > 0.95
+
+
+def test_gradient_on_large_blocks_is_that_of_the_bethe_permanent(monkeypatch):
+    """Without its correction, which is nearly constant."""
+    monkeypatch.setattr("pyro_perm.permanent.blocks.log_bethe_bias", lambda marginals: 0.0)
     density = layer(16, 3, 0.4)
     found = gradients(pp.Bethe(), density)
     step = 1e-5
@@ -101,8 +112,7 @@ def test_identical_units_give_no_information(n):
     values = {"w": torch.randn(n, 2)}
     density = FactorizedDensity(symmetry.group, values, locs, scales, torch.Size())
     information = -pp.Bethe().log_ratio(density).item()
-    slack = 0.0 if n < 10 else 0.5 * math.log(2 * math.pi * n / math.e) + 0.2
-    assert -1e-9 <= information <= slack + 1e-9
+    assert abs(information) <= 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3])

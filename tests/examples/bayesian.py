@@ -28,6 +28,13 @@ class Example:
 
 EXAMPLES: list[Example] = []
 
+# What takes seconds to check; smaller ones are made of the same parts.
+LARGE = (
+    *("resnet_batch_norm", "resnet_batch_norm_eval", "resnet_group_norm", "unet", "densenet"),
+    *("transformer", "transformer_norm_first", "transformer_coded_positions"),
+    *("lstm", "lstm_bidirectional_stacked", "hidden_markov_enumerated"),
+)
+
 
 def example(*groups: str) -> Callable[[Callable[[], tuple[Any, ...]]], Callable[..., Any]]:
     """Register a function that builds ``(model, *args)``, with the groups that must be found."""

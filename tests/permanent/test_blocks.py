@@ -1,6 +1,7 @@
 """Block-wise permanents agree with whole ones wherever the blocks are small enough to be exact."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pyro_perm.permanent import (
     permanent_by_blocks,
     permutation_marginals,
 )
+from pyro_perm.permanent._bethe_bias import log_bethe_bias
 from pyro_perm.permanent.blocks import _labels
 
 
@@ -67,12 +69,42 @@ def test_separate_blocks_multiply():
     torch.testing.assert_close(result.log_ratio, expected, rtol=0, atol=1e-8)
 
 
-def test_large_block_is_the_bethe_permanent():
+def bias_of(marginals):
+    return torch.as_tensor(log_bethe_bias(marginals.numpy()))
+
+
+def test_large_block_is_the_bethe_permanent_less_its_bias():
     matrix = units(30, 2, 0.3, 0)
     result, whole = permanent_by_blocks(matrix), bethe_permanent(matrix)
-    torch.testing.assert_close(result.log_ratio, whole.log_permanent - matrix.trace())
+    corrected = whole.log_permanent + bias_of(whole.marginals)
+    torch.testing.assert_close(result.log_ratio, corrected - matrix.trace(), rtol=0, atol=1e-3)
     marginals = dense_marginals(result, matrix.shape)
     torch.testing.assert_close(marginals, whole.marginals, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 11, 20])
+def test_where_rows_coincide_the_bias_of_bethe_is_known(n):
+    equal = torch.zeros(n, n)
+    bias = log_permanent(equal) - bethe_permanent(equal).log_permanent
+    torch.testing.assert_close(bias_of(torch.full((n, n), 1 / n)), bias)
+    assert abs(bias.item() - 0.5 * math.log(2 * math.pi * n / math.e)) < 0.2
+
+
+def test_where_rows_are_apart_bethe_has_no_bias():
+    certain = torch.eye(12).expand(2, 3, 12, 12)
+    torch.testing.assert_close(bias_of(certain), torch.zeros(2, 3))
+    nearly = torch.lerp(torch.eye(12), torch.full((12, 12), 1 / 12), 1e-5)
+    assert 0 <= bias_of(nearly) < 0.1
+
+
+@settings(max_examples=60)
+@given(n=st.integers(2, 12), spread=st.floats(0.0, 5.0), seed=st.integers(0, 2**16))
+def test_the_bias_lies_between_and_does_not_depend_on_the_order(n, spread, seed):
+    marginals = bethe_permanent(units(n, 2, spread, seed)).marginals
+    bias, largest = bias_of(marginals), bias_of(torch.full((n, n), 1 / n))
+    assert -1e-9 <= bias <= largest + 1e-9
+    shuffled = marginals[torch.randperm(n)][:, torch.randperm(n)]
+    torch.testing.assert_close(bias_of(shuffled), bias)
 
 
 def test_a_cycle_binds_units_though_no_swap_is_affordable():

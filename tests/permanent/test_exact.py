@@ -2,10 +2,10 @@ import gc
 import math
 
 import pytest
-import thewalrus
 import torch
 from enumeration import enumerated_log_permanent, enumerated_marginals, log_matrices
 from hypothesis import given, settings
+from marks import slow
 from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, permutation_marginals
@@ -26,14 +26,17 @@ def test_agrees_with_enumeration(log_matrix):
     assert_close(permutation_marginals(log_matrix), enumerated_marginals(log_matrix))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 9, 14])
 def test_agrees_with_the_walrus(size):
+    import thewalrus  # It takes seconds, and compiles.
+
     log_matrix = gaussian(size, size)
     expected = math.log(thewalrus.perm(log_matrix.exp().numpy()))
     assert log_permanent(log_matrix).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 5, 13, 20])
+@pytest.mark.parametrize("size", [0, 1, 2, 5, 13, *slow(20)])
 def test_counts_the_permutations_of_equal_weights(size):
     log_matrix = torch.zeros(size, size, dtype=torch.double)
     assert log_permanent(log_matrix).item() == pytest.approx(math.lgamma(size + 1), abs=1e-12)

@@ -170,3 +170,22 @@ def test_figures_go_into_given_axes():
     assert figures.plot_predictive_bands(x, predicted, ax=ax) is ax
     assert figures.plot_overlap(torch.eye(3), ax=ax) is ax
     assert pyplot.get_fignums() == [1]
+
+
+def test_a_history_shows_the_averaged_elbo_its_bounds_and_the_step_that_was_kept():
+    history = pp.History(losses=[9.0, 5.0, 3.0, 2.0], scores={2: 0.0, 3: 1.0}, best_step=3)
+    problem = one_hidden_layer(3)
+    elbo = pp.symmetrized_elbo(
+        problem.model, ready_guide(problem), *problem.args, num_samples=20, progress=False
+    )
+    ax = figures.plot_history(history, elbo, memory=2, label="q")
+    averaged, kept = ax.lines
+    np.testing.assert_allclose(averaged.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_allclose(averaged.get_ydata(), history.smoothed_elbo(2))
+    assert kept.get_xdata()[0] == 3
+    (band,) = ax.patches
+    low, high = elbo.lower - elbo.lower_standard_error, elbo.upper + elbo.upper_standard_error
+    np.testing.assert_allclose([band.get_y(), band.get_height()], [low, high - low])
+    assert ax.get_ylim()[0] < low < high < ax.get_ylim()[1]
+    with pytest.raises(ValueError, match="the history has no steps"):
+        figures.plot_history(pp.History())

@@ -16,12 +16,15 @@ from pyro.nn import PyroModule, PyroSample, pyro_method
 from pyro.ops import packed
 
 from pyro_perm.program._pyro_internals import (
+    UnconstrainedParameter,
+    announced_loc_and_scale,
     by_default,
     current_parameters,
     has_run,
     loc_and_scale,
     make_prototype,
     make_prototype_from,
+    name_apart,
     outer_handler,
     own_calls,
     packed_as,
@@ -137,6 +140,32 @@ def test_a_guide_keeps_its_own_plain_parameters() -> None:
     assert current_parameters(guide)["loc"] is guide.loc
 
 
+def nested() -> None:
+    pyro.sample("layer.w", dist.Normal(0.0, 1.0))
+
+
+def test_parameters_are_kept_in_unconstrained_space_under_a_name_of_their_own() -> None:
+    guide = AutoNormal(nested, init_scale=0.5)
+    make_prototype(guide)
+    kept = [UnconstrainedParameter.of(module, "layer.w") for module in (guide.locs, guide.scales)]
+    for parameter, value in zip(kept, loc_and_scale(guide, "layer.w"), strict=True):
+        assert torch.equal(parameter.constrained(), value)
+        assert parameter.owner.get_parameter(parameter.name).requires_grad
+
+
+def test_parameters_are_announced_as_a_call_of_the_guide_announces_them() -> None:
+    guide = AutoNormal(nested)
+    called, read = (
+        poutine.trace(function, param_only=True).get_trace()
+        for function in (guide, lambda: [*announced_loc_and_scale(guide, ["layer.w"])])
+    )
+    assert called.nodes.keys() == read.nodes.keys()
+    assert len(read.param_nodes) == 2
+    for name in called.param_nodes:
+        parameters = (trace.nodes[name]["value"].unconstrained() for trace in (called, read))
+        assert len({id(parameter) for parameter in parameters}) == 1
+
+
 def test_initial_values_by_default_are_marked_as_pyros_own() -> None:
     site = poutine.trace(model).get_trace().nodes["w"]
     pyros = init_to_median(site)
@@ -149,3 +178,14 @@ def test_an_mcmc_knows_whether_it_has_run() -> None:
     assert not has_run(mcmc)
     mcmc.run()
     assert has_run(mcmc)
+
+
+def test_parameters_of_a_guide_carry_its_name() -> None:
+    names = []
+    for contents in (torch.zeros(2), torch.ones(2), torch.ones(2)):
+        pyro.clear_param_store()
+        guide = AutoNormal(model)
+        name_apart(guide, [contents])
+        guide()
+        names.append(sorted(pyro.get_param_store()))
+    assert len(names[0]) == 2 and set(names[0]).isdisjoint(names[1]) and names[1] == names[2]

@@ -181,6 +181,7 @@ def test_batches_are_many_networks():
         assert_close(together[k], coupled_log_mass(alone), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_few_draws_give_bounds_on_average():
     """The upper one for weights drawn from the guide only, with their own place among the draws."""
     exponent = CoupledExponent.of(*network((1, 1, 1, 1), loc=0.5, scale=0.6, batch=(4000,)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor
 from torch.distributions import Normal
 from torch.testing import assert_close
@@ -78,7 +79,7 @@ def grid(num_incoming: int) -> tuple[Tensor, Tensor]:
     return torch.cat([incoming, outgoing], -1), volumes
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, *slow(2)])
 def unit(request) -> Unit:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -84,7 +84,8 @@ class Graph:
         if self.updated_buffers:
             found.append(
                 f"{_first_of(self.updated_buffers)} is updated by the model but not permuted; use "
-                "InstanceNorm or track_running_stats=False"
+                "InstanceNorm or track_running_stats=False; of a plain network, call eval(), and "
+                "it is permuted with its channels"
             )
         if self.dropouts:
             found.append(

@@ -30,8 +30,8 @@ _LARGEST_CROSSING = 5.0
 class MutualInformation:
     """An interval for ``I(g; w)``, in nats. Prints as a short table.
 
-    Where units are rescaled, ``w`` stands for their orbits: the information is that on permutations
-    and signs, and what symmetrization gains is the sum of it and of ``scales``.
+    Where units are rescaled, ``w`` stands for their orbits: the information is that on the
+    finite part of the group, and what symmetrization gains is the sum of it and of ``scales``.
 
     Attributes:
         lower: estimate that bounds ``I`` from below in expectation.
@@ -43,8 +43,8 @@ class MutualInformation:
         upper_method: what gave ``upper``.
         num_samples: number of samples of the guide.
         skipped: methods that were not tried, and why; empty if none.
-        scales: what rescaling units gains, before permutations and signs: the divergence of the
-            base guide from the prior along the orbits of units. Zero where no group rescales.
+        scales: what rescaling units gains, before the finite part of the group: the divergence of
+            the base guide from the prior along the orbits. Zero where no group rescales.
         scales_standard_error: of ``scales``.
     """
 

@@ -32,7 +32,7 @@ class Draw(NamedTuple):
 def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]) -> Bounds:
     """The estimator's integrands, draw by draw: shape ``(num,)`` on the CPU, or None.
 
-    Of permutations and signs: without the gain of scales.
+    Of the finite part of the group: without the gain of scales.
     """
     parts = [estimator.bounds(chunk) for chunk in _chunks(densities)]
     lower, upper = map(_joined, zip(*parts, strict=True))

@@ -40,9 +40,11 @@ class SymmetrizedELBO:
         upper: the same from above.
         lower_standard_error: of ``lower``.
         upper_standard_error: of ``upper``.
-        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists.
+        base: ``ELBO(q)`` of the base guide, its KL term in closed form where it exists. It means
+            nothing of a guide that was trained with scales: where on its orbit the factor of a unit
+            lies changes it, and nothing else.
         base_standard_error: of ``base``.
-        log_order: ``log |G|``, the most that permutations and signs can gain.
+        log_order: ``log |G|``, the most that the finite part of the group can gain.
         mutual_information: the interval for ``I(g; w)``, and the gain of scales.
         weight: of these in the ELBO: the scale that handlers give to the guide's sites, as
             those do who train on a loss per observation.
@@ -77,11 +79,16 @@ class SymmetrizedELBO:
         base = self.base + self.weight * self.mutual_information.scales
         return base + self.weight * lower, base + self.weight * upper
 
+    @property
+    def _remark_on_base(self) -> str:
+        """A guide that is trained with scales drifts along its orbits, which changes this alone."""
+        return "moves along orbits" if self.mutual_information.scales else ""
+
     def __repr__(self) -> str:
         information = self.mutual_information
         lower, upper = self.interval
         rows = [
-            Row("ELBO(q)", self.base, self.base_standard_error),
+            Row("ELBO(q)", self.base, self.base_standard_error, self._remark_on_base),
             Row("ELBO(q^G), lower bound", lower, self.lower_standard_error),
             Row("ELBO(q^G), upper bound", upper, self.upper_standard_error),
             *information.rows,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.posterior.modulo.canonical_order import canonical_order
+from pyro_perm.posterior.modulo.canonical_order import order_of_units
 from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.symmetry.elements import AnyElement, transform
+from pyro_perm.symmetry.balance import balance
+from pyro_perm.symmetry.elements import AnyElement, Elements, compose, transform
+from pyro_perm.symmetry.values import with_values
 
 Values = Mapping[str, Tensor]
 
@@ -28,17 +30,26 @@ class Alignment:
             does more than permute units and flip them: the aligned samples are
             ``symmetry.apply(permutations, samples)``.
         reference: site of the symmetry -> what the draws were brought close to: the reference
-            given, or the mean of the aligned draws.
+            given, its units balanced where they may be rescaled, or the mean of the aligned draws.
     """
 
     samples: dict[str, Tensor]
     permutations: dict[str, AnyElement]
     reference: dict[str, Tensor]
 
+    @property
+    def state_dicts(self) -> list[dict[str, Tensor]]:
+        """The aligned samples one by one, as ``load_state_dict`` of a network takes them."""
+        draws = next(iter(self.permutations.values())).shape[:-1]
+        num, batch = draws.numel(), len(draws)
+        flat = {k: value.reshape(num, *value.shape[batch:]) for k, value in self.samples.items()}
+        each = ({name: value[i] for name, value in flat.items()} for i in range(num))
+        return [with_values(self.samples, values) for values in each]
+
 
 @torch.no_grad()
 def align(
-    samples: Values,
+    samples: Values | Sequence[Values],
     symmetry: PermutationSymmetry,
     reference: Values | None = None,
     *,
@@ -48,7 +59,12 @@ def align(
 
     The squared distance to the reference is minimized over the group: exactly where groups share no
     sites, else by coordinate descent from several starts (weight matching, Ainsworth et al. 2023).
-    The result does not depend on how the units of any draw were permuted. Usage:
+    The result does not depend on how the units of any draw were permuted.
+
+    Where groups rescale their units, draws and reference are first brought to their balanced
+    representatives, the shortest of all equivalent weights: the incoming entries of each unit and
+    its outgoing ones have the same norm. Distances are those between these. A dead unit, of which
+    one end is zero, has no such scale, and keeps its own. Usage:
 
     >>> import torch
     >>> import pyro_perm as pp
@@ -65,22 +81,28 @@ def align(
     symmetry's sites. A single draw just gets that order.
 
     :param samples: site -> shape ``(*draws, *site shape)``, the leading dimensions being the same
-        for all sites: ``(draw,)``, ``(chain, draw)``, or none, for the locs of a guide.
+        for all sites: ``(draw,)``, ``(chain, draw)``, or none, for the locs of a guide. Or one
+        ``state_dict`` each of several networks, which are stacked; the aligned ones are
+        :attr:`Alignment.state_dicts`. Running moments move with their channels, and do not count.
     :param symmetry: the group, bound to the model: ``guide.symmetry``, or one that
         :func:`find_symmetry` returned, or that was verified.
     :param reference: site -> value of the site's shape.
     :param num_restarts: number of random starts where groups share sites.
     :returns: aligned samples, and the permutations.
     :raises ValueError: if a site of the symmetry is missing, has the wrong shape or values that are
-        not finite, or if the symmetry is not bound to a model.
+        not finite, or too large to be balanced, or if the symmetry is not bound to a model.
     """
-    group = symmetry.group
+    group, compact = symmetry.group, symmetry.group.compact_part
+    if not isinstance(samples, Mapping):
+        samples = _stack(samples)
     values, draws = _flat(samples, group, "samples")
-    order = canonical_order(values, group)
-    ordered = group.apply(order, values)
+    scales = balance(group, values)
+    balanced = group.apply(scales, values)
+    order = order_of_units(balanced, compact)
+    ordered = compact.apply(order, balanced)
     if reference is None:
-        mean, matched = _align_to_mean(ordered, group, num_restarts)
-        target = canonical_order(mean, group)
+        mean, matched = _align_to_mean(ordered, compact, num_restarts)
+        target = order_of_units(mean, compact)
     else:
         fixed, shape = _flat(reference, group, "reference")
         if shape:
@@ -88,20 +110,78 @@ def align(
                 f"the reference is one value a site, but has leading dimensions {tuple(shape)}: "
                 "take one draw, or the mean of aligned ones"
             )
+        fixed = group.apply(balance(group, fixed), fixed)
         # Both sides in canonical order: equivalent weights match before the search begins.
-        to_order = canonical_order(fixed, group)
-        mean = group.apply(to_order, fixed)
-        matched = match(_matching(ordered, mean, group), num_restarts)
-        target = group.inverse(to_order)
-    permutations = group.compose(target, group.compose(matched, order))
+        to_order = order_of_units(fixed, compact)
+        mean = compact.apply(to_order, fixed)
+        matched = match(_matching(ordered, mean, compact), num_restarts)
+        target = compact.inverse(to_order)
+    permutations = _after(scales, compact.compose(target, compact.compose(matched, order)))
     return Alignment(
-        samples={**samples, **_unflat(group.apply(permutations, values), draws)},
+        samples=with_values(samples, _unflat(group.apply(permutations, values), draws)),
         permutations={
             name: transform(lambda part: part.reshape(*draws, -1), element)
             for name, element in permutations.items()
         },
-        reference={site: value[0] for site, value in group.apply(target, mean).items()},
+        reference={site: value[0] for site, value in compact.apply(target, mean).items()},
     )
+
+
+@torch.no_grad()
+def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str, Tensor]:
+    """Bring the units of every draw, or of a network's ``state_dict``, into canonical order.
+
+    Equivalent weights become the same weights, unless distinct units tie: units are sorted by what
+    belongs to them, lexicographically, in the order of the symmetry's sites, and each takes the
+    largest of its own images. Before that, units that may be rescaled are balanced, as by
+    :func:`align`; a dead one keeps its scale. Usage:
+
+    >>> import torch
+    >>> import pyro_perm as pp
+    >>> symmetry = pp.PermutationSymmetry({"units": {"w": 0}}, shapes={"w": (3,)})
+    >>> pp.canonical_order({"w": torch.tensor([3.0, 1.0, 2.0])}, symmetry)
+    {'w': tensor([1., 2., 3.])}
+
+    :param samples: site -> shape ``(*draws, *site shape)``, as in :func:`align`.
+    :param symmetry: the group, bound to the model.
+    :returns: the same sites; those that no group permutes are as they were.
+    :raises ValueError: as :func:`align` does.
+    """
+    group, compact = symmetry.group, symmetry.group.compact_part
+    values, draws = _flat(samples, group, "samples")
+    balanced = group.apply(balance(group, values), values)
+    ordered = compact.apply(order_of_units(balanced, compact), balanced)
+    return with_values(samples, _unflat(ordered, draws))
+
+
+def _after(scales: Elements, permutations: Elements) -> dict[str, AnyElement]:
+    """The elements that rescale units, then permute them; either may lack some groups."""
+    both = {g: compose(permutations[g], scales[g]) for g in scales.keys() & permutations.keys()}
+    return {**scales, **permutations, **both}
+
+
+def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:
+    """The state of several networks as one, with a leading dimension.
+
+    :raises ValueError: if there is none, or they differ in names or shapes.
+    """
+    if not state_dicts:
+        raise ValueError("there are no samples to align")
+    first = state_dicts[0]
+    for number, other in enumerate(state_dicts):
+        shapes, expected = ({k: tuple(v.shape) for k, v in each.items()} for each in (other, first))
+        if shapes != expected:
+            name = min(k for k, _ in shapes.items() ^ expected.items())
+            raise ValueError(
+                f"'{name}' is {_shape_in(other, name)} in state_dict {number}, but "
+                f"{_shape_in(first, name)} in the first: align networks of one architecture"
+            )
+    stacked = {name: torch.stack([each[name] for each in state_dicts]) for name in first}
+    return with_values(first, stacked)
+
+
+def _shape_in(values: Values, name: str) -> str:
+    return f"of shape {tuple(values[name].shape)}" if name in values else "absent"
 
 
 def _align_to_mean(
@@ -130,6 +210,8 @@ def _flat(
 ) -> tuple[dict[str, Tensor], torch.Size]:
     """The symmetry's sites with one batch dimension, and the batch dimensions that they had."""
     groups = symmetry.groups
+    if not groups:
+        raise ValueError("the symmetry has no group, so there is nothing to align")
     flat: dict[str, Tensor] = {}
     batches: dict[str, torch.Size] = {}
     for group in groups:

@@ -18,6 +18,7 @@ from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, Term, survey
 from pyro_perm.program.restoration import restored
+from pyro_perm.symmetry.values import with_values
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -48,7 +49,8 @@ class InterpolationBarrier:
 
     Attributes:
         original: from the second solution as it is.
-        aligned: from the second solution aligned to the first.
+        aligned: from the second solution aligned to the first, both of them balanced where units
+            may be rescaled.
     """
 
     original: LossPath
@@ -81,8 +83,11 @@ def interpolation_barrier(
     (True, 0.0)
 
     :param loss: of values of the latent sites: :func:`negative_log_joint`,
-        :func:`negative_log_likelihood`, or one's own.
-    :param first: site -> value, such as a guide's median or one draw.
+        :func:`negative_log_likelihood`, or one's own. For networks, of a ``state_dict``:
+        ``lambda state: cross_entropy(functional_call(network, state, x), y)``, with
+        :func:`reset_statistics` of the state where BatchNorm's moments do not fit mixed weights.
+    :param first: site -> value, such as a guide's median or one draw, or a network's
+        ``state_dict``. What is not floating point, as counters of batches, stays as it is here.
     :param second: likewise.
     :param symmetry: the group, as in :func:`align`.
     :param num_points: number of points on the line, both ends included.
@@ -93,10 +98,11 @@ def interpolation_barrier(
         raise ValueError(f"num_points must be at least 3, to see between the ends: {num_points}")
     if first.keys() != second.keys():
         raise ValueError(f"the solutions differ in their sites: {list(first)} and {list(second)}")
-    aligned = align(second, symmetry, first).samples
+    alignment = align(second, symmetry, first)
+    ends = (first, second), ({**first, **alignment.reference}, alignment.samples)
     fractions = torch.linspace(0, 1, num_points, dtype=torch.float64)
     return InterpolationBarrier(
-        *(LossPath(fractions, _along(loss, first, end, fractions)) for end in (second, aligned))
+        *(LossPath(fractions, _along(loss, *pair, fractions)) for pair in ends)
     )
 
 
@@ -144,8 +150,15 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:
-    losses = [
-        loss({site: torch.lerp(first[site], second[site], float(t)) for site in first})
-        for t in fractions
-    ]
+    losses = [loss(_between(first, second, float(t))) for t in fractions]
     return torch.tensor([float(value) for value in losses], dtype=torch.float64)
+
+
+def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
+    """Values on the line between two solutions; integers do not mix."""
+    mixed = {
+        site: torch.lerp(value, second[site], fraction)
+        for site, value in first.items()
+        if value.is_floating_point() or value.is_complex()
+    }
+    return with_values(first, mixed)

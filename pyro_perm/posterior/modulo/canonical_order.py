@@ -13,7 +13,7 @@ from pyro_perm.symmetry.elements import AnyElement, compose, transform
 from pyro_perm.symmetry.factor import Factor
 
 
-def canonical_order(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> dict[str, AnyElement]:
+def order_of_units(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> dict[str, AnyElement]:
     """The elements that bring every draw into its canonical order.
 
     Group by group, in the order of the symmetry, units are sorted lexicographically by what belongs
@@ -29,11 +29,11 @@ def canonical_order(values: Mapping[str, Tensor], symmetry: SymmetryGroup) -> di
     """
     order: dict[str, AnyElement] = {}
     for factor in symmetry.factors:
-        order[factor.name] = _order_of_units(values, symmetry, factor, order)
+        order[factor.name] = _order_of_group(values, symmetry, factor, order)
     return order
 
 
-def _order_of_units(
+def _order_of_group(
     values: Mapping[str, Tensor],
     symmetry: SymmetryGroup,
     factor: Factor,

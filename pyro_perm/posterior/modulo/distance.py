@@ -32,6 +32,10 @@ def wasserstein_distance(
     symmetrizations. The minimum is that of :func:`align`: exact where groups share no sites,
     otherwise the best that coordinate descent finds.
 
+    Where groups rescale their units, the distance is that between balanced Gaussians: those of
+    ``t . q`` for which incoming and outgoing entries of each unit have the same second moments. It
+    is then zero if and only if the two are equal up to permutations and scales.
+
     :param first: an ``AutoNormal``, or :class:`AutoSymmetrized` of one, that has been trained.
     :param second: another, for the same model.
     :param symmetry: the group, bound to the model; needed if no guide is symmetrized.
@@ -56,7 +60,8 @@ def _distance_after_alignment(
     symmetry: PermutationSymmetry,
     num_restarts: int,
 ) -> float:
-    moved = align(moving, symmetry, fixed, num_restarts=num_restarts).samples
+    alignment = align(moving, symmetry, fixed, num_restarts=num_restarts)
+    moved, fixed = alignment.samples, {**fixed, **alignment.reference}
     squares = [(moved[site].double() - fixed[site].double()).square().sum() for site in fixed]
     return torch.stack(squares).sum().sqrt().item()
 

@@ -1,7 +1,8 @@
 r"""Weight matching: the permutations that bring weights closest to a reference.
 
-They minimize ``sum over sites of |g . w - reference|^2`` (Ainsworth et al. 2023, Section 3.2). In
-the permutation of one group, given those of the others, this is a linear assignment problem,
+They minimize ``sum over sites of |g . w - reference|^2`` (Ainsworth et al. 2023, Section 3.2).
+Running moments and second names of parameters, which only go along, do not count. In the
+permutation of one group, given those of the others, this is a linear assignment problem,
 
 ``max over g of sum_i M[i, g(i)]``, where ``M[i, j] = <unit i of the reference, unit j of w>``,
 
@@ -73,7 +74,8 @@ class Matching:
     def squared_distance(self, permutations: Elements) -> Tensor:
         """``|g . w - reference|^2``, shape ``(draws,)``, in double precision."""
         total = torch.zeros((), dtype=torch.float64)
-        for site, value in self.symmetry.apply(permutations, self.values).items():
+        counted = {s: v for s, v in self.values.items() if not self.symmetry.follows(s)}
+        for site, value in self.symmetry.apply(permutations, counted).items():
             square = (value.double() - self.reference[site].double()).square()
             total = total.to(square.device) + square.flatten(1).sum(-1)
         return total
@@ -198,6 +200,8 @@ def _products(problem: Matching, factor: Factor, motion: Motion, pending: frozen
     shape = (problem.num_draws, factor.size, factor.size)
     total = torch.zeros(shape, dtype=torch.float64, device=problem.device)
     for site in symmetry.spec[factor.name]:
+        if symmetry.follows(site):
+            continue
         rank, acting = symmetry.site_rank(site), symmetry.actions_on(site)
         for axis in (axis for other, axis in acting if other == factor.name):
             value = problem.values[site].double()

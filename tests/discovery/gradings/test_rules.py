@@ -160,9 +160,11 @@ def names(grading: Grading) -> list[str]:
     return sorted(name.removeprefix("aten.") for name in grading._table if name not in ELSEWHERE)
 
 
-# What in-place transposition is recorded as, what no operation is called, and sparse matrices.
+# What in-place transposition is recorded as, what no operation is called, what writes into its
+# argument beside its result, and sparse matrices.
 ELSEWHERE = [
     *("aten.transpose.default", "pyro_perm.overlay.default"),
+    "aten.rrelu_with_noise.default",
     *("aten._sparse_addmm.default", "aten._sparse_sparse_matmul.default"),
 ]
 

@@ -15,8 +15,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from examples.bayesian import EXAMPLES, groups_of, normal, observe, regression, written
+from examples.bayesian import EXAMPLES, LARGE, groups_of, normal, observe, regression, written
 from examples.rectifiers import matrix_factorization
+from marks import slow, slow_where
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
@@ -192,7 +193,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.filterwarnings("ignore:buffer .* is updated by the model")
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_where(LARGE.__contains__, ARCHITECTURES))
 def test_signs_of_architectures(name: str) -> None:
     (build,) = (example.build for example in EXAMPLES if example.name == name)
     model, *args = build()
@@ -286,11 +287,14 @@ def signed_variants(symmetry: PermutationSymmetry, group: str) -> list[Permutati
 @pytest.mark.parametrize(
     "build",
     [
-        *(lambda f=f: mlp(f) for f in (torch.relu, torch.tanh, torch.cos, torch.erf, torch.exp)),
-        *(lambda f=f: mlp(f) for f in (lambda h: h * h.abs(), lambda h: h * torch.tanh(h))),
-        lambda: mlp(loc=0.5),
-        recurrent,
-        hierarchical,
+        *(lambda f=f: mlp(f) for f in (torch.relu, torch.tanh)),
+        *slow(
+            *(lambda f=f: mlp(f) for f in (torch.cos, torch.erf, torch.exp)),
+            *(lambda f=f: mlp(f) for f in (lambda h: h * h.abs(), lambda h: h * torch.tanh(h))),
+            lambda: mlp(loc=0.5),
+            recurrent,
+            hierarchical,
+        ),
         factor_analysis,
     ],
 )

@@ -37,6 +37,7 @@ def test_conjugate_linear_model():
     assert evidence.log_evidence == pytest.approx(mean.item())
 
 
+@pytest.mark.slow
 def test_constrained_sites_and_factors():
     y = torch.tensor([0.5, -1.0, 2.0])
 
@@ -64,6 +65,7 @@ def test_networks_whose_posterior_has_equivalent_modes():
     require_near(pp.log_evidence(nets.model, **SHORT), exact)
 
 
+@pytest.mark.slow
 def test_subsampled_data_count_in_full():
     problem = local_latents()
     x, y = problem.args

@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import pytest
 import torch
 from densities import draws_from, mean_and_error, one_layer, synthetic, two_layers
+from marks import slow
 from problems import one_hidden_layer, two_hidden_layers, with_signs
 
 import pyro_perm as pp
@@ -229,7 +230,13 @@ class Noisy(pp.Estimator):
         return pp.Bounds(exact + lower, exact + upper)
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "normal",
+        *slow("rarely high", "rarely low"),
+    ],
+)
 def test_choosing_among_noisy_methods_leaves_bounds_on_their_side(noise):
     methods = [Noisy(number, noise) for number in range(12)]
     draw, gaps = draws_from(one_layer(4, 2, 0.3, 1)), {"lower": [], "upper": []}
@@ -350,6 +357,7 @@ def test_a_new_estimator_is_one_file_and_one_line_and_wins_where_it_is_better(tm
     assert certify(draws_from(one_layer(30, 2, 0.2, 1)), 4).lower_method == "importance sampling"
 
 
+@pytest.mark.slow
 def test_many_small_coupled_layers_are_not_annealed_where_sampling_is_enough():
     """Eight tanh layers of six units: annealing took most of the time, and gained nothing."""
     spec = {f"g{i}": {f"w{i}": 0, f"w{i + 1}": 1} for i in range(8)}

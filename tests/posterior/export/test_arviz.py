@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -175,7 +176,7 @@ def test_seed_repeats_the_draws_and_has_no_side_effect(small):
     assert not np.array_equal(first["posterior"]["w1"], unseeded["posterior"]["w1"])
 
 
-@pytest.mark.parametrize("draws_at_once", [1, 64])
+@pytest.mark.parametrize("draws_at_once", [*slow(1), 64])
 @pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
 def test_log_q_is_the_density_of_the_guide_at_each_draw(problem, draws_at_once):
     guide = problem.guide(permute=False)
@@ -191,7 +192,7 @@ def test_log_q_is_the_density_of_the_guide_at_each_draw(problem, draws_at_once):
         torch.testing.assert_close(log_q, density_at(guide, problem.args, values))
 
 
-@pytest.mark.parametrize("draws_at_once", [1, 64])
+@pytest.mark.parametrize("draws_at_once", [*slow(1), 64])
 def test_symmetrized_draws_are_those_of_the_base_in_every_order(draws_at_once):
     problem = one_hidden_layer(3)
     guide = problem.guide(init_scale=0.05)
@@ -357,6 +358,7 @@ def test_what_is_no_guide_is_refused():
         export(one_hidden_layer().model, {}, one_hidden_layer().args)
 
 
+@pytest.mark.slow
 def test_arviz_opens_ranks_and_plots_the_files(tmp_path):
     pyro.settings.set(module_local_params=True)  # Two guides with parameters of their own.
     problem = one_hidden_layer()

@@ -6,6 +6,7 @@ import arviz as az
 import pyro
 import pytest
 import torch
+from marks import slow, slow_where
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -89,7 +90,11 @@ def test_too_few_chains_or_draws_are_refused(shape):
         pp.convergence_diagnostics({"f": torch.randn(shape)} | samples, symmetry)
 
 
-@pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
+@pytest.mark.parametrize(
+    "problem",
+    slow_where(lambda problem: len(problem.spec) > 1, [*PROBLEMS, *SIGNED_PROBLEMS]),
+    ids=str,
+)
 def test_distance_is_zero_between_equivalent_posteriors_only(problem, module_local):
     symmetry = bound(problem)
     guide = trained(problem)
@@ -100,7 +105,7 @@ def test_distance_is_zero_between_equivalent_posteriors_only(problem, module_loc
     assert pp.wasserstein_distance(guide, equivalent, symmetry) > 0.01
 
 
-@pytest.mark.parametrize("problem", [one_hidden_layer(4), two_hidden_layers()], ids=str)
+@pytest.mark.parametrize("problem", [one_hidden_layer(4), *slow(two_hidden_layers())], ids=str)
 def test_distance_is_a_symmetric_minimum_over_the_group(problem, module_local):
     symmetry = bound(problem)
     first, second, third = (trained(problem, seed) for seed in range(3))

@@ -1,0 +1,1 @@
+"""From a ``torch.nn.Module``, and a posterior over its parameters, to a Pyro model and a guide."""

@@ -1,0 +1,139 @@
+"""One gradient step, by an optimizer of PyTorch or by one of Pyro's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_perm.training.batches import Call
+
+Program = Callable[..., Any]
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+class Steps(Protocol):
+    """Takes gradient steps, and can tell where it stands."""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the next step, where it is one number."""
+
+    def step(self, call: Call) -> float:
+        """Take a step; returns the loss in nats."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+
+
+class TorchSteps:
+    """Steps by an optimizer of PyTorch over all parameters that model and guide use.
+
+    :param elbo: the loss.
+    :param model: the model; ``guide`` likewise.
+    :param make_optimizer: from parameters to an optimizer.
+    :param make_scheduler: from the optimizer to its schedule, which steps after each step.
+    :param call: a first batch, by which the parameters are known.
+    """
+
+    def __init__(
+        self,
+        elbo: ELBO,
+        model: Any,
+        guide: Any,
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler | None,
+        call: Call,
+    ) -> None:
+        self._loss = elbo(model, guide)
+        args, kwargs = call
+        with torch.no_grad(), poutine.trace(param_only=True) as tracer:
+            self._loss(*args, **kwargs)
+        nodes: Any = tracer.trace.nodes
+        met = (node["value"].unconstrained() for node in nodes.values())
+        by_identity = {id(p): p for p in (*self._loss.parameters(), *met)}
+        self._optimizer = make_optimizer(by_identity.values())
+        self._scheduler = None if make_scheduler is None else make_scheduler(self._optimizer)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the first group of parameters."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self, call: Call) -> float:
+        """Take a step; returns the loss in nats."""
+        args, kwargs = call
+        self._optimizer.zero_grad()
+        loss = self._loss(*args, **kwargs)
+        loss.backward()
+        self._optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+        return float(loss.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and of its schedule."""
+        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
+        return {"optimizer": self._optimizer.state_dict(), "scheduler": scheduler}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        :raises ValueError: if only one of the two runs has a schedule.
+        """
+        if (self._scheduler is None) != (state["scheduler"] is None):
+            raise ValueError("the checkpoint's run and this one must both have a schedule, or none")
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+
+
+class PyroSteps:
+    """Steps by :class:`~pyro.infer.SVI` with an optimizer of Pyro's.
+
+    :param elbo: the loss.
+    :param model: the model; ``guide`` likewise.
+    :param optimizer: one of :mod:`pyro.optim`. One with a schedule steps it after each step.
+    :param call: a first batch, by which the parameters are known.
+    """
+
+    def __init__(
+        self, elbo: ELBO, model: Program, guide: Program, optimizer: PyroOptim, call: Call
+    ) -> None:
+        self._svi = SVI(model, guide, optimizer, elbo)
+        self._optimizer = optimizer
+        args, kwargs = call
+        with torch.no_grad():
+            self._svi.evaluate_loss(*args, **kwargs)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Not known: each parameter has an optimizer of its own."""
+        return None
+
+    def step(self, call: Call) -> float:
+        """Take a step; returns the loss in nats."""
+        args, kwargs = call
+        loss = float(self._svi.step(*args, **kwargs))
+        if hasattr(self._optimizer, "step"):
+            self._optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer of each parameter."""
+        return dict(self._optimizer.get_state())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self._optimizer.set_state(state)

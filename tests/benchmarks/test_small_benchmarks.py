@@ -1,0 +1,67 @@
+"""Smoke runs of the short benchmarks: they write their files, and do not repeat themselves."""
+
+import cold_posterior
+import mnist
+import numpy as np
+import pruning
+import pytest
+import torch
+from results_store import Store
+
+
+def test_pruning(tmp_path, monkeypatch):
+    arguments = ["--results", str(tmp_path), "--sizes", "6", "--widths", "3", "--steps", "2"]
+    arguments += ["--draws", "3", "--seeds", "2"]
+    pruning.main(arguments)
+    records = Store(tmp_path).records("pruning")
+    assert len(records) == 3 * 2
+    assert all(0 <= record["scores"]["active_units"] <= 3 for record in records)
+    monkeypatch.setattr(pruning, "train", None)
+    pruning.main(arguments)
+
+
+def test_waves_differ_by_seed():
+    data = pruning.wave(20, [0, 1])
+    assert data.x.shape == (2, 20, 1)
+    assert data.test_y.shape == (2, 500)
+    assert not torch.equal(data.x[0], data.x[1])
+
+
+@pytest.fixture
+def rows(tmp_path):
+    source = np.random.default_rng(0)
+    np.savetxt(tmp_path / "yacht.txt", source.normal(size=(40, 3)))
+    arguments = ["--set", "yacht", "--data-dir", str(tmp_path), "--results", str(tmp_path / "out")]
+    return [*arguments, "--splits", "2", "--steps", "3", "--draws", "20", "--units", "4"]
+
+
+def test_cold_posteriors(rows, tmp_path, monkeypatch):
+    cold_posterior.main(rows)
+    records = Store(tmp_path / "out").records("cold-posterior")
+    assert len(records) == 2 * len(cold_posterior.WEIGHTS)
+    monkeypatch.setattr(cold_posterior, "train", None)
+    cold_posterior.main(rows)
+
+
+def test_the_divergence_counts_for_less():
+    class Posteriors:
+        def kl(self):
+            return torch.ones(2, 5)
+
+    weighted = cold_posterior.tempered(0.1)(Posteriors())
+    torch.testing.assert_close(weighted, torch.full((2,), -0.5))
+
+
+def test_mnist(tmp_path, monkeypatch):
+    source = torch.Generator().manual_seed(0)
+    x, y = torch.rand(30, 4, generator=source), torch.arange(30) % 10
+    monkeypatch.setattr(mnist, "images", lambda: (x[:20], y[:20], x[20:], y[20:]))
+    arguments = ["--results", str(tmp_path), "--units", "3", "--steps", "2", "--draws", "10"]
+    mnist.main([*arguments, "--seeds", "2"])
+    records = Store(tmp_path).records("mnist")
+    assert len(records) == 2 * len(mnist.objectives())
+    scores = records[0]["scores"]
+    assert 0 <= scores["accuracy"] <= 100
+    assert scores["bounds"]["mean field"] < scores["bounds"]["permutations"]
+    monkeypatch.setattr(mnist, "train", None)
+    mnist.main([*arguments, "--seeds", "2"])
