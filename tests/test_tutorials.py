@@ -181,5 +181,6 @@ def test_laplaces_evidence_gains_the_copies_of_its_mode(run):
     assert barrier.aligned.barrier < 0.5 * barrier.original.barrier
     evidence, order = names["evidence"], names["symmetry"].log_order
     gains = [bound - evidence.base for bound in (evidence.lower, evidence.upper)]
-    assert 0.95 * order < gains[0] <= gains[1] < order + 1e-6
+    # In single precision, draws of a thousand weights have log-densities right to 1e-3.
+    assert 0.95 * order < gains[0] <= gains[1] < order + 1e-2
     assert names["accuracies"]["mode"] > max(0.6, names["accuracies"]["Laplace"])
