@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from networks import network, spec_with_scales
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
 from regression_data import SETS, load_rows, stack, standard_splits
@@ -33,7 +33,6 @@ from results_store import RESULTS, Run, Store
 from torch import Tensor
 
 import pyro_perm as pp
-from pyro_perm.closed_form import ClosedFormTrace_ELBO
 from pyro_perm.demo.data import load
 
 CASES = {
@@ -102,9 +101,10 @@ def run(case: str, method: str, seed: int, options: argparse.Namespace) -> dict[
     base = AutoNormal(model, init_loc_fn=pp.init_to_fan_in, init_scale=0.05)
     base(*args)
     symmetry = symmetry_of(method, len(hidden))
-    loss: Trace_ELBO = ClosedFormTrace_ELBO()
-    if symmetry is not None:
-        loss = pp.TraceSymmetrized_ELBO(symmetry=symmetry)
+    if symmetry is None:
+        loss = pp.FunctionalMeanField_ELBO()
+    else:
+        loss = pp.FunctionalSymmetrized_ELBO(symmetry=symmetry)
     pyro.set_rng_seed(seed)
     decay = (FINAL_LEARNING_RATE / LEARNING_RATE) ** (1 / options.steps)
     svi = SVI(model, base, ClippedAdam({"lr": LEARNING_RATE, "lrd": decay}), loss)
