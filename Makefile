@@ -92,6 +92,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing pyro_perm[docs] into $(VENV); the first time takes a few minutes ...'
 	@$(PIP_INSTALL) -e '.[docs]'
+	@$(PIP_INSTALL) --no-deps $(WITHOUT_TORCHVISION)
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created

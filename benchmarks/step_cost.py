@@ -32,7 +32,9 @@ def data(inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randn(BATCH) if outputs == 1 else torch.randint(outputs, (BATCH,))
 
 
-def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Callable[[], float]]:
+def steppers(
+    shape: tuple[int, int, int], switched_off: float, clock: Callable[[], float]
+) -> dict[str, Callable[[], float]]:
     """A function that takes and times one SVI step, for each method."""
     inputs, units, outputs = shape
     model = network(inputs, [units], outputs, classify=outputs > 1)
@@ -49,9 +51,9 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         svi = SVI(model, guide, Adam({"lr": 1e-3}), loss)
 
         def step() -> float:
-            start = time.perf_counter()
+            start = clock()
             svi.step(*args)
-            return time.perf_counter() - start
+            return clock() - start
 
         return step
 
@@ -61,11 +63,11 @@ def steppers(shape: tuple[int, int, int], switched_off: float) -> dict[str, Call
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
 
         def step() -> float:
-            start = time.perf_counter()
+            start = clock()
             optimizer.zero_grad()
             module(*args).backward()
             optimizer.step()
-            return time.perf_counter() - start
+            return clock() - start
 
         return step
 
@@ -108,12 +110,16 @@ def switch_off(guide: AutoNormal, share: float) -> None:
 
 
 def paired_times(
-    shape: tuple[int, int, int], off: float, rounds: int, num_steps: int
+    shape: tuple[int, int, int],
+    off: float,
+    rounds: int,
+    num_steps: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each step, method by method; every round starts anew and warms up."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
-        steps = steppers(shape, off)
+        steps = steppers(shape, off, clock)
         for repeat in range(-3, num_steps):
             for name, step in steps.items():
                 seconds = step()
@@ -129,12 +135,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="each from a new start")
     parser.add_argument("--shape", type=int, nargs=3, action="append", help="inputs units outputs")
     parser.add_argument("--off", type=float, nargs="*", default=[0.0, 0.5])
+    parser.add_argument("--cpu-time", action="store_true", help="for machines that are busy")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     pyro.settings.set(module_local_params=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}")
     for shape in options.shape or SHAPES:
         for off in options.off:
-            times = paired_times(tuple(shape), off, options.rounds, options.steps)
+            times = paired_times(tuple(shape), off, options.rounds, options.steps, clock)
             plain = times["AutoNormal, Trace_ELBO"]
             print(f"\n{'-'.join(map(str, shape))}, {off:.0%} of the units switched off")
             for name, seconds in times.items():

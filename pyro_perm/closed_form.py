@@ -8,7 +8,7 @@ cross-entropy. The loss then sums a KL divergence without Monte Carlo noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -83,16 +83,26 @@ def trace_draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return poutine.trace(guide).get_trace(*args, **kwargs)
 
 
-def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs: Any) -> Any:
+def trace_on_draw(
+    model: Callable[..., Any],
+    guide_trace: Any,
+    args: Any,
+    kwargs: Any,
+    rescaled: Collection[str] = (),
+) -> Any:
     """Run the model on what a guide drew, and fill in both traces.
 
     :param guide_trace: is changed: what symmetrization adds moves to the model's trace.
+    :param rescaled: sites that are rescaled by a symmetry which the guide does not bring.
     :returns: the trace of the model.
     """
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-    _use_closed_form_kl(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-    for name, node in log_ratio_nodes(guide_trace.nodes).items():
+    log_ratios = log_ratio_nodes(guide_trace.nodes)
+    rescaled = {*rescaled, *(s for node in log_ratios.values() for s in _rescaled_sites(node))}
+    traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+    _use_closed_form_kl(*traces, rescaled)
+    for name, node in log_ratios.items():
         _require_same_weights(node["fn"].density.priors, model_trace, node)
         guide_trace.remove_node(name)
         model_trace.add_node(name, **{**node, "is_observed": True})
@@ -100,17 +110,27 @@ def trace_on_draw(model: Callable[..., Any], guide_trace: Any, args: Any, kwargs
     return model_trace
 
 
-def _use_closed_form_kl(model_trace: Any, guide_trace: Any) -> None:
+def _rescaled_sites(log_ratio: Any) -> Collection[str]:
+    priors: Priors | None = log_ratio["fn"].density.priors
+    return () if priors is None else priors.sites
+
+
+def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection[str]) -> None:
     """Fill in the expectations of log-probabilities wherever guide and prior are Normal.
 
     Sites are left to Monte Carlo where one of the two is not Normal, and all of them if the guide
-    draws sites in another order than the model: its sites may then depend on each other.
+    draws sites in another order than the model: its sites may then depend on each other. So are
+    sites that are rescaled: what is sampled there depends on orbits alone, since ``log q(w)`` and
+    ``log p(w)`` cancel with the log-ratio, whereas the expectations change as factors drift along
+    their orbits, and differ from them by ever more noise.
     """
     latent = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
     if latent != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
         return
     no_score: Any = 0.0
     for name in latent:
+        if name in rescaled:
+            continue
         prior: Any = model_trace.nodes[name]
         guide: Any = guide_trace.nodes.get(unconstrained_node(name), guide_trace.nodes[name])
         p, q = as_normal(prior["fn"]), as_normal(guide["fn"])

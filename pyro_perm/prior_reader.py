@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
-from pyro_perm.program.isolation import isolation
+from pyro_perm.program.isolation import isolation, without_autoguide_handlers
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -31,6 +31,9 @@ class PriorReader:
     :param model: the model.
     :param symmetry: the group.
     :param args: arguments of the model; ``kwargs`` likewise.
+
+    Attributes:
+        sites: names of the sites that are rescaled.
     """
 
     def __init__(self, model: Model, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
@@ -46,22 +49,24 @@ class PriorReader:
 
     def _begin(self, model: Model, symmetry: SymmetryGroup) -> None:
         self._model: Model | None = model
-        self._sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
+        self.sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
         self._constant: Priors | None = None
         self._has_read = False
 
     def _read(self, args: Any, kwargs: Any) -> None:
         model, self._has_read = self._model, True
-        if self._sites and model is not None:
+        if self.sites and model is not None:
+            # As an autoguide has it, the model would draw its sites at their initial values.
+            drawn = without_autoguide_handlers(model)
             with isolation(model) as writes, writes, torch.enable_grad():
-                one, other = (prior_trace(model, args, kwargs).nodes for _ in range(2))
-            if all(_is_constant(one[site], other[site]) for site in self._sites):
-                self._constant = priors_of(one, self._sites)
+                one, other = (prior_trace(drawn, args, kwargs).nodes for _ in range(2))
+            if all(_is_constant(one[site], other[site]) for site in self.sites):
+                self._constant = priors_of(one, self.sites)
 
     @property
     def are_constant(self) -> bool:
         """Whether they are the same at every call, or there are none."""
-        return self._constant is not None or not self._sites
+        return self._constant is not None or not self.sites
 
     def __getstate__(self) -> dict[str, Any]:
         # As of autoguides: a copy does without the model.
@@ -74,7 +79,7 @@ class PriorReader:
         :returns: None where no site is rescaled.
         :raises ValueError: if they are not the same at every call and there is no model.
         """
-        if not self._sites:
+        if not self.sites:
             return None
         if not self._has_read:
             self._read(args, kwargs)
@@ -82,7 +87,7 @@ class PriorReader:
             return self._constant
         if self._model is None:
             raise ValueError(
-                f"the priors of the sites {sorted(self._sites)} depend on other sites or "
+                f"the priors of the sites {sorted(self.sites)} depend on other sites or "
                 "parameters, and the guide has lost its model, which Pyro drops when a guide is "
                 "copied or pickled: make the guide anew, with the same parameters"
             )
@@ -93,7 +98,7 @@ class PriorReader:
         }
         with poutine.block(), poutine.seed(rng_seed=0):
             trace = poutine.trace(_Given(values)(self._model)).get_trace(*args, **kwargs)
-        return priors_of(trace.nodes, self._sites)
+        return priors_of(trace.nodes, self.sites)
 
 
 def priors_of(nodes: Mapping[str, Any], sites: set[str]) -> Priors:

@@ -114,7 +114,9 @@ def test_wide_layers_are_those_of_the_cpu(device, units, loc_scale):
     torch.testing.assert_close(on_device.cpu(), on_cpu, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [Trace_ELBO, pp.TraceSymmetrized_ELBO])
+@pytest.mark.parametrize(
+    "loss", [Trace_ELBO, pp.TraceSymmetrized_ELBO, pp.FunctionalSymmetrized_ELBO]
+)
 @pytest.mark.parametrize("moves", [False, True], ids=["born there", "moved there"])
 @pytest.mark.parametrize("problem", [one_hidden_layer(6), two_hidden_layers(4, 12)], ids=str)
 def test_guides_train_where_their_parameters_are(device, problem, moves, loss):

@@ -170,3 +170,16 @@ def test_symmetrized_elbos_charge_less_for_width(run):
         assert scores[20, 6, guide] - 0.2 < scores[20, 18, guide]
     for num in names["SIZES"]:
         assert active[num, 18, "AutoSymmetrized"] > active[num, 18, "AutoNormal"]
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+def test_laplaces_evidence_gains_the_copies_of_its_mode(run):
+    pytest.importorskip("laplace", exc_type=ImportError)
+    names = run("10_networks_and_laplace.py")
+    assert names["symmetry"].groups == {"P0": 6, "P1": 12}
+    barrier = names["barrier"]
+    assert barrier.aligned.barrier < 0.5 * barrier.original.barrier
+    evidence, order = names["evidence"], names["symmetry"].log_order
+    gains = [bound - evidence.base for bound in (evidence.lower, evidence.upper)]
+    assert 0.95 * order < gains[0] <= gains[1] < order + 1e-6
+    assert names["accuracies"]["mode"] > max(0.6, names["accuracies"]["Laplace"])

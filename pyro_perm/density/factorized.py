@@ -29,7 +29,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.priors import Priors, UnitsUnderPriors
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import Orbits, Units
 from pyro_perm.symmetry.actions.permute import SingleImages, center
@@ -121,6 +121,22 @@ class FactorizedDensity:
         orbits = UnitLayout.of(self.symmetry, group, sites).orbits
         return orbits.log_mass(center(self.units(group, sites), orbits)).sum(-1)
 
+    def log_mean(self, group: str, sites: Iterable[str]) -> Tensor:
+        """:meth:`log_mass` minus what priors have a share in :meth:`log_unit_volume`.
+
+        :param sites: as for :meth:`log_mass`; all of the group's where it rescales.
+        :returns: shape ``(*batch)``, in nats and double precision.
+        """
+        if self.symmetry.factor(group).is_compact:
+            return self.log_mass(group, sites)
+        sites = tuple(sites)
+        prior = self._units_under_priors(group)
+        if prior.normals is None:
+            return self.log_mass(group, sites) - prior.log_mass().sum(-1)
+        orbits = UnitLayout.of(self.symmetry, group, sites).orbits
+        units = center(self.units(group, sites), orbits)
+        return orbits.log_mass_ratio(units, prior.normals, prior.degrees).sum(-1)
+
     @property
     def log_volume(self) -> Tensor | float:
         """By what the sum over the group is divided, in nats: ``log |G|`` where it is compact.
@@ -156,12 +172,15 @@ class FactorizedDensity:
         )
 
     def _log_prior_mass(self, group: str) -> Tensor:
+        return self._units_under_priors(group).log_mass().sum(-1)
+
+    def _units_under_priors(self, group: str) -> UnitsUnderPriors:
         if self.priors is None:
             raise ValueError(
                 f"group '{group}' rescales its units, which takes their priors: use a guide that "
                 "knows its model, or leave the group out with symmetry.subset()"
             )
-        return self.priors.log_mass(self.symmetry, group, self.values).sum(-1)
+        return self.priors.units(self.symmetry, group, self.values)
 
     def _log_scale_mass(self, group: str) -> Tensor:
         """``log int q(t . w) dt - log q(w)``, whatever else the group does to its units."""

@@ -9,7 +9,7 @@ each unit, and draws from the prior along the unit's orbit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,9 @@ class Priors:
     """
 
     sites: Mapping[str, Distribution]
+    _means_and_scales: dict[tuple[SymmetryGroup, str], tuple[Tensor, Tensor] | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False, hash=False
+    )
 
     @property
     def require_grad(self) -> bool:
@@ -61,10 +64,36 @@ class Priors:
 
     def log_mass(self, symmetry: SymmetryGroup, group: str, values: Mapping[str, Tensor]) -> Tensor:
         """``log p_Q(w) - log p(w)`` of each unit of a group, shape ``(*batch, n)``, in nats."""
-        orbits = _OrbitsOfGroup(self, symmetry, group, values)
-        if orbits.normals is not None:
-            return log_orbit_mass(orbits.normals, orbits.degrees)
-        return log_orbit_mass_under(orbits.log_density, orbits.entries, orbits.degrees)
+        return self.units(symmetry, group, values).log_mass()
+
+    def units(
+        self, symmetry: SymmetryGroup, group: str, values: Mapping[str, Tensor]
+    ) -> UnitsUnderPriors:
+        """The units of a group, as far as they are rescaled."""
+        return UnitsUnderPriors(self, symmetry, group, values)
+
+    def means_and_scales(self, symmetry: SymmetryGroup, group: str) -> tuple[Tensor, Tensor] | None:
+        """Those of the units of a group, shape ``(*batch, n, width)``, if all are Normal."""
+        key = symmetry, group
+        if key not in self._means_and_scales:
+            self._means_and_scales[key] = self._read_means_and_scales(*key)
+        return self._means_and_scales[key]
+
+    def _read_means_and_scales(
+        self, symmetry: SymmetryGroup, group: str
+    ) -> tuple[Tensor, Tensor] | None:
+        sites = rescaled_sites(symmetry, group)
+        priors = [self.sites[site] for site in sites]
+        normals = [prior for prior in priors if isinstance(prior, Normal)]
+        if len(normals) < len(priors):
+            return None
+        layout = UnitLayout.of(symmetry, group, sites)
+        shapes = [symmetry.site_shape(site) for site in sites]
+        locs, scales = (
+            layout.units([_expanded(p, s) for p, s in zip(kind, shapes, strict=True)])
+            for kind in ([prior.loc for prior in normals], [prior.scale for prior in normals])
+        )
+        return locs, scales
 
     @torch.no_grad()
     def sample_log_scales(
@@ -74,14 +103,14 @@ class Priors:
 
         :returns: shape ``(*batch, n)``, in double precision.
         """
-        orbits = _OrbitsOfGroup(self, symmetry, group, values)
+        orbits = self.units(symmetry, group, values)
         if orbits.normals is not None:
             return sample_along_orbits(orbits.normals, orbits.degrees)
         return sample_along_orbits_under(orbits.log_density, orbits.entries, orbits.degrees)
 
 
-class _OrbitsOfGroup:
-    """The units of a group under their priors.
+class UnitsUnderPriors:
+    """The units of a group under their priors, as far as they are rescaled.
 
     Attributes:
         entries: what was drawn, shape ``(*batch, n, width)``.
@@ -94,21 +123,17 @@ class _OrbitsOfGroup:
     ) -> None:
         sites = rescaled_sites(symmetry, group)
         self._layout = UnitLayout.of(symmetry, group, sites)
-        self._shapes = [symmetry.site_shape(site) for site in sites]
         self._priors = [priors.sites[site] for site in sites]
         self.degrees: Degrees = degrees_of(self._layout.parts)
         self.entries = self._layout.units([values[site] for site in sites])
-        self.normals = self._normals()
+        parameters = priors.means_and_scales(symmetry, group)
+        self.normals = None if parameters is None else UnitEntries(self.entries, *parameters)
 
-    def _normals(self) -> UnitEntries | None:
-        normals = [prior for prior in self._priors if isinstance(prior, Normal)]
-        if len(normals) < len(self._priors):
-            return None
-        locs, scales = (
-            self._layout.units([_expanded(p, s) for p, s in zip(kind, self._shapes, strict=True)])
-            for kind in ([prior.loc for prior in normals], [prior.scale for prior in normals])
-        )
-        return UnitEntries(self.entries, locs, scales)
+    def log_mass(self) -> Tensor:
+        """``log p_Q(w) - log p(w)`` of each unit, shape ``(*batch, n)``, in nats."""
+        if self.normals is not None:
+            return log_orbit_mass(self.normals, self.degrees)
+        return log_orbit_mass_under(self.log_density, self.entries, self.degrees)
 
     def log_density(self, entries: Tensor) -> Tensor:
         """``log p`` of units, shape ``(..., *batch, n)``."""

@@ -78,20 +78,25 @@ class Bethe(Estimator):
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
         require_served(self, density)
         symmetry = density.symmetry
-        total: Tensor | float = -density.log_volume
+        total: Tensor | float = -symmetry.log_compact_order
         for term in lower_terms(symmetry):
             if term.sites:
                 total = total + self._log_sum(density, term)
             else:  # Nothing tells its permutations apart.
                 total = total + symmetry.log_orders[term.group]
-        return torch.as_tensor(total, dtype=torch.float64).expand(density.batch_shape)
+        if not isinstance(total, Tensor):
+            total = torch.tensor(total, dtype=torch.float64)
+        return total.double().expand(density.batch_shape)
 
     def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor:
-        """``log sum_g q(g . w) - log q(w)`` over one group and some of its sites."""
+        """``log sum_g q(g . w) - log q(w)`` over one group and some of its sites.
+
+        Less the prior's share ``log p_Q(w) - log p(w)`` where the group rescales.
+        """
         factor = density.symmetry.factor(term.group)
         terms = [self._log_permanent(density, term)] if factor.permutes else []
         if factor.actions:
-            terms.append(density.log_mass(*term))
+            terms.append(density.log_mean(*term))
         return reduce(torch.add, terms)
 
     def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor:

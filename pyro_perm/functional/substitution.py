@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -34,14 +33,14 @@ class Substitution(Messenger):
 
     Attributes:
         priors: latent site -> its distribution, given the values of others.
-        log_likelihood: log-probability of all that is observed, scaled and masked, in nats.
+        log_likelihoods: of each observed site, scaled and masked, in nats.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.values = values
         self.priors: dict[str, Distribution] = {}
-        self.log_likelihood: Tensor | float = 0.0
+        self.log_likelihoods: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         value = self.values.get(msg["name"])
@@ -55,8 +54,7 @@ class Substitution(Messenger):
             self.priors[name] = msg["fn"]
         elif msg["is_observed"]:
             log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-            weighed = scale_and_mask(log_prob, msg["scale"], msg["mask"])
-            self.log_likelihood = self.log_likelihood + torch.as_tensor(weighed).sum()
+            self.log_likelihoods.append(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
         elif not site_is_subsample(msg):
             raise NeedsTraces(f"the model samples site '{name}', which the guide does not draw")
 

@@ -8,6 +8,7 @@ observation by observation, is free of it, and its standard error is that of wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import columns
 from pyro_perm.posterior.bounds.draws import standard_error
 from pyro_perm.posterior.bounds.intervals import certified_elbo
+from pyro_perm.posterior.executors import evaluate_each
 from pyro_perm.posterior.prediction import Prediction, observed_values, predict
 from pyro_perm.program._pyro_internals import stored_parameters
 from pyro_perm.program.batches import Data
@@ -101,6 +103,7 @@ def compare(
     symmetry: PermutationSymmetry | None = None,
     max_seconds: float | None = None,
     site: str | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> Comparison:
@@ -144,52 +147,86 @@ def compare(
         symmetrized one, or else the one found in the model.
     :param max_seconds: about how long the bounds of a guide may take.
     :param site: the observed site that is predicted, where the model has several.
+    :param executor: evaluates each guide in a process of its own: a ``ProcessPoolExecutor``, Dask's
+        ``client.get_executor()``, MPI's or another. The numbers are those of this process. Model
+        and arguments are pickled, guides are sent as :func:`save` writes them, and what is lost
+        with a worker is evaluated here, with a warning.
     :param progress: whether to show progress bars.
     :returns: scores in nats: ``ELBO(q)``, bounds on ``ELBO(q^G)``, and with ``held_out`` the log
         predictive density an observation, and the error: the root mean squared error, or for a
         categorical site accuracy and Brier score. Errors of held-out scores are over observations.
     :raises ValueError: as :func:`symmetrized_elbo` and :func:`predict`; if there are fewer than two
-        guides, or Pyro's param store has given one the parameters of another.
-    :raises TypeError: if a guide cannot be symmetrized.
+        guides, or Pyro's param store has given one the parameters of another;
+        if the executor works in this process.
+    :raises TypeError: if a guide cannot be symmetrized, or not sent.
     """
     if not isinstance(guides, Mapping) or len(guides) < 2:
         raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
-    symmetrized = [g for g in guides.values() if isinstance(g, AutoSymmetrized)]
-    common = symmetry or (symmetrized[0].symmetry if symmetrized else None)
-    each: list[dict[str, Tensor]] = []
     for name, guide in guides.items():
         _require_own_parameters(name, guide)
-        of_itself = isinstance(guide, AutoSymmetrized)
-        base = guide.base if isinstance(guide, AutoSymmetrized) else guide
-        elbo = certified_elbo(
-            model,
-            guide,
-            Data.of(model, args, kwargs),
-            num_samples=num_samples,
-            estimator=estimator,
-            symmetry=None if of_itself else common,
-            max_seconds=max_seconds,
-            progress=progress,
-            draws_from=base,
-        )
-        scores = {
-            "ELBO(q)": elbo.base,
-            "ELBO(q^G), lower bound": elbo.lower,
-            "ELBO(q^G), upper bound": elbo.upper,
-        }
-        if held_out is not None:
-            prediction = predict(
-                model,
-                base,
-                *held_out,
-                num_samples=num_predictive_samples,
-                site=site,
-                progress=progress,
-            )
-            scores |= _scores(prediction, observed_values(model, *held_out, site=site))
-        each.append(scores)
+    symmetrized = [g for g in guides.values() if isinstance(g, AutoSymmetrized)]
+    options = {
+        "args": args,
+        "kwargs": kwargs,
+        "held_out": held_out,
+        "num_samples": num_samples,
+        "num_predictive_samples": num_predictive_samples,
+        "estimator": estimator,
+        "symmetry": symmetry or (symmetrized[0].symmetry if symmetrized else None),
+        "max_seconds": max_seconds,
+        "site": site,
+        "progress": progress,
+    }
+    each = evaluate_each(_integrands, model, list(guides.values()), options, executor)
     integrands = {name: torch.stack([scores[name] for scores in each]) for name in each[0]}
     return Comparison(tuple(guides), integrands)
+
+
+def _integrands(
+    model: Callable[..., Any],
+    guide: Guide,
+    *,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    held_out: Sequence[Any] | None,
+    num_samples: int,
+    num_predictive_samples: int,
+    estimator: Estimator | None,
+    symmetry: PermutationSymmetry | None,
+    max_seconds: float | None,
+    site: str | None,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """Score -> what it is the average of, for one guide."""
+    of_itself = isinstance(guide, AutoSymmetrized)
+    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+    elbo = certified_elbo(
+        model,
+        guide,
+        Data.of(model, args, kwargs),
+        num_samples=num_samples,
+        estimator=estimator,
+        symmetry=None if of_itself else symmetry,
+        max_seconds=max_seconds,
+        progress=progress,
+        draws_from=base,
+    )
+    integrands = {
+        "ELBO(q)": elbo.base,
+        "ELBO(q^G), lower bound": elbo.lower,
+        "ELBO(q^G), upper bound": elbo.upper,
+    }
+    if held_out is not None:
+        prediction = predict(
+            model,
+            base,
+            *held_out,
+            num_samples=num_predictive_samples,
+            site=site,
+            progress=progress,
+        )
+        integrands |= _held_out_scores(prediction, observed_values(model, *held_out, site=site))
+    return integrands
 
 
 def _require_own_parameters(name: str, guide: Any) -> None:
@@ -207,7 +244,7 @@ def _require_own_parameters(name: str, guide: Any) -> None:
             )
 
 
-def _scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
+def _held_out_scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
     """Score -> what it is the average of, one number an observation."""
     density = prediction.log_predictive_density
     scores = {"held-out log-density": density.reshape(len(density), -1).sum(-1)}

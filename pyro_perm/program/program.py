@@ -30,12 +30,14 @@ class Latent:
         support: the values that it may take.
         source: the source line of its sample statement.
         prior: its distribution, given the other latent values, if it has one.
+        scale: of random values before they meet their constraint.
     """
 
     value: Tensor
     support: constraints.Constraint
     source: str | None = None
     prior: Distribution | None = None
+    scale: float = 1.0
 
     @property
     def shape(self) -> torch.Size:
@@ -43,7 +45,7 @@ class Latent:
         return self.value.shape
 
     def draw(self, dtype: torch.dtype) -> Tensor:
-        """A random value, standard normal before it meets its constraint.
+        """A random value, normal of scale ``scale`` before it meets its constraint.
 
         Where there is no such constraint to meet, or the prior rules the value out, the prior
         draws it.
@@ -53,7 +55,8 @@ class Latent:
         except NotImplementedError:
             return self._draw_from_prior(dtype)
         shape = transform.inverse_shape(self.shape)
-        value: Tensor = transform(torch.randn(shape, dtype=dtype, device=self.value.device))
+        normal = torch.randn(shape, dtype=dtype, device=self.value.device)
+        value: Tensor = transform(self.scale * normal)
         if self.prior is None or bool(self.prior.log_prob(value).isfinite().all()):
             return value
         return self._draw_from_prior(dtype)

@@ -6,6 +6,7 @@ computed: they are permuted with their channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +48,7 @@ class TorchModule:
     def latents(self) -> dict[str, Latent]:
         """The parameters, and the running moments by which layers in ``eval`` mode normalize."""
         found = {
-            name: Latent(parameter.detach(), constraints.real)
+            name: Latent(parameter.detach(), constraints.real, scale=_scale_of(parameter))
             for name, parameter in self.module.named_parameters()
         }
         for prefix, layer in self.module.named_modules():
@@ -154,3 +155,13 @@ class TorchModule:
             announce(anything, name)
             factors[name] = Factor(False, anything, likelihood.log_prob)
         return Run(factors)
+
+
+def _scale_of(parameter: Tensor) -> float:
+    """The scale of random values at which signals neither grow nor vanish from layer to layer.
+
+    Deep networks of standard normal weights are chaotic where their units saturate: rounding errors
+    grow as large as the outputs.
+    """
+    fan_in = math.prod(parameter.shape[1:])
+    return 1 / math.sqrt(fan_in) if fan_in else 1.0

@@ -33,11 +33,13 @@ from pyro_perm.rescaling.integral import (
     log_integral,
     log_integral_bound,
     orbit_integral,
+    tolerance_for,
 )
 from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,
     log_orbit_mass,
+    log_orbit_mass_ratio,
     orbit_pairs,
     smallest_divergences,
 )
@@ -57,6 +59,7 @@ __all__ = [
     "log_integral",
     "log_integral_bound",
     "log_orbit_mass",
+    "log_orbit_mass_ratio",
     "log_orbit_mass_under",
     "orbit_integral",
     "orbit_pairs",
@@ -65,4 +68,5 @@ __all__ = [
     "sample_log_scales",
     "sampled_coupled_log_mass",
     "smallest_divergences",
+    "tolerance_for",
 ]

@@ -21,7 +21,7 @@ from pyro_perm.rescaling._exponent import Exponent
 # Newton's steps from a start that is mostly close, and guarded ones from the ends of a bracket.
 _FEW_STEPS, _MANY_STEPS = 2, 60
 # How far from a mode, in standard deviations, it counts as found.
-_CLOSE = 0.3
+_CLOSE, _VERY_CLOSE = 0.3, 0.1
 _STEPS_TO_MINIMUM = 7
 _FINAL_STEPS, _SMALLEST_CURVATURE = 4, 1e-3
 
@@ -37,6 +37,8 @@ def find_modes(balanced: Exponent) -> tuple[Array, Exponent]:
     mode = _mean_of_modes(balanced, bracket)
     for _ in range(_FEW_STEPS):
         slope, curvature, size = balanced.derivatives(mode)
+        if bool((slope * slope <= _VERY_CLOSE**2 * curvature).all()):
+            break
         step = slope / xp.maximum(curvature, 0.5 * size)
         mode = xp.minimum(xp.maximum(mode + step, low), high)
     moved = balanced.moved(mode)

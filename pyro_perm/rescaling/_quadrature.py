@@ -42,20 +42,29 @@ def integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
 
 def bound(exponent: Exponent) -> Array:
     """Upper bounds of the log-integrals, shape ``(n,)``: see ``log_integral_bound``."""
-    xp = namespace(exponent.squares)
+    bounds = empty((len(exponent),), exponent.squares)
+    start = 0
     with np.errstate(all="ignore"):
-        balanced, origin = exponent.balanced()
-        modes = balanced.bracket()
-        modes[1] *= -1
-        tops = xp.exp(modes)
-        tops *= balanced.crosses
-        tops -= balanced.squares
-        tops *= 0.5
-        modes *= balanced.squares
-        tops += modes
-        width = 1 / xp.maximum(balanced.squares[0], balanced.squares[1])
-        log_width = xp.log(width + xp.sqrt(2 * math.pi * width))
-        return tops[0] + tops[1] + log_width + exponent.a * origin
+        for some in exponent.chunks(_PAIRS_AT_ONCE):
+            bounds[start : start + len(some)] = _bound(some)
+            start += len(some)
+    return bounds
+
+
+def _bound(exponent: Exponent) -> Array:
+    xp = namespace(exponent.squares)
+    balanced, origin = exponent.balanced()
+    modes = balanced.bracket()
+    modes[1] *= -1
+    tops = xp.exp(modes)
+    tops *= balanced.crosses
+    tops -= balanced.squares
+    tops *= 0.5
+    modes *= balanced.squares
+    tops += modes
+    width = 1 / xp.maximum(balanced.squares[0], balanced.squares[1])
+    log_width = xp.log(width + xp.sqrt(2 * math.pi * width))
+    return tops[0] + tops[1] + log_width + exponent.a * origin
 
 
 def _integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:

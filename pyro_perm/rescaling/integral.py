@@ -31,8 +31,14 @@ from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._once import refuse_second_derivatives
 from pyro_perm.rescaling._quadrature import bound, integrate
 
-# In nats. Nodes converge so fast that 1e-5 would spare little.
+# In nats.
 TOLERANCE = 1e-9
+_TOLERANCE_OF_SINGLE_PRECISION = 1e-5
+
+
+def tolerance_for(dtype: torch.dtype) -> float:
+    """The error in nats that is harmless beside what entries of a unit lose to rounding."""
+    return TOLERANCE if dtype == torch.float64 else _TOLERANCE_OF_SINGLE_PRECISION
 
 
 class OrbitIntegral(NamedTuple):

@@ -21,14 +21,17 @@ under the density along the orbit of pair ``ij``. Then for incoming entries
 
 for outgoing ones the same with ``-t``, and for the others with ones in place of the means.
 
-Entries that are rescaled can't be centered, as permutations alone would allow: all is computed in
-double precision, whose rounding costs about ``1e-16 sum m^2 / s^2`` nats.
+Products of entries are taken in the precision of the entries, their sums over pairs of a unit with
+itself in double precision, and everything after that. Entries that are rescaled can't be centered,
+as permutations alone would allow: rounding costs about ``sum m^2 / s^2`` machine epsilons.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -40,11 +43,12 @@ from pyro_perm.rescaling._modes import highest_value
 from pyro_perm.rescaling._once import refuse_second_derivatives
 from pyro_perm.rescaling._quadrature import bound, integrate
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.integral import TOLERANCE
+from pyro_perm.rescaling.integral import tolerance_for
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-# A pair that lies this many nats below the unit's own has no share in anything.
-_NEGLIGIBLE = 40.0
+# A pair has no share in anything if it lies further below the unit's own than the tolerance below
+# one, by this factor: 23 nats for units in single precision, 41 in double precision.
+_NEGLIGIBLE = 2.0
 
 
 class UnitEntries(NamedTuple):
@@ -67,10 +71,11 @@ class OrbitPairs:
 
     Attributes:
         log_densities: ``L[i, j]`` in nats and double precision, shape ``(*batch, n, n)``; an upper
-            bound of it where that is 40 nats below what ``w_j`` has by its own factor.
+            bound of it where that is the square of the tolerance, or less, of what ``w_j`` has by
+            its own factor.
         means: of ``e^{2t}``, ``e^t``, ``e^{-2t}``, ``e^{-t}``, shape ``(4, *batch, n, n)``; zero
             where the pair is bounded only.
-        entries: those of the units, in double precision.
+        entries: those of the units.
         degrees: how they are rescaled.
     """
 
@@ -84,9 +89,9 @@ class OrbitPairs:
 
         :param weights: ``R``, shape ``(*batch, n, n)``.
         """
-        weights = weights.double()
-        squares_in, means_in, squares_out, means_out = self.means * weights
-        rows = weights.sum(-1, keepdim=True)
+        dtype = self.entries.values.dtype
+        squares_in, means_in, squares_out, means_out = (self.means * weights).to(dtype)
+        rows, weights = weights.sum(-1, keepdim=True).to(dtype), weights.to(dtype)
         parts = [
             _gradients(part, first, second, rows)
             for part, first, second in zip(
@@ -101,17 +106,17 @@ class OrbitPairs:
 
 @torch.no_grad()
 def orbit_pairs(
-    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TOLERANCE
+    entries: UnitEntries, degrees: Degrees, *, tolerance: float | None = None
 ) -> OrbitPairs:
     """``L[i, j] = log int q_i(t . w_j) e^{a t} dt`` of all pairs, without graph.
 
-    :param entries: the units'.
+    :param entries: the units', in the precision to take products in.
     :param degrees: how they are rescaled.
-    :param tolerance: accepted error of each in nats.
+    :param tolerance: accepted error of each in nats, by default as fits the precision.
     :raises ValueError: where an integral diverges, see
         :func:`~pyro_perm.rescaling.orbit_integral`.
     """
-    entries = UnitEntries(*(kind.double() for kind in entries))
+    tolerance = tolerance or tolerance_for(entries.values.dtype)
     incoming, outgoing, fixed = _parts(entries, degrees)
     squares, crosses = _pair_sums(incoming, outgoing)
     constant = _log_density_of_zero(entries).unsqueeze(-1)
@@ -123,7 +128,8 @@ def orbit_pairs(
         as_array(squares.flatten(1)), as_array(crosses.flatten(1)), float(degrees.jacobian)
     )
     densities = as_tensor(bound(exponent)).view(shape).add_(constant)
-    where = _pairs_that_count(densities, entries, squares, crosses)
+    depth = -_NEGLIGIBLE * math.log(tolerance)
+    where = _pairs_that_count(densities, entries, squares, crosses, depth)
     log_integrals, some_means = integrate(exponent.take(where), tolerance)
     flat, constants = as_array(densities).reshape(-1), as_array(constant.expand(shape))
     flat[where] = log_integrals + constants.reshape(-1)[where]
@@ -134,7 +140,7 @@ def orbit_pairs(
 
 
 def log_orbit_mass(
-    entries: UnitEntries, degrees: Degrees, *, tolerance: float = TOLERANCE
+    entries: UnitEntries, degrees: Degrees, *, tolerance: float | None = None
 ) -> Tensor:
     r"""``log int f(t . w) e^{a t} dt - log f(w)`` of each unit under its own factor.
 
@@ -150,22 +156,55 @@ def log_orbit_mass(
 
     :param entries: shapes that broadcast to ``(*batch, n, width)``.
     :param degrees: how they are rescaled.
-    :param tolerance: accepted error of each in nats.
+    :param tolerance: accepted error of each in nats, by default as fits their precision.
     :returns: shape ``(*batch, n)``, in nats and double precision.
     :raises ValueError: where an integral diverges.
     :raises RuntimeError: when second derivatives are asked for.
     """
-    result: Tensor = _LogOrbitMass.apply(*torch.broadcast_tensors(*entries), degrees, tolerance)
-    return result
+    (mass,) = _log_orbit_masses((entries,), (degrees,), tolerance)
+    return mass
+
+
+def log_orbit_mass_ratio(
+    guide: UnitEntries,
+    guide_degrees: Degrees,
+    prior: UnitEntries,
+    prior_degrees: Degrees,
+    *,
+    tolerance: float | None = None,
+) -> Tensor:
+    """:func:`log_orbit_mass` under a guide minus that under a prior, integrated together.
+
+    :param guide: entries of the units, shapes that broadcast to ``(*batch, n, width)``.
+    :param guide_degrees: how they are rescaled.
+    :param prior: entries of the same units as far as they are rescaled; others may be missing.
+    :param prior_degrees: how these are.
+    :param tolerance: as for :func:`log_orbit_mass`, which also says what is returned and raised.
+    """
+    of_guide, of_prior = _log_orbit_masses(
+        (guide, prior), (guide_degrees, prior_degrees), tolerance
+    )
+    return of_guide - of_prior
+
+
+def _log_orbit_masses(
+    laws: Sequence[UnitEntries], degrees: tuple[Degrees, ...], tolerance: float | None
+) -> tuple[Tensor, ...]:
+    tensors = [kind for law in laws for kind in torch.broadcast_tensors(*law)]
+    if tolerance is None:
+        tolerance = max(tolerance_for(kind.dtype) for kind in tensors)
+    masses: tuple[Tensor, ...] = _LogOrbitMasses.apply(degrees, tolerance, *tensors)
+    return masses
 
 
 def orbit_exponent(entries: UnitEntries, degrees: Degrees) -> Exponent:
     """Coefficients of each unit under its own factor, flattened."""
-    values, locs, scales = (kind.double() for kind in torch.broadcast_tensors(*entries))
+    values, locs, scales = torch.broadcast_tensors(*entries)
     relative = values / scales
     terms = (relative.square(), (locs / scales).mul_(relative))
     squares, crosses = (
-        torch.stack([part.sum(-1).flatten() for part in degrees.split(kind)[:2]]) for kind in terms
+        torch.stack([part.sum(-1, dtype=torch.float64).flatten() for part in parts[:2]])
+        for parts in map(degrees.split, terms)
     )
     return Exponent(as_array(squares), as_array(crosses), float(degrees.jacobian))
 
@@ -197,43 +236,66 @@ def smallest_divergences(
     return constant - 2 * fit
 
 
-class _LogOrbitMass(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        locs: Tensor,
-        scales: Tensor,
-        degrees: Degrees,
-        tolerance: float,
-    ) -> Tensor:
-        exponent = orbit_exponent(UnitEntries(values, locs, scales), degrees)
-        log_integrals, means = integrate(exponent, tolerance)
-        shape = values.shape[:-1]
-        ctx.save_for_backward(as_tensor(means).view(4, *shape), values, locs, scales)
-        ctx.degrees = degrees
-        return as_tensor(log_integrals - exponent.value()).view(shape)
+class _LogOrbitMasses(torch.autograd.Function):
+    """Of units under several laws, whose integrals are found together."""
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        means, *inputs = ctx.saved_tensors
+    def forward(
+        ctx: Any, degrees: tuple[Degrees, ...], tolerance: float, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        exponents = [
+            orbit_exponent(entries, each)
+            for entries, each in zip(_threes(tensors), degrees, strict=True)
+        ]
+        exponent = reduce(Exponent.joined, exponents)
+        log_integrals, means = map(as_tensor, integrate(exponent, tolerance))
+        masses = log_integrals - as_tensor(exponent.value())
+        sizes = [len(each) for each in exponents]
+        shapes = [entries.values.shape[:-1] for entries in _threes(tensors)]
+        ctx.degrees = degrees
+        ctx.means = [
+            each.view(4, *shape) for each, shape in zip(means.split(sizes, -1), shapes, strict=True)
+        ]
+        ctx.save_for_backward(*tensors)
+        return tuple(x.view(shape) for x, shape in zip(masses.split(sizes), shapes, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         with torch.no_grad():
-            grads = _mass_gradients(means, UnitEntries(*inputs), ctx.degrees, grad_output)
-        return *refuse_second_derivatives(grads, (grad_output, *inputs)), None, None
+            grads: list[Tensor | None] = []
+            for entries, degrees, means, grad_output, asked in zip(
+                _threes(tensors), ctx.degrees, ctx.means, grad_outputs, _threes(needed), strict=True
+            ):
+                grads += _mass_gradients(means, entries, degrees, grad_output, asked)
+        refused = iter(
+            refuse_second_derivatives(
+                [grad for grad in grads if grad is not None], (*grad_outputs, *tensors)
+            )
+        )
+        return None, None, *(None if grad is None else next(refused) for grad in grads)
+
+
+def _threes(kinds: Sequence[Any]) -> list[UnitEntries]:
+    """Values, locs and scales of each law."""
+    return [UnitEntries(*kinds[k : k + 3]) for k in range(0, len(kinds), 3)]
 
 
 def _mass_gradients(
-    means: Tensor, entries: UnitEntries, degrees: Degrees, grad_output: Tensor
-) -> UnitEntries:
-    entries = UnitEntries(*(kind.double() for kind in entries))
-    squares_in, means_in, squares_out, means_out = (means - 1).mul_(grad_output).unsqueeze(-1)
+    means: Tensor, entries: UnitEntries, degrees: Degrees, grad_output: Tensor, asked: UnitEntries
+) -> list[Tensor | None]:
+    """Those in values, locs and scales as far as asked for."""
+    weights = (means - 1).mul_(grad_output).unsqueeze(-1).to(entries.values.dtype)
+    squares_in, means_in, squares_out, means_out = weights
     incoming, outgoing, fixed = _parts(entries, degrees)
-    parts = (
-        _own_gradients(incoming, means_in, squares_in),
-        _own_gradients(outgoing, means_out, squares_out),
-        UnitEntries(*map(torch.zeros_like, fixed)),
-    )
-    return UnitEntries(*(degrees.join(*kind) for kind in zip(*parts, strict=True)))
+    grads: list[Tensor | None] = []
+    for gradient, is_asked, nothing in zip(_OWN_GRADIENTS, asked, fixed, strict=True):
+        if not is_asked:
+            grads.append(None)
+            continue
+        parts = gradient(incoming, means_in, squares_in), gradient(outgoing, means_out, squares_out)
+        grads.append(degrees.join(*parts, torch.zeros_like(nothing)))
+    return grads
 
 
 def _parts(entries: UnitEntries, degrees: Degrees) -> list[UnitEntries]:
@@ -247,17 +309,17 @@ def _pair_sums(*parts: UnitEntries) -> tuple[Tensor, Tensor]:
     for values, locs, scales in parts:
         precision = scales.square().reciprocal_()
         sums += [precision @ values.square().mT, precision.mul_(locs) @ values.mT]
-    return torch.stack(sums[::2]), torch.stack(sums[1::2])
+    return torch.stack(sums[::2]).double(), torch.stack(sums[1::2]).double()
 
 
 def _pairs_that_count(
-    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor
+    bounds: Tensor, entries: UnitEntries, squares: Tensor, crosses: Tensor, depth: float
 ) -> Array:
     """Numbers of the pairs of units with themselves, and of all whose bounds are near these."""
     own_squares, own_crosses = (x.diagonal(dim1=-2, dim2=-1) for x in (squares, crosses))
     curvature = (2 * own_squares).sub_(own_crosses).sum(0).clamp_min_(1.0)
     own = _log_densities(entries).sub_(curvature.log_(), alpha=0.5)
-    counts = bounds > (own - _NEGLIGIBLE).unsqueeze(-2)
+    counts = bounds > (own - depth).unsqueeze(-2)
     counts.diagonal(dim1=-2, dim2=-1).fill_(True)
     return positions(as_index(counts.flatten()))
 
@@ -265,13 +327,13 @@ def _pairs_that_count(
 def _log_density_of_zero(entries: UnitEntries) -> Tensor:
     _, locs, scales = entries
     terms = (locs / scales).square_().mul_(0.5).add_(scales.log())
-    return terms.sum(-1).neg_().sub_(_HALF_LOG_2_PI * locs.shape[-1])
+    return terms.sum(-1, dtype=torch.float64).neg_().sub_(_HALF_LOG_2_PI * locs.shape[-1])
 
 
 def _log_densities(entries: UnitEntries) -> Tensor:
     values, locs, scales = entries
     terms = ((values - locs) / scales).square_().mul_(0.5).add_(scales.log())
-    return terms.sum(-1).neg_().sub_(_HALF_LOG_2_PI * locs.shape[-1])
+    return terms.sum(-1, dtype=torch.float64).neg_().sub_(_HALF_LOG_2_PI * locs.shape[-1])
 
 
 def _gradients(part: UnitEntries, first: Tensor, second: Tensor, rows: Tensor) -> UnitEntries:
@@ -286,11 +348,22 @@ def _gradients(part: UnitEntries, first: Tensor, second: Tensor, rows: Tensor) -
     return UnitEntries(for_values, for_locs, for_scales)
 
 
-def _own_gradients(part: UnitEntries, first: Tensor, second: Tensor) -> UnitEntries:
-    """Those of ``sum_i first_i B_i - second_i A_i / 2``."""
+def _gradient_in_values(part: UnitEntries, first: Tensor, second: Tensor) -> Tensor:
+    """That of ``sum_i first_i B_i - second_i A_i / 2``."""
     values, locs, scales = part
-    precision = scales.square().reciprocal_()
-    for_values = (first * locs).addcmul_(second, values, value=-1).mul_(precision)
-    for_locs = first * values * precision
-    for_scales = (second * values).addcmul_(first, locs, value=-2).mul_(values)
-    return UnitEntries(for_values, for_locs, for_scales.mul_(precision).div_(scales))
+    return (first * locs).addcmul_(second, values, value=-1).div_(scales).div_(scales)
+
+
+def _gradient_in_locs(part: UnitEntries, first: Tensor, second: Tensor) -> Tensor:
+    values, _, scales = part
+    return (first * values).div_(scales).div_(scales)
+
+
+def _gradient_in_scales(part: UnitEntries, first: Tensor, second: Tensor) -> Tensor:
+    values, locs, scales = part
+    relative = values / scales
+    changes = (second * values).addcmul_(first, locs, value=-2)
+    return changes.mul_(relative).div_(scales).div_(scales)
+
+
+_OWN_GRADIENTS = (_gradient_in_values, _gradient_in_locs, _gradient_in_scales)

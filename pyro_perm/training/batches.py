@@ -36,7 +36,7 @@ class TensorBatches:
         if self.size is None or self.size >= self.num_data:
             yield self.tensors
             return
-        for index in torch.randperm(self.num_data).split(self.size):
+        for index in torch.randperm(self.num_data, device="cpu").split(self.size):
             yield tuple(tensor[index.to(tensor.device)] for tensor in self.tensors)
 
     @property

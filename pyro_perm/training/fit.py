@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
+from torch import Tensor
 from torch.optim import Adam
 
 from pyro_perm.training.annealed_kl import AnnealedKL, Schedule
@@ -152,7 +153,7 @@ def _steps(
             )
         return PyroSteps(elbo, model, guide, optimizer, call)
     if optimizer is None:
-        optimizer = partial(Adam, lr=learning_rate)
+        optimizer = partial(_adam, learning_rate)
     elif not callable(optimizer):
         raise TypeError(
             "optimizer must make an optimizer of parameters, such as functools.partial("
@@ -160,6 +161,13 @@ def _steps(
             f"of pyro.optim, but is a {type(optimizer).__name__}"
         )
     return TorchSteps(elbo, model, guide, optimizer, scheduler, call)
+
+
+def _adam(learning_rate: float, parameters: Iterable[Tensor]) -> Adam:
+    """Adam in one kernel for all parameters, where there is one."""
+    parameters = list(parameters)
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return Adam(parameters, lr=learning_rate, fused=fused)
 
 
 def _require_consistent(

@@ -273,6 +273,29 @@ def test_a_minibatch_counts_for_all_data():
     assert loss.loss(model, guide, x) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_step_makes_no_tensor_on_the_default_device(particles):
+    zeros, x, y = torch.zeros(4, 2), *one_hidden_layer().args
+
+    def model(x, y):
+        w1 = pyro.sample("w1", dist.Normal(zeros, torch.ones_like(zeros)).to_event(2))
+        w2 = pyro.sample("w2", dist.Normal(zeros[:, 0], torch.ones_like(zeros[:, 0])).to_event(1))
+        f = torch.tanh(x @ w1.mT) @ w2
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(f, torch.ones_like(y)), obs=y)
+
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    fast = pp.FunctionalSymmetrized_ELBO(
+        symmetry=pp.PermutationSymmetry({"hidden": {"w1": 0, "w2": 0}}),
+        num_particles=particles,
+        vectorize_particles=particles > 1,
+    )
+    fast.loss(model, guide, x, y)
+    with torch.device("meta"):
+        fast.loss_and_grads(model, guide, x, y)
+    assert all(p.grad.isfinite().all() for p in guide.parameters())
+
+
 def test_another_model_or_guide_is_settled_anew():
     loss = pp.FunctionalSymmetrized_ELBO()
     for problem in (one_hidden_layer(3), one_hidden_layer(5)):

@@ -154,3 +154,45 @@ def test_a_module_that_samples_is_a_pyro_model() -> None:
 def test_modules_parameters_do_not_reach_the_store() -> None:
     pp.find_symmetry(nn.Linear(4, 2).double(), SEQUENCES)
     assert not list(pyro.get_param_store().keys())
+
+
+def test_deep_networks_of_saturating_units_are_verified() -> None:
+    """With standard normal weights, rounding errors grow as large as the outputs."""
+    layers = (layer for _ in range(50) for layer in (nn.Linear(48, 48), nn.ReLU6()))
+    network = nn.Sequential(*layers).double()
+    symmetry = pp.find_symmetry(network, torch.randn(3, 48).double())
+    assert len(symmetry.groups) == 49
+
+
+class ChannelsLast(nn.Module):
+    """Norm over the channels, then pooling to one place, as in ConvNeXt and Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize("options", [{}, {"signs": True}, {"scales": True}])
+def test_pooled_channels_that_are_last_in_memory(options: dict[str, bool]) -> None:
+    symmetry = pp.find_symmetry(ChannelsLast().double(), IMAGES, **options)
+    written_out = "conv.weight[-4] conv.bias[-1] norm.weight[-1] norm.bias[-1] head.weight[-1]"
+    assert groups_of(pp.find_symmetry(ChannelsLast().double(), IMAGES)) == written([written_out])
+    assert len(symmetry.groups) == 1
+
+
+def test_entries_taken_by_their_place_in_memory_stay() -> None:
+    class Restrided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).as_strided((4, 4), (1, 4)))
+
+    symmetry = pp.find_symmetry(Restrided().double(), torch.randn(4, 4).double())
+    assert not symmetry
+    assert "entries by their place in memory" in symmetry.reasons["first.weight[-2]"]

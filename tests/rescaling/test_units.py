@@ -10,6 +10,7 @@ from pyro_perm.rescaling import (
     Degrees,
     UnitEntries,
     log_orbit_mass,
+    log_orbit_mass_ratio,
     orbit_pairs,
     smallest_divergences,
 )
@@ -114,6 +115,40 @@ def test_gradients_vanish_along_the_flat_direction():
     k = torch.tensor(powers)
     along = (k * (grads.locs * pairs.entries.locs + grads.scales * pairs.entries.scales)).sum(-1)
     assert_close(along, torch.zeros(4), rtol=0, atol=1e-8)
+
+
+def test_ratio_of_masses_is_their_difference():
+    """With its gradient, also where the prior leaves entries out that are not rescaled."""
+    powers = (1, 1, 0, -1)
+    guide = UnitEntries(*(kind.requires_grad_() for kind in units(powers, 2)))
+    degrees, of_prior = Degrees.of(powers), Degrees.of((1, 1, -1))
+    values = guide.values[..., [0, 1, 3]]
+    prior = UnitEntries(values, torch.zeros(()), torch.tensor(1.5, requires_grad=True))
+    inputs = (*guide, prior.scales)
+    ratio = log_orbit_mass_ratio(guide, degrees, prior, of_prior)
+    difference = log_orbit_mass(guide, degrees) - log_orbit_mass(prior, of_prior)
+    assert_close(ratio, difference, rtol=0, atol=1e-9)
+    grads, expected = (
+        torch.autograd.grad(x.sum(), inputs, retain_graph=True) for x in (ratio, difference)
+    )
+    assert_close(grads, expected, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("width", [6, 300])
+def test_single_precision_costs_little(width):
+    """Also where integrands are so sharp that they are expanded."""
+    powers = (1,) * width + (-1,) * 4
+    entries, degrees = units(powers, seed=2), Degrees.of(powers)
+    single = UnitEntries(*(kind.float() for kind in entries))
+    for log_density in (
+        lambda each: log_orbit_mass(each, degrees),
+        lambda each: orbit_pairs(each, degrees).log_densities.diagonal(),
+    ):
+        assert_close(log_density(single), log_density(entries), rtol=1e-6, atol=2e-4)
+    weights = torch.randn(4, 4)
+    found, expected = (orbit_pairs(each, degrees).gradients(weights) for each in (single, entries))
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one.double(), other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
 
 
 def test_second_derivatives_of_mass_are_refused():

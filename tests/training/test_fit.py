@@ -57,7 +57,7 @@ def test_it_takes_the_steps_of_a_loop_written_out():
     loss.loss(model, guide, X, Y)
     module = loss(model, guide)
     module(X, Y)
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05, fused=True)
     losses = []
     for _ in range(7):
         optimizer.zero_grad()

@@ -99,14 +99,11 @@ class BaseELBO:
         rows = self.split.count()
         batches = tqdm(self.data, desc="batches", leave=False, disable=not progress)
         for inputs in batches:
-            if not drawn:
-                for _ in range(num):
+            for number in range(num):
+                if number == len(drawn):
                     drawn.append(_DrawInProgress(self, inputs))
-                    drawn[-1].see(inputs)
-            else:
-                for each in drawn:
-                    each.see(inputs)
-            rows.add(drawn[0].model_trace)
+                trace = drawn[number].see(inputs)
+            rows.add(trace)
         rows.require_all()
         for each in drawn:
             yield Draw(each.density, each.elbo, self.weight)
@@ -135,7 +132,6 @@ class _DrawInProgress:
 
     Attributes:
         density: of the base guide, with the draw.
-        model_trace: of the model, from the last pass.
     """
 
     def __init__(self, source: BaseELBO, inputs: Inputs) -> None:
@@ -154,16 +150,16 @@ class _DrawInProgress:
         }
         self._model_sum = PerDraw(source.split)
         self._guide_sum = PerDraw(source.split)
-        self.model_trace: Any = None
 
     @property
     def elbo(self) -> float:
         """``log p(D, w) - log q(w)``, without what symmetrization adds."""
         return float(self._model_sum.total - self._guide_sum.total)
 
-    def see(self, inputs: Inputs) -> None:
+    def see(self, inputs: Inputs) -> Any:
         """Run the model on a batch, through all of the plates that it subsamples itself.
 
+        :returns: a trace of the model.
         :raises ValueError: if what lies outside of the split plates changes with the batch.
         """
         source = self._source
@@ -174,10 +170,14 @@ class _DrawInProgress:
             with sweep:
                 if self._has_local_sites:
                     guide_trace = self._run_guide(inputs)
-                self.model_trace = trace_on_draw(
-                    source.model.call.program, guide_trace, inputs.args, inputs.kwargs
+                model_trace = trace_on_draw(
+                    source.model.call.program,
+                    guide_trace,
+                    inputs.args,
+                    inputs.kwargs,
+                    source.priors.sites,
                 )
-            pruned = prune_subsample_sites(self.model_trace), prune_subsample_sites(guide_trace)
+            pruned = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
             if is_validation_enabled():
                 check_model_guide_match(*pruned, source.model.max_plate_nesting)
             gains = log_ratio_nodes(pruned[0].nodes)
@@ -188,6 +188,7 @@ class _DrawInProgress:
             guide_joint.add(traced_terms(pruned[1]), sweep.subsamples)
         self._model_sum.add(model_joint.terms)
         self._guide_sum.add(guide_joint.terms)
+        return model_trace
 
     def _run_guide(self, inputs: Inputs) -> Any:
         return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)

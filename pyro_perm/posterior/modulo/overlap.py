@@ -33,8 +33,10 @@ def unit_overlap(
 
     ``P[i, j] = E_w[p(g(i) = j | w)]`` with ``p(g | w)`` proportional to ``q(g . w)``, the unit's
     own factor being ``i = j``, and other groups in place. The identity where units are apart, and
-    ``1/n`` where they coincide. Exact up to 10 units, else by belief propagation; linearized where
-    a group permutes two axes of one site.
+    ``1/n`` where they coincide. Where a group acts on each unit by itself, this is summed over what
+    it does, and integrated over the scales that a guide is symmetrized over: units overlap where
+    their orbits do. Exact up to 10 units, else by belief propagation; linearized where a group
+    permutes two axes of one site.
 
     :param guide: an :class:`AutoSymmetrized`, or a plain autoguide with ``symmetry`` given.
     :param args: arguments of the model; ``kwargs`` likewise.

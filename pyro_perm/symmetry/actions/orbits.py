@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass
 from pyro_perm.symmetry.axis import Axis
 
 
@@ -66,6 +67,11 @@ class UnitPairs(ABC):
 class Orbits(ABC):
     """How ``H`` moves the entries of a unit."""
 
+    @property
+    def may_shift(self) -> bool:
+        """Whether there is a fixed point to shift units by, other than zero."""
+        return True
+
     @abstractmethod
     def fixed_point(self, entries: Tensor) -> Tensor:
         """The part of what belongs to units that no element of ``H`` changes.
@@ -89,6 +95,15 @@ class Orbits(ABC):
         :param units: as for :meth:`pairs`.
         :returns: shape ``(*batch, n)``, in nats and double precision.
         """
+
+    def log_mass_ratio(self, units: Units, prior: UnitEntries, degrees: Degrees) -> Tensor:
+        """:meth:`log_mass` minus that of the scales alone under Normal priors.
+
+        :param units: as for :meth:`log_mass`.
+        :param prior: the same units, as far as they are rescaled, under their priors.
+        :param degrees: how these entries are rescaled.
+        """
+        return self.log_mass(units) - log_orbit_mass(prior, degrees)
 
     @abstractmethod
     def divergences(

@@ -114,12 +114,26 @@ def center(units: Units, orbits: Orbits) -> Units:
     ``w^2 / s^2`` times the machine epsilon: nats in single precision where scales are small. Single
     precision serves only where that is harmless and double precision would cost time.
     """
+    if not orbits.may_shift:
+        return units
     values, locs, scales = units
     origin = orbits.fixed_point(locs.mean(-2, keepdim=True).detach())
-    worthwhile = locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION
-    if locs.dtype == torch.float32 and worthwhile and not is_tracing():
+    if may_serve_in_single_precision(units):
         single = Units(values - origin, locs - origin, scales)
-        distances = torch.linalg.vector_norm((single.values / scales).detach(), dim=-1)
-        if float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION:
+        if is_harmless_in_single_precision(single):
             return single
     return Units(values.double() - origin, locs.double() - origin, scales.double())
+
+
+def may_serve_in_single_precision(units: Units) -> bool:
+    """Whether double precision would cost time."""
+    locs = units.locs
+    worthwhile = locs.shape[-2] * locs.numel() > _WORTH_SINGLE_PRECISION
+    return locs.dtype == torch.float32 and worthwhile and not is_tracing()
+
+
+def is_harmless_in_single_precision(units: Units) -> bool:
+    """Whether rounding costs little: nothing is far from zero in units of the scales."""
+    relative = (units.values / units.scales).detach()
+    distances = torch.linalg.vector_norm(relative, dim=-1)
+    return float(distances.max()) < _HARMLESS_IN_SINGLE_PRECISION

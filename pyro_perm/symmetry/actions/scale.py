@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,10 +23,16 @@ from pyro_perm.rescaling import (
     OrbitPairs,
     UnitEntries,
     log_orbit_mass,
+    log_orbit_mass_ratio,
     orbit_pairs,
     smallest_divergences,
+    tolerance_for,
 )
 from pyro_perm.symmetry.actions.orbits import Orbits, Part, UnitPairs, Units
+from pyro_perm.symmetry.actions.permute import (
+    is_harmless_in_single_precision,
+    may_serve_in_single_precision,
+)
 from pyro_perm.symmetry.actions.unit_action import UnitAction
 from pyro_perm.symmetry.axis import Axis
 
@@ -104,10 +111,11 @@ class Scale(UnitAction):
 
         :raises ValueError: for powers other than 1 and -1, or if no entry is rescaled.
         """
-        return _Rescaled(degrees_of(parts))
+        return _Rescaled(degrees_of(tuple(parts)))
 
 
-def degrees_of(parts: Sequence[Part]) -> Degrees:
+@lru_cache
+def degrees_of(parts: tuple[Part, ...]) -> Degrees:
     """By which power each entry of a unit is rescaled, parts side by side.
 
     :raises ValueError: for powers other than 1 and -1, or if no entry is rescaled.
@@ -125,6 +133,11 @@ class _Rescaled(Orbits):
 
     degrees: Degrees
 
+    @property
+    def may_shift(self) -> bool:
+        """Only where there are entries that stay."""
+        return self.degrees.num_fixed > 0
+
     def fixed_point(self, entries: Tensor) -> Tensor:
         """Entries that are rescaled stay relative to zero."""
         incoming, outgoing, fixed = self.degrees.split(entries)
@@ -132,13 +145,20 @@ class _Rescaled(Orbits):
 
     def pairs(self, units: Units) -> _RescaledPairs:
         """``log int q_i(t . w_j) e^{a t} dt``."""
-        pairs = orbit_pairs(UnitEntries(*units), self.degrees)
+        tolerance = tolerance_for(units.values.dtype)
+        if not (may_serve_in_single_precision(units) and is_harmless_in_single_precision(units)):
+            units = Units(*(kind.double() for kind in units))
+        pairs = orbit_pairs(UnitEntries(*units), self.degrees, tolerance=tolerance)
         log_densities: Tensor = _LogDensities.apply(pairs, *units)
         return _RescaledPairs(log_densities, pairs)
 
     def log_mass(self, units: Units) -> Tensor:
         """The same for each unit under its own factor, relative to the unit's density."""
         return log_orbit_mass(UnitEntries(*units), self.degrees)
+
+    def log_mass_ratio(self, units: Units, prior: UnitEntries, degrees: Degrees) -> Tensor:
+        """Both integrated together."""
+        return log_orbit_mass_ratio(UnitEntries(*units), self.degrees, prior, degrees)
 
     def divergences(
         self, locs: Tensor, scales: Tensor, image_locs: Tensor, image_scales: Tensor

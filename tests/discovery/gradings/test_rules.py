@@ -96,6 +96,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "slice.Tensor": (X, 1, 1, 3),
     "roll": (X, [1], [1]),
     "unfold": (X, 1, 2, 1),
+    "as_strided": (X, [3, 2], [1, 3]),
     "diag_embed": (ROW,),
     "tril": (SQUARE,),
     "triu": (SQUARE,),

@@ -27,6 +27,12 @@ def pad(rules: GradingRules, x: Tensor, padding: list[int], value: float = 0) ->
     return padded
 
 
+@grading_rule(aten.as_strided.default)
+def as_strided(rules: GradingRules, x: Tensor, size: list[int], *rest: Any) -> Tensor:
+    """Entries by their place in memory; degrees that repeat share theirs."""
+    return x.contiguous().as_strided(size, *rest)
+
+
 @grading_rule(aten.tril, aten.triu, aten.diag_embed)
 def place_among_zeros(rules: GradingRules, x: Tensor, *rest: Any) -> Tensor:
     """Entries where they are or on a diagonal, with zeros everywhere else."""

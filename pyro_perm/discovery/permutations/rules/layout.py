@@ -40,6 +40,22 @@ def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> 
     return result
 
 
+@register_axis_rule(aten.as_strided)
+def as_strided(
+    rules: AxisRules, tensor: AxisTensor, size: list[int], stride: list[int], offset: int | None
+) -> Axes:
+    """Leave all entries where they are, but for the strides of dimensions of length one.
+
+    Pooling to one place ends so, where its argument has the channels last in memory.
+    """
+    strides = [_product(size[dim + 1 :]) for dim in range(len(size))]
+    same = all(s == t or n == 1 for s, t, n in zip(stride, strides, size, strict=True))
+    if same and tuple(size) == tensor.shape and not offset:
+        return list(tensor)
+    rules.freeze(tensor, "entries by their place in memory")
+    return [rules.fixed(length) for length in size]
+
+
 @register_axis_rule(aten.permute)
 def permute(rules: AxisRules, tensor: AxisTensor, dims: list[int]) -> Axes:
     """Reorder dimensions."""
