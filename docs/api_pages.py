@@ -26,6 +26,14 @@ EXTENSION_POINTS = {
     "pyro_perm.symmetry.actions.finite": ["FiniteAction"],
     # Readers of base guides.
     "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
+    # Readers of other libraries' posteriors.
+    "pyro_perm.networks.readers.bayesian_torch": ["from_bayesian_torch"],
+    "pyro_perm.networks.readers.ivon": ["from_ivon"],
+    "pyro_perm.networks.readers.laplace_torch": ["from_laplace", "prior_of_laplace"],
+    "pyro_perm.networks.readers.posteriors": ["from_posteriors"],
+    "pyro_perm.networks.readers.swag": ["from_swag"],
+    "pyro_perm.networks.readers.torch_uncertainty": ["from_torch_uncertainty"],
+    "pyro_perm.networks.readers.tyxe": ["from_tyxe"],
     # The group that a symmetry becomes once it has met a model.
     "pyro_perm.symmetry.group": ["SymmetryGroup"],
 }

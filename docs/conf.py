@@ -29,10 +29,14 @@ myst_heading_anchors = 3
 # A reference within the project that leads nowhere is an error; other projects' are not looked up.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|numpy|pyro|torch)\..*"),
+    ("py:.*", r"(abc|collections|concurrent|nn|numpy|os|pyro|torch)\..*"),
     # Signatures name what is not published, too.
     ("py:class", r"pyro_perm\.\w+\..*"),
-    ("py:class", "AutoGuide|AxisLike|Callable|Element|Rule|Tensor|optional"),
+    (
+        "py:class",
+        "AutoGuide|Axes|AxisLike|Callable|DenseGaussian|Element|Likelihood|LowRankGaussian|PriorLike"
+        "|Rule|Schedule|Tensor|optional",
+    ),
 ]
 
 # Tutorials come with the outputs that `make notebooks` committed.

@@ -13,7 +13,7 @@ coordinate less. Their density ``N(u(w)) / |dw/du|`` is evaluated at ``g . w`` i
 ``L``.
 
 Where ``H`` rescales units there is no average over it. The guide then takes the prior's law along
-each orbit, and ``q`` keeps that of the orbits (see :mod:`pyro_perm.density.priors`): what would be
+each orbit, and ``q`` keeps that of the orbits (see ``pyro_perm.density.priors``): what would be
 the average's ``log |G|`` is ``log p_Q(w) - log p(w)``, the prior being the same for all of ``G``
 that is compact.
 """
@@ -139,9 +139,9 @@ class FactorizedDensity:
 
     @property
     def log_volume(self) -> Tensor | float:
-        """By what the sum over the group is divided, in nats: ``log |G|`` where it is compact.
+        """Logarithm of what the sum over the group is divided by, in nats.
 
-        Otherwise ``log p_Q(w) - log p(w)``, shape ``(*batch)``.
+        ``log |G|`` where it is compact, otherwise ``log p_Q(w) - log p(w)``, shape ``(*batch)``.
 
         :raises ValueError: if a group rescales sites whose priors are not known.
         """
@@ -160,7 +160,7 @@ class FactorizedDensity:
 
     @property
     def scale_gain(self) -> Tensor | float:
-        """What rescaling units alone adds to the ELBO: ``log q(w)/q_Q(w) - log p(w)/p_Q(w)``.
+        """What rescaling units alone adds to the ELBO, ``log q(w)/q_Q(w) - log p(w)/p_Q(w)``.
 
         Its expectation is the divergence of ``q`` from the prior along the orbits.
 

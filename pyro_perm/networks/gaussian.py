@@ -115,7 +115,7 @@ def gaussian_posterior(
     :param network: the network. Parameters without a Gaussian are left as they are.
     :param gaussian: name of a parameter -> its means and standard deviations, both of the
         parameter's shape; or a :class:`DenseGaussian` or :class:`LowRankGaussian` over several
-        parameters jointly. :mod:`pyro_perm.readers` reads them off other libraries' posteriors.
+        parameters jointly. ``pyro_perm.readers`` reads them off other libraries' posteriors.
     :param prior: of the parameters with a Gaussian; ``likelihood`` and ``dataset_size`` likewise,
         as in :func:`bayesian`.
     :raises ValueError: if the Gaussian does not fit the network, or a parameter of it has no prior.

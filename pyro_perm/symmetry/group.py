@@ -93,7 +93,7 @@ class SymmetryGroup:
 
     @cached_property
     def open_groups(self) -> tuple[str, ...]:
-        """Groups over which no density can be averaged: those that rescale their units."""
+        """Groups that rescale their units, over which no density can be averaged."""
         return tuple(factor.name for factor in self.factors if not factor.is_compact)
 
     @cached_property

@@ -97,7 +97,7 @@ def fit(
     :param checkpoint_every: steps from one checkpoint to the next; the end is saved too.
     :param progress: whether to show a bar with the ELBO, averaged over the last steps.
     :returns: losses, learning rates and scores, and why the run ended; see
-        :func:`pyro_perm.figures.plot_history`.
+        ``pyro_perm.figures.plot_history``.
     :raises ValueError: if arguments contradict each other, or the checkpoint is of another run.
     :raises FloatingPointError: if the loss is not finite.
     """

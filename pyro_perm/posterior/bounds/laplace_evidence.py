@@ -90,7 +90,7 @@ def log_evidence_laplace(
     (-33.2, -33.2)
 
     :param guide: the Gaussian, as :func:`gaussian_posterior` makes it of what
-        :func:`pyro_perm.readers.from_laplace` reads.
+        ``pyro_perm.readers.from_laplace`` reads.
     :param args: arguments of the model, ``x, y``; ``kwargs`` likewise.
     :param log_marginal_likelihood: Laplace's estimate, in nats: ``la.log_marginal_likelihood()``.
     :param num_samples: of the guide; ``estimator``, ``symmetry``, ``max_seconds`` and ``progress``
