@@ -11,10 +11,7 @@ benchmarks/coupled_scales.py --data-dir ../shared/data/uci --case diabetes-30-30
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -23,8 +20,16 @@ from networks import network
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
-from rescaling import CASES, FINAL_LEARNING_RATE, LEARNING_RATE, data_of, summary, symmetry_of
-from results_store import RESULTS, Run, Store
+from rescaling import (
+    CASES,
+    FINAL_LEARNING_RATE,
+    LEARNING_RATE,
+    data_of,
+    read_options,
+    results_of,
+    symmetry_of,
+)
+from results_store import Mean
 from torch import Tensor
 
 import pyro_perm as pp
@@ -162,32 +167,13 @@ def mean_bound(
 
 def main() -> None:
     """Compute what is missing, and print a table for each case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", nargs="*", choices=CASES, default=["diabetes-30-30"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--data-dir", type=Path, help="where the files of the UCI repository are")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    store = Store(options.results)
-    settings = {"num_steps": options.steps, "num_samples": options.samples}
-    for case in options.case:
-        results: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
-        for seed in range(options.seeds):
-            for method in METHODS:
-                each = Run("coupled_scales", case, method, seed)
-                if not store.has(each, settings):
-                    with warnings.catch_warnings():
-                        warnings.filterwarnings("ignore", "the units of group")
-                        store.save(each, settings, run(case, method, seed, options))
-                    print(f"{case}, {method}, seed {seed}", file=sys.stderr, flush=True)
-                results[method].append(store.read(each)["scores"])
+    options = read_options(__doc__, case=["diabetes-30-30"], seeds=3, steps=3000, samples=100)
+    for case, results in results_of("coupled_scales", METHODS, run, options).items():
         print(f"\n{case}, {options.seeds} seeds")
         heads = ("ELBO(q~), subset", "all layers >=", "test log-lik.")
         print(f"  {'':20s}" + "".join(f" {head:>18s}" for head in heads))
         for method, runs in results.items():
-            columns = [summary([r[s] for r in runs], digits) for s, digits in SCORES.items()]
+            columns = [Mean.of([r[s] for r in runs]).text(digits) for s, digits in SCORES.items()]
             print(f"  {method:20s}" + "".join(f" {column:>18s}" for column in columns))
 
 

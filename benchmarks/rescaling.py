@@ -13,12 +13,13 @@ kept in ``benchmarks/results/rescaling``; what is there is not computed again.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
 from regression_data import SETS, load_rows, stack, standard_splits
-from results_store import RESULTS, Run, Store
+from results_store import RESULTS, Mean, Run, Store
 from torch import Tensor
 
 import pyro_perm as pp
@@ -128,7 +129,7 @@ def run(case: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         error = 100 * (1 - pp.metrics.accuracy(prediction.mean, data.test_y))
     else:
         error = pp.metrics.rmse(prediction.mean, data.test_y)
-    tenth = options.steps // 10
+    tenth = max(1, options.steps // 10)
     return {
         "lower": elbo.lower,
         "upper": elbo.upper,
@@ -159,55 +160,56 @@ def report(case: str, results: dict[str, list[dict[str, Any]]]) -> None:
     heads = ("ELBO(q~) >=", "test log-lik.", "error", "active units")
     print(f"  {'':17s}" + "".join(f" {head:>18s}" for head in heads))
     for method, runs in results.items():
-        columns = [summary([r[score] for r in runs], digits) for score, digits in SCORES.items()]
+        columns = [Mean.of([r[s] for r in runs]).text(digits) for s, digits in SCORES.items()]
         print(f"  {method:17s}" + "".join(f" {column:>18s}" for column in columns))
     for other in METHODS[:-1]:
         columns = []
         for score, digits in SCORES.items():
             pairs = zip(results["both"], results[other], strict=True)
-            columns.append(summary([a[score] - b[score] for a, b in pairs], digits, "+"))
+            columns.append(Mean.of([a[score] - b[score] for a, b in pairs]).text(digits))
         print(f"  {'over ' + other:17s}" + "".join(f" {column:>18s}" for column in columns))
 
 
-def summary(values: list[float], digits: int, sign: str = "") -> str:
-    """Mean +- standard error."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):{sign}.{digits}f} +- {error:.{digits}f}"
+def results_of(
+    benchmark: str,
+    methods: Sequence[str],
+    run: Callable[[str, str, int, argparse.Namespace], dict[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Compute what has no file yet: case -> method -> scores, seed by seed."""
+    store = Store(options.results)
+    settings = {"num_steps": options.steps, "num_samples": options.samples}
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {case: {} for case in options.case}
+    for seed, case, method in product(range(options.seeds), options.case, methods):
+        each = Run(benchmark, case, method, seed)
+        if not store.has(each, settings):
+            with warnings.catch_warnings():
+                # Of two layers that follow on each other one is rescaled.
+                warnings.filterwarnings("ignore", "the units of group")
+                store.save(each, settings, run(case, method, seed, options))
+            print(f"{case}, {method}, seed {seed}", file=sys.stderr, flush=True)
+        results[case].setdefault(method, []).append(store.read(each)["scores"])
+    return results
+
+
+def read_options(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--case", nargs="*", choices=CASES)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--data-dir", type=Path, help="where the files of the UCI repository are")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.set_defaults(**defaults)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Compute what is missing, and print a table for each case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES)[:3])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--data-dir", type=Path, help="where the files of the UCI repository are")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    store = Store(options.results)
-    settings = {"num_steps": options.steps, "num_samples": options.samples}
-    for seed in range(options.seeds):
-        for case in options.case:
-            for method in METHODS:
-                each = Run("rescaling", case, method, seed)
-                if not store.has(each, settings):
-                    with warnings.catch_warnings():
-                        # Of two layers that follow on each other one is rescaled.
-                        warnings.filterwarnings("ignore", "the units of group")
-                        store.save(each, settings, run(case, method, seed, options))
-                    print(f"{case}, {method}, seed {seed}", file=sys.stderr, flush=True)
-    for case in options.case:
-        report(
-            case,
-            {
-                method: [
-                    store.read(Run("rescaling", case, method, seed))["scores"]
-                    for seed in range(options.seeds)
-                ]
-                for method in METHODS
-            },
-        )
+    options = read_options(__doc__, case=list(CASES)[:3], seeds=5, steps=4000, samples=200)
+    for case, results in results_of("rescaling", METHODS, run, options).items():
+        report(case, results)
 
 
 if __name__ == "__main__":

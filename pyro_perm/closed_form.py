@@ -21,7 +21,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
-from pyro_perm.density.gaussians import as_normal
+from pyro_perm.density.gaussians import as_normal, unexpanded
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.density.priors import Priors
 from pyro_perm.rescaled_draws import Unrescaled
@@ -64,16 +64,22 @@ class ClosedFormTraces(Messenger):
         return self.traces
 
 
-def _require_same_weights(priors: Priors | None, model_trace: Any, log_ratio: Any) -> None:
-    """Refuse priors of rescaled sites that count otherwise than the guide's density.
+def _require_priors_of_model(priors: Priors | None, model_trace: Any, log_ratio: Any) -> None:
+    """Refuse priors of rescaled sites that are not the guide's, or count otherwise.
 
     What rescaling changes of the one cancels in the other.
 
     :raises ValueError: naming the site.
     """
     weight = SiteWeight(log_ratio["scale"], log_ratio["mask"])
-    for site in () if priors is None else priors.sites:
+    for site, prior in {}.items() if priors is None else priors.sites.items():
         node = model_trace.nodes[site]
+        if _differ(as_normal(prior), as_normal(node["fn"])):
+            raise ValueError(
+                f"the prior of site '{site}' is another one than at the guide's first call, which "
+                "its density has: priors of rescaled sites may not depend on tensors among the "
+                "arguments; give them as numbers, or make a guide for each"
+            )
         common_weight({"log_ratio": weight, site: SiteWeight(node["scale"], node["mask"])})
 
 
@@ -103,7 +109,7 @@ def trace_on_draw(
     traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
     _use_closed_form_kl(*traces, rescaled)
     for name, node in log_ratios.items():
-        _require_same_weights(node["fn"].density.priors, model_trace, node)
+        _require_priors_of_model(node["fn"].density.priors, model_trace, node)
         guide_trace.remove_node(name)
         model_trace.add_node(name, **{**node, "is_observed": True})
         _set_log_prob(model_trace.nodes[name], -node["fn"].log_prob(node["value"]))
@@ -149,6 +155,17 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection
         _set_log_prob(guide, log_prob)
         parts = ScoreParts(log_prob, no_score, log_prob)
         guide["score_parts"] = parts.scale_and_mask(guide["scale"], guide["mask"])
+
+
+def _differ(
+    one: torch.distributions.Normal | None, other: torch.distributions.Normal | None
+) -> bool:
+    """Whether two Normals are seen to have other parameters."""
+    if one is None or other is None:
+        return False
+    pairs = ((one.loc, other.loc), (one.scale, other.scale))
+    each = [tuple(unexpanded(tensor, 0) for tensor in pair) for pair in pairs]
+    return any(a.shape == b.shape and not torch.equal(a, b) for a, b in each)
 
 
 def _is_constant(p: torch.distributions.Normal) -> bool:

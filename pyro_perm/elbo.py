@@ -32,7 +32,8 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
     r"""``ELBO(q^G) = E_q[log p(D | w)] - KL(q || p) + I(g; w)`` (Gelberg et al. 2024, Section 4).
 
     ``KL(q || p)`` is in closed form at sites whose prior is Normal and that the guide draws from a
-    Normal of their own, and a Monte Carlo estimate elsewhere; ``I(g; w)`` comes from the estimator.
+    Normal of their own, and a Monte Carlo estimate elsewhere and where units are rescaled;
+    ``I(g; w)`` comes from the estimator.
     It is given to ``SVI`` as any other loss. Without data the posterior is the prior, and units far
     apart gain all of ``log n!``:
 
@@ -124,7 +125,7 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         if self._verified is None or self._verified_on != model:
             self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
             self._verified_on, self._probed = model, None
-            self.priors = PriorReader(model, self._verified, args, kwargs)
+            self.priors = PriorReader(model, self._verified)
         # Handlers around the guide change no distribution that it draws from.
         program = poutine.unwrap(guide)
         if self._probed != program:

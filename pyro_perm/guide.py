@@ -108,7 +108,7 @@ class AutoSymmetrized(AutoGuide):
         :param symmetry: has been verified on its model; ``estimator`` and ``permute`` as above.
         """
         guide = cls(base, symmetry, estimator=estimator, permute=permute)
-        guide.priors = PriorReader.at_first_call(guide.model, symmetry.group)
+        guide.priors = PriorReader(guide.model, symmetry.group)
         guide._share_prototype()
         guide._is_checked = True
         return guide
@@ -212,7 +212,7 @@ class AutoSymmetrized(AutoGuide):
         if self.base.prototype_trace is None:
             make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
-        self.priors = PriorReader(self.model, self._group, args, kwargs)
+        self.priors = PriorReader(self.model, self._group)
         self._share_prototype()
 
     def _share_prototype(self) -> None:

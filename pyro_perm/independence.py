@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from pyro_perm.density.base_guides.one_vector import part_of
 from pyro_perm.density.factorized import STICK_BREAKING
 from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
+from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.elements import AnyElement, Elements
@@ -110,7 +110,7 @@ class GuideProbe:
     ) -> dict[str, Any]:
         """The latent sites of a run on the values of the first one, save for some others."""
         with isolation(self._guide) as writes, writes, context or nullcontext():
-            guide = _GiveValues({**self._drawn, **values})(self._guide)
+            guide = GivenValues({**self._drawn, **values})(self._guide)
             trace = poutine.trace(guide).get_trace(*self._args, **self._kwargs)
         return dict(trace.iter_stochastic_nodes())
 
@@ -202,18 +202,6 @@ class GuideProbe:
     def _with_rank_of(self, site: str, unconstrained: Tensor) -> Tensor:
         missing = self._symmetry.site_rank(site) - self._symmetry.unconstrained_rank(site)
         return unconstrained[(..., *[None] * missing)]
-
-
-class _GiveValues(Messenger):
-    """Gives sites their values."""
-
-    def __init__(self, values: Values) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 def _same_distribution(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

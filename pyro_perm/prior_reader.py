@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
+from pyro_perm.program._torch_internals import tree_leaves
+from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation, without_autoguide_handlers
-from pyro_perm.program.trace import prior_trace
+from pyro_perm.program.trace import latent_sites, prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 
 Model = Callable[..., Any]
@@ -28,44 +29,25 @@ Model = Callable[..., Any]
 class PriorReader:
     """Priors of the sites that a symmetry rescales.
 
-    :param model: the model.
+    They count as constant where two runs of the model have the same ones and nothing of them can be
+    learned, until a number among the arguments changes.
+
+    :param model: the model; it does not run before priors are asked for.
     :param symmetry: the group.
-    :param args: arguments of the model; ``kwargs`` likewise.
 
     Attributes:
         sites: names of the sites that are rescaled.
     """
 
-    def __init__(self, model: Model, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
-        self._begin(model, symmetry)
-        self._read(args, kwargs)
-
-    @classmethod
-    def at_first_call(cls, model: Model, symmetry: SymmetryGroup) -> PriorReader:
-        """The same with the arguments of its first call, before which the model is not run."""
-        reader = cls.__new__(cls)
-        reader._begin(model, symmetry)
-        return reader
-
-    def _begin(self, model: Model, symmetry: SymmetryGroup) -> None:
+    def __init__(self, model: Model, symmetry: SymmetryGroup) -> None:
         self._model: Model | None = model
         self.sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
         self._constant: Priors | None = None
-        self._has_read = False
-
-    def _read(self, args: Any, kwargs: Any) -> None:
-        model, self._has_read = self._model, True
-        if self.sites and model is not None:
-            # As an autoguide has it, the model would draw its sites at their initial values.
-            drawn = without_autoguide_handlers(model)
-            with isolation(model) as writes, writes, torch.enable_grad():
-                one, other = (prior_trace(drawn, args, kwargs).nodes for _ in range(2))
-            if all(_is_constant(one[site], other[site]) for site in self.sites):
-                self._constant = priors_of(one, self.sites)
+        self._numbers: list[Any] | None = None
 
     @property
     def are_constant(self) -> bool:
-        """Whether they are the same at every call, or there are none."""
+        """Whether they were the same at every call so far, or there are none."""
         return self._constant is not None or not self.sites
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,18 +59,33 @@ class PriorReader:
 
         :param drawn: trace nodes of the guide.
         :returns: None where no site is rescaled.
-        :raises ValueError: if they are not the same at every call and there is no model.
+        :raises ValueError: if they are not the same at every call, and there is no model or the
+            guide leaves out a latent site.
         """
         if not self.sites:
             return None
-        if not self._has_read:
-            self._read(args, kwargs)
-        if self._constant is not None:
+        numbers = _numbers_among(args, kwargs)
+        if self._model is not None and self._numbers != numbers:
+            self._constant, self._numbers = self._read_constant(args, kwargs), numbers
+        if self._constant is not None and self._numbers == numbers:
             return self._constant
+        return self._read_at(drawn, args, kwargs)
+
+    def _read_constant(self, args: Any, kwargs: Any) -> Priors | None:
+        assert self._model is not None
+        # As an autoguide has it, the model would draw its sites at their initial values.
+        model = without_autoguide_handlers(self._model)
+        with isolation(model) as writes, writes, torch.enable_grad():
+            one, other = (prior_trace(model, args, kwargs).nodes for _ in range(2))
+        if all(_is_constant(one[site], other[site]) for site in self.sites):
+            return priors_of(one, self.sites)
+        return None
+
+    def _read_at(self, drawn: Mapping[str, Any], args: Any, kwargs: Any) -> Priors:
         if self._model is None:
             raise ValueError(
-                f"the priors of the sites {sorted(self.sites)} depend on other sites or "
-                "parameters, and the guide has lost its model, which Pyro drops when a guide is "
+                f"the priors of the sites {sorted(self.sites)} depend on other sites, parameters "
+                "or arguments, and the guide has lost its model, which Pyro drops when a guide is "
                 "copied or pickled: make the guide anew, with the same parameters"
             )
         values = {
@@ -97,25 +94,20 @@ class PriorReader:
             if node["type"] == "sample"
         }
         with poutine.block(), poutine.seed(rng_seed=0):
-            trace = poutine.trace(_Given(values)(self._model)).get_trace(*args, **kwargs)
+            trace = poutine.trace(GivenValues(values)(self._model)).get_trace(*args, **kwargs)
+        left_out = [name for name, _ in latent_sites(trace) if name not in values]
+        if left_out:
+            raise ValueError(
+                f"the priors of the sites {sorted(self.sites)} depend on other sites, and site "
+                f"'{left_out[0]}' is left out of the guide: let it draw all latent sites, or find "
+                "the symmetry without scales"
+            )
         return priors_of(trace.nodes, self.sites)
 
 
 def priors_of(nodes: Mapping[str, Any], sites: set[str]) -> Priors:
     """The priors of some sites in a trace of the model."""
     return Priors({site: elementwise(nodes[site]["fn"]) for site in sites})
-
-
-class _Given(Messenger):
-    """Gives sites the values that a guide drew."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self._values[msg["name"]], True
 
 
 def _is_constant(one: Any, other: Any) -> bool:
@@ -129,3 +121,10 @@ def _is_constant(one: Any, other: Any) -> bool:
         if first.requires_grad or second.requires_grad or not torch.equal(first, second):
             return False
     return True
+
+
+def _numbers_among(args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that are numbers: the likely ones to set a prior."""
+    leaves = tree_leaves((args, kwargs))
+    each = (leaf.item() if isinstance(leaf, Tensor) and not leaf.dim() else leaf for leaf in leaves)
+    return [leaf for leaf in each if isinstance(leaf, bool | int | float | str)]

@@ -27,6 +27,7 @@ from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.prior_reader import PriorReader
+from pyro_perm.program.given_values import GivenValues
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.scale import Scale
 from pyro_perm.symmetry.elements import AnyElement, Elements, as_element, unit_of
@@ -42,8 +43,8 @@ def rescales_draws() -> bool:
 class Unrescaled(Messenger):
     """Lets guides that rescale units pass on what their base guide draws.
 
-    Losses with a closed-form KL are in need of it: the expectation of ``log p(w)`` that they take
-    is that under the base guide.
+    Whoever takes an ELBO of the base guide apart is in need of it; a loss that does not look at the
+    draws spares their rescaling.
     """
 
     def _pyro_rescale_draws(self, msg: Any) -> None:
@@ -75,17 +76,18 @@ class LogScales(TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> LogScales:
         """The same: every particle has scales of its own."""
         if torch.Size(batch_shape) != self.batch_shape:
-            raise ValueError(f"cannot expand {self.batch_shape} to {torch.Size(batch_shape)}")
+            raise ValueError(
+                f"the guide draws a batch of shape {tuple(self.batch_shape)}, but runs in plates "
+                f"of shape {tuple(batch_shape)}: rescaled draws are one for each particle; set "
+                "max_plate_nesting of the loss to the number of plates of the model"
+            )
         return self
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Logarithms of scales, shape ``(*batch_shape, n)``."""
-        density = self._density
-        assert density.priors is not None and not sample_shape
-        values = {site: value.detach() for site, value in density.values.items()}
-        log_scales = density.priors.sample_log_scales(density.symmetry, self._group, values)
-        like = next(iter(values.values()))
-        return log_scales.to(like).reshape(*self.batch_shape, *self.event_shape)
+        assert not sample_shape
+        log_scales = sample_log_scales(self._density, self._group)
+        return log_scales.reshape(*self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, shape ``(*batch)``."""
@@ -127,15 +129,12 @@ def draw_rescaled(
     return drawn, result
 
 
-def sample_log_scales(density: FactorizedDensity) -> dict[str, Tensor]:
-    """For each group that rescales draws from the prior along the orbits, shape ``(*batch, n)``."""
-    symmetry, priors = density.symmetry, density.priors
-    assert priors is not None
-    like = next(iter(density.values.values()))
-    return {
-        group: priors.sample_log_scales(symmetry, group, density.values).to(like)
-        for group in symmetry.open_groups
-    }
+def sample_log_scales(density: FactorizedDensity, group: str) -> Tensor:
+    """Draws from the prior along the orbits of a group's units, shape ``(*batch, n)``."""
+    assert density.priors is not None
+    values = density.with_fixed_draws().values
+    log_scales = density.priors.sample_log_scales(density.symmetry, group, values)
+    return log_scales.to(next(iter(values.values())))
 
 
 def add_scales(
@@ -176,23 +175,11 @@ class _Untraced(Messenger):
             msg["infer"] = {**(msg["infer"] or {}), **AUXILIARY, "_do_not_trace": True}
 
 
-class _Given(Messenger):
-    """Gives sites the values that were drawn before."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._values:
-            msg["value"], msg["done"] = self._values[msg["name"]], True
-
-
-def _given(rehearsal: SymmetrizeMessenger, symmetry: SymmetryGroup) -> _Given:
+def _given(rehearsal: SymmetrizeMessenger, symmetry: SymmetryGroup) -> GivenValues:
     """What the base guide drew, under the names that it has once the draws are moved."""
     values = {}
     for name, node in rehearsal.sites.items():
         if not isinstance(node["fn"], Delta):
             moved = name in symmetry.sites
             values[unconstrained_node(name) if moved else name] = node["value"]
-    return _Given(values)
+    return GivenValues(values)

@@ -125,7 +125,7 @@ def draw_symmetrized(
         elements = symmetry.compact_part.sample((num_draws,))
         if density.priors is not None:
             drawn = replace(density, values=mapped["symmetric"], batch_shape=log_ratio.shape)
-            log_scales = sample_log_scales(drawn)
+            log_scales = {g: sample_log_scales(drawn, g) for g in symmetry.open_groups}
             elements = add_scales(symmetry, elements, log_scales)
             log_ratio = log_ratio + log_prior_change(drawn, log_scales)
         values = symmetry.apply(elements, values)

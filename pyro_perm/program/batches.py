@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader
 from pyro_perm.program.call import Call, Program, model_of, signature_of
 from pyro_perm.program.inputs import Inputs
 
+# Positional ones, and keywords.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -86,10 +89,15 @@ class Data:
         return call_of(program, self.first)
 
     def _inputs_of(self, batch: Any) -> Inputs:
-        if isinstance(batch, Mapping):
-            return Inputs((), {**self.inputs.kwargs, **batch})
-        args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        return Inputs(args, self.inputs.kwargs)
+        args, kwargs = arguments_of(batch)
+        return Inputs(args, {**self.inputs.kwargs, **kwargs})
+
+
+def arguments_of(batch: Any) -> Arguments:
+    """What a program is called with for one batch of a loader: a tuple, a dictionary or a value."""
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
 
 
 def call_of(program: Program, inputs: Inputs) -> Call:

@@ -1,15 +1,13 @@
-"""Where batches come from, and how a model is called with one."""
+"""Where batches come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,6 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Any]:
             f"an epoch, such as a DataLoader, but is a {type(data).__name__}"
         )
     return data
-
-
-def call_of(batch: Any) -> Call:
-    """Arguments and keywords of the model for one batch."""
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
 
 
 def num_data_of(batches: Iterable[Any]) -> int | None:

@@ -11,12 +11,12 @@ from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.functional.elbo import FunctionalMeanField_ELBO, FunctionalSymmetrized_ELBO
 from pyro_perm.functional.substitution import NeedsTraces
 from pyro_perm.guide import AutoSymmetrized
-from pyro_perm.training.batches import Call
+from pyro_perm.program.batches import Arguments
 
 Program = Callable[..., Any]
 
 
-def choose_elbo(model: Program, guide: Program, call: Call) -> ELBO:
+def choose_elbo(model: Program, guide: Program, call: Arguments) -> ELBO:
     """The ELBO of a guide: without traces where that serves, by traces elsewhere.
 
     :param call: a first batch.

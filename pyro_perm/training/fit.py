@@ -13,8 +13,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
 
+from pyro_perm.program.batches import Arguments, arguments_of
 from pyro_perm.training.annealed_kl import AnnealedKL, Schedule
-from pyro_perm.training.batches import Call, as_batches, call_of, num_data_of
+from pyro_perm.training.batches import as_batches, num_data_of
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
@@ -126,13 +127,13 @@ def fit(
     return run()
 
 
-def _first_call(batches: Any) -> Call:
+def _first_call(batches: Any) -> Arguments:
     """What the model is called with for a first batch.
 
     :raises ValueError: if there is none.
     """
     for batch in batches:
-        return call_of(batch)
+        return arguments_of(batch)
     raise ValueError("the loader gave no batch")
 
 
@@ -143,7 +144,7 @@ def _steps(
     optimizer: MakeOptimizer | PyroOptim | None,
     learning_rate: float,
     scheduler: MakeScheduler | None,
-    call: Call,
+    call: Arguments,
 ) -> Steps:
     if isinstance(optimizer, PyroOptim):
         if scheduler is not None:

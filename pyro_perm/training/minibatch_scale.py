@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_perm.program.batches import Arguments
 from pyro_perm.program.isolation import isolation
 from pyro_perm.program.sites import sample_nodes
 from pyro_perm.program.trace import prior_trace
-from pyro_perm.training.batches import Call
 
 
-def warn_if_unscaled(model: Callable[..., Any], call: Call, num_data: int | None) -> None:
+def warn_if_unscaled(model: Callable[..., Any], call: Arguments, num_data: int | None) -> None:
     """Warn if a model weighs a part of the data as if it were all: its prior then counts too much.
 
     :param call: a batch.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_perm.training.batches import Call
+from pyro_perm.program.batches import Arguments
 
 Program = Callable[..., Any]
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -27,7 +27,7 @@ class Steps(Protocol):
     def learning_rate(self) -> float | None:
         """Of the next step, where it is one number."""
 
-    def step(self, call: Call) -> float:
+    def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class TorchSteps:
         guide: Any,
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler | None,
-        call: Call,
+        call: Arguments,
     ) -> None:
         self._loss = elbo(model, guide)
         args, kwargs = call
@@ -71,7 +71,7 @@ class TorchSteps:
         """Of the first group of parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def step(self, call: Call) -> float:
+    def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
         args, kwargs = call
         self._optimizer.zero_grad()
@@ -109,7 +109,7 @@ class PyroSteps:
     """
 
     def __init__(
-        self, elbo: ELBO, model: Program, guide: Program, optimizer: PyroOptim, call: Call
+        self, elbo: ELBO, model: Program, guide: Program, optimizer: PyroOptim, call: Arguments
     ) -> None:
         self._svi = SVI(model, guide, optimizer, elbo)
         self._optimizer = optimizer
@@ -122,7 +122,7 @@ class PyroSteps:
         """Not known: each parameter has an optimizer of its own."""
         return None
 
-    def step(self, call: Call) -> float:
+    def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
         args, kwargs = call
         loss = float(self._svi.step(*args, **kwargs))

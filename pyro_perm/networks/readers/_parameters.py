@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,28 @@ def split(vector: Tensor, names: Sequence[str], parameters: Iterable[Tensor]) ->
     return {name: part.reshape(shape) for name, part, shape in parts}
 
 
-def softplus_of(rho: Tensor) -> Tensor:
-    """The standard deviation that a layer makes of what it trains."""
-    return torch.nn.functional.softplus(rho.detach())
+def gaussians_of_layers(
+    network: nn.Module, mean: str, rho: str, renamed: Mapping[str, str] | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Means and standard deviations ``softplus(rho)`` of layers that train both.
+
+    :param mean: what a layer calls the means of a parameter, with dots in the place of its name, as
+        in ``mu_...``; ``rho`` likewise.
+    :param renamed: parameters that the corresponding layer of ``torch.nn`` calls otherwise.
+    :raises ValueError: if no layer has such parameters.
+    """
+    found = {}
+    start, end = mean.split("...")
+    for prefix, layer in network.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        for name, value in own.items():
+            part = name.removeprefix(start).removesuffix(end)
+            trained = own.get(rho.replace("...", part))
+            if name == mean.replace("...", part) and trained is not None:
+                target = (renamed or {}).get(part, part)
+                full = f"{prefix}.{target}" if prefix else target
+                scale = torch.nn.functional.softplus(trained.detach())
+                found[full] = (value.detach(), scale)
+    if not found:
+        raise ValueError(f"no layer of the network has parameters {mean} and {rho}")
+    return found

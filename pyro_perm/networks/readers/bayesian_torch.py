@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyro_perm.networks.readers._parameters import softplus_of
+from pyro_perm.networks.readers._parameters import gaussians_of_layers
 
 
 def from_bayesian_torch(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -17,15 +17,4 @@ def from_bayesian_torch(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     :returns: name of the parameter in the deterministic network -> means and standard deviations.
     :raises ValueError: if no layer is Bayesian.
     """
-    found = {}
-    for prefix, layer in network.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
-        for name, mean in own.items():
-            part = name.removeprefix("mu_")
-            if part != name and f"rho_{part}" in own:
-                target = "weight" if part == "kernel" else part
-                full = f"{prefix}.{target}" if prefix else target
-                found[full] = (mean.detach(), softplus_of(own[f"rho_{part}"]))
-    if not found:
-        raise ValueError("no layer of the network has parameters mu_... and rho_...")
-    return found
+    return gaussians_of_layers(network, "mu_...", "rho_...", renamed={"kernel": "weight"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyro_perm.networks.readers._parameters import softplus_of
+from pyro_perm.networks.readers._parameters import gaussians_of_layers
 
 
 def from_torch_uncertainty(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -19,14 +19,4 @@ def from_torch_uncertainty(network: nn.Module) -> dict[str, tuple[Tensor, Tensor
     :returns: name of the parameter in the deterministic network -> means and standard deviations.
     :raises ValueError: if no layer is Bayesian.
     """
-    found = {}
-    for prefix, layer in network.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
-        for name, mean in own.items():
-            part = name.removesuffix("_mu")
-            if part != name and f"{part}_sigma" in own:
-                full = f"{prefix}.{part}" if prefix else part
-                found[full] = (mean.detach(), softplus_of(own[f"{part}_sigma"]))
-    if not found:
-        raise ValueError("no layer of the network has parameters ..._mu and ..._sigma")
-    return found
+    return gaussians_of_layers(network, "..._mu", "..._sigma")

@@ -74,7 +74,7 @@ class BaseELBO:
         drawn = together(seen, drawn)
         left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)
-        priors = PriorReader(model, group, data.first.args, data.first.kwargs)
+        priors = PriorReader(model, group)
         program = summing_out(model, left_out, seen.max_plate_nesting)
         seen = replace(seen, call=replace(seen.call, program=program))
         return cls(seen, drawn, data, split_of(seen, drawn, data), group, priors)

@@ -306,7 +306,7 @@ def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:
             "sites, but the guide does not know its model: use symmetrized_elbo(model, guide, ...),"
             " whose result has the mutual information"
         )
-    return PriorReader(model, group, guide.args, guide.kwargs)
+    return PriorReader(model, group)
 
 
 def _bounding(estimator: Estimator | None) -> Sequence[Estimator] | None:
