@@ -50,11 +50,11 @@ def evaluate_each(
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal
     >>> import pyro_perm as pp
-    >>> def model(x):
+    >>> def model(x, y):
     ...     slope = pyro.sample("slope", pyro.distributions.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("y", pyro.distributions.Normal(slope * x, 1.0))
-    >>> splits = [(model, AutoNormal(model), x) for x in torch.randn(3, 5)]
+    ...         pyro.sample("y", pyro.distributions.Normal(slope * x, 1.0), obs=y)
+    >>> splits = [(model, AutoNormal(model), x, x) for x in torch.randn(3, 5)]
     >>> predictions = pp.evaluate_each(pp.predict, splits, num_samples=10, progress=False)
     >>> [prediction.mean.shape for prediction in predictions]
     [torch.Size([5]), torch.Size([5]), torch.Size([5])]
