@@ -1,8 +1,8 @@
 """Draws of a symmetrized guide that rescales units, as the prior has them along their orbits.
 
 By how much a unit is rescaled depends on all of its entries, and these belong to several sites. So
-the base guide runs twice: once to draw, and once more to pass on the same values, moved. Each of its
-sites is seen from outside in one of the two runs.
+the base guide runs twice: once to draw, and once more to pass on the same values, moved. Each of
+its sites is seen from outside in one of the two runs.
 
 With ``w' = t . g . w`` the density of a draw is that of the guide at ``w'``: the log-ratio at ``w``
 and the change ``log p(w') - log p(w)`` of the prior along the orbit. In an ELBO the latter cancels

@@ -228,7 +228,7 @@ def test_priors_that_arguments_set():
         assert node["fn"].density.priors.sites["w"].scale.unique().item() == prior_scale
     loss = pp.TraceSymmetrized_ELBO()
     loss.loss(two_sites, guide, torch.full((3, 1), 0.9))
-    with pytest.raises(ValueError, match="the prior of site 'w' is not the one .* as numbers"):
+    with pytest.raises(ValueError, match=r"the prior of site 'w' is not the one .* as numbers"):
         loss.loss(two_sites, guide, torch.full((3, 1), 0.3))
 
 
@@ -237,7 +237,7 @@ def test_guides_that_leave_out_what_a_prior_depends_on_are_refused():
     base = AutoNormal(hidden, init_loc_fn=pp.init_to_fan_in, init_scale=0.3)
     with pytest.raises(ValueError, match="depend on other sites, and site 'tau' is left out"):
         pp.TraceSymmetrized_ELBO(symmetry=TWO_SITES).loss(scale_from_a_prior, base)
-    with pytest.raises(ValueError, match="the prior of site 'w' is not the one .* leaves out"):
+    with pytest.raises(ValueError, match=r"the prior of site 'w' is not the one .* leaves out"):
         guide = pp.AutoSymmetrized(base, TWO_SITES)
         pp.TraceSymmetrized_ELBO().loss(scale_from_a_prior, guide)
 
