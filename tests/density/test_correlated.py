@@ -115,6 +115,7 @@ def test_importance_sampling_bounds_the_exact_information(kind, problem):
     assert 0.1 < exact.mean() < guide.symmetry.log_order - 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", JOINT)
 def test_certificates_contain_what_is_too_much_for_exact(kind):
     problem = one_hidden_layer(8)
@@ -196,6 +197,7 @@ def test_training_lowers_the_loss(loss, vectorized):
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
+@pytest.mark.slow
 def test_laplace_approximations_are_joint_gaussians():
     problem = one_hidden_layer()
     mode = AutoLaplaceApproximation(problem.model, init_loc_fn=pp.init_to_fan_in)
