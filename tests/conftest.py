@@ -14,8 +14,8 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    _leave_combinations_to_the_full_run(items)
     _put_the_longest_first(items)
+    _leave_combinations_to_the_full_run(items)
 
 
 def _leave_combinations_to_the_full_run(items):
