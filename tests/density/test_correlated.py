@@ -191,7 +191,7 @@ def test_training_lowers_the_loss(loss, vectorized):
     problem = one_hidden_layer()
     base = AutoMultivariateNormal(problem.model, init_loc_fn=pp.init_to_fan_in)
     guide = symmetrized(base, problem, pp.ImportanceSampled(4))
-    particles = loss(num_particles=4, vectorize_particles=vectorized, max_plate_nesting=1)
+    particles = loss(num_particles=2, vectorize_particles=vectorized, max_plate_nesting=1)
     svi = SVI(problem.model, guide, Adam({"lr": 0.05}), particles)
     losses = [svi.step(*problem.args) for _ in range(60)]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
