@@ -12,7 +12,6 @@ import arviz as az
 import matplotlib.image
 import pytest
 import torch
-from marks import slow
 
 from pyro_perm.demo import evaluation
 from pyro_perm.demo.command_line import main
@@ -73,7 +72,8 @@ def wine(tmp_path_factory):
     return folder, run(folder, "--data", "wine")
 
 
-@pytest.mark.parametrize("data", ["diabetes", *slow("wine")])
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["diabetes", "wine"])
 def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, request):
     folder, table = request.getfixturevalue(data)
     error = "test error rate" if data == "wine" else "test RMSE, sd of the target"
@@ -181,6 +181,7 @@ def test_readme_example_prints_what_it_says(capsys):
     assert sum("ELBO" in line for line in shown) == 3
 
 
+@pytest.mark.slow
 def test_readme_shows_the_rows_that_the_demo_prints(diabetes):
     _, table = diabetes
     assert set(table) <= set(rows(README.read_text()))

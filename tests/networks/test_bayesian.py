@@ -101,6 +101,7 @@ def test_priors_by_name_pattern_or_function() -> None:
     }
 
 
+@pytest.mark.slow
 def test_learned_scales_are_those_of_layers_and_are_fitted() -> None:
     model = pp.bayesian(
         network(),
