@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from results_others import cold_posterior, information, mnist, pac_bayes, pruning
+from results_others import cold_posterior, information, mnist, pac_bayes, pruning, recipes
 from results_scales import coupled_scales, rescaling
 from results_store import Store
 from results_uci import uci
@@ -18,4 +18,5 @@ SECTIONS: tuple[Callable[[Store], str], ...] = (
     pruning,
     cold_posterior,
     mnist,
+    recipes,
 )
