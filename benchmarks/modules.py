@@ -151,12 +151,12 @@ def scores(name: str, size: int | None) -> dict[str, Any]:
 
 def names_by_size() -> list[str]:
     models = torchvision_models()
-    sizes = {}
-    for name in models.list_models(module=models):
-        with torch.device("meta"):
-            network, _ = network_and_input(name, FULL_SIZE)
-        sizes[name] = sum(parameter.numel() for parameter in network.parameters())
-    return [*NETWORKS, *sorted(sizes, key=lambda name: sizes[name])]
+
+    def num_parameters(name: str) -> int:
+        number: int = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        return number
+
+    return [*NETWORKS, *sorted(models.list_models(module=models), key=num_parameters)]
 
 
 def the_run(name: str, size: int | None) -> Run:
