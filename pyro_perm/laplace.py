@@ -68,10 +68,11 @@ def laplace_approximation(
 
 def _gaussian_at(mode: AutoLaplaceApproximation, args: Any, kwargs: Any) -> AutoMultivariateNormal:
     try:
-        return mode.laplace_approximation(*args, **kwargs)
-    except torch.linalg.LinAlgError as error:
+        gaussian: AutoMultivariateNormal = mode.laplace_approximation(*args, **kwargs)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # not in its stubs
         raise ValueError(
             "the Hessian of the negative log joint is not positive definite where the "
             "AutoLaplaceApproximation is, so that this is no mode: train it longer, from another "
             "start (init_loc_fn=pp.init_to_fan_in), or give parameters without curvature a prior"
         ) from error
+    return gaussian
