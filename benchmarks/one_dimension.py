@@ -29,8 +29,8 @@ from torch import Tensor
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "fit.png"
 TITLES = {
     "mean field": "AutoNormal",
-    "permutations": "permutations",
-    "permutations and scales": "and scales",
+    "permutations": "AutoSymmetrized",
+    "permutations and scales": "with scales",
 }
 SEEDS = [0, 1, 2, 3, 4]
 NUM_ROWS, NUM_TEST, NUM_UNITS, NUM_STEPS = 80, 500, 50, 4000
