@@ -140,7 +140,7 @@ GUIDES = {
         for kind in VECTORS
     },
     **{kind.__name__: BaseGuide(starting_here(kind)) for kind in OTHERS},
-    "AutoIAFNormal": BaseGuide(partial(AutoIAFNormal, model)),
+    "AutoIAFNormal": BaseGuide(partial(AutoIAFNormal, model), part_of_vector),
     "AutoGuideList of AutoNormal": BaseGuide(list_of_guides, parts_of_list),
     "a function that samples Normals": BaseGuide(function_of_normals, parts_of_function),
 }
