@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow
 from pyro import poutine
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -35,7 +36,9 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("network", [Network(3), Network(2, prior=laplace)], ids=["3", "Laplace"])
+@pytest.mark.parametrize(
+    "network", [Network(3), *slow(Network(2, prior=laplace))], ids=["3", "Laplace"]
+)
 def test_draws_follow_the_prior_along_orbits_and_predict_as_before(network):
     guide = network.guide()
     guide()
@@ -154,7 +157,7 @@ def test_trained_bounds_stay_below_the_evidence(num_units, activation):
     for _ in range(250):
         svi.step()
     bound = pp.symmetrized_elbo(network, guide, num_samples=150, progress=False)
-    evidence = pp.log_evidence(network, num_temperatures=100, progress=False)
+    evidence = pp.log_evidence(network, num_temperatures=60, progress=False)
     error = 4 * math.hypot(bound.upper_standard_error, evidence.standard_error)
     assert bound.upper < evidence.log_evidence + error
     assert bound.lower > bound.base + 1.0
@@ -254,6 +257,7 @@ def two_layers():
         pyro.sample("y", dist.Normal((hidden @ drawn["w2"].mT).squeeze(-1), 0.5), obs=Y)
 
 
+@pytest.mark.slow
 def test_of_two_layers_that_share_a_matrix_one_is_rescaled():
     symmetry = pp.find_symmetry(two_layers, scales=True)
     guide = pp.AutoSymmetrized(
