@@ -18,6 +18,7 @@ from pyro_perm.estimators import (
 from pyro_perm.functional.elbo import FunctionalMeanField_ELBO, FunctionalSymmetrized_ELBO
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
+from pyro_perm.laplace import laplace_approximation
 from pyro_perm.networks import likelihoods, priors, readers
 from pyro_perm.networks.bayesian import BayesianNetwork, bayesian
 from pyro_perm.networks.gaussian import (
@@ -108,6 +109,7 @@ __all__ = [
     "gaussian_posterior",
     "init_to_fan_in",
     "interpolation_barrier",
+    "laplace_approximation",
     "likelihoods",
     "linear_warm_up",
     "load",
