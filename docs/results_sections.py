@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from results_networks import laplace_width, modules
 from results_others import cold_posterior, information, mnist, pac_bayes, pruning
 from results_store import Store
 from results_uci import uci
@@ -15,4 +16,6 @@ SECTIONS: tuple[Callable[[Store], str], ...] = (
     pruning,
     cold_posterior,
     mnist,
+    modules,
+    laplace_width,
 )
