@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from colab import add_colab_link
+from landing import landing_page
 
 import pyro_perm
 
@@ -68,5 +69,11 @@ def copy_notebooks(app):
         notebook.write_text(linked, encoding="utf-8")
 
 
+def put_readme(app, docname, source):
+    """The first page is the README."""
+    source[0] = landing_page(source[0], (DOCS.parent / "README.md").read_text(encoding="utf-8"))
+
+
 def setup(app):
     app.connect("builder-inited", copy_notebooks)
+    app.connect("source-read", put_readme)

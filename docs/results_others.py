@@ -157,9 +157,13 @@ def pruning(store: Store) -> str:
             cells.append("")
         rows.append(cells)
     header = ["network", MEAN_FIELD, "permutations", BOTH, "held-out gain of both"]
-    return PRUNING_INTRODUCTION + "\n\n" + table(header, rows)
+    return "\n\n".join([PRUNING_INTRODUCTION, PRUNING_FIGURE, table(header, rows)])
 
 
+PRUNING_FIGURE = (
+    "![Active units against the number of points, for three widths and three methods]"
+    "(figures/pruning.png)"
+)
 PRUNING_INTRODUCTION = """## Active units
 
 `OMP_NUM_THREADS=1 python benchmarks/pruning.py`. A noisy wave of five periods, three seeds: how

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from results_store import Mean, Store
-from results_tables import MEAN_FIELD, Record, by_method, paired, table, verdict
+from results_tables import MEAN_FIELD, Record, by_method, gains, table
 
 
 def rescaling(store: Store) -> str:
@@ -83,27 +81,9 @@ def _means(runs: dict[int, Record], **digits: int) -> list[str]:
 
 
 def _gain_of_both(runs: dict[str, dict[int, Record]]) -> str:
-    return _gains(runs, "both", (MEAN_FIELD, "permutations"), "lower")
+    return gains(runs, "both", (MEAN_FIELD, "permutations"), lambda r: float(r["scores"]["lower"]))
 
 
 def _gain_of_all_layers(runs: dict[str, dict[int, Record]]) -> str:
-    return _gains(runs, "all layers, Laplace", (MEAN_FIELD, "exact subset"), "all layers")
-
-
-def _gains(
-    runs: dict[str, dict[int, Record]], method: str, others: Sequence[str], bound: str
-) -> str:
-    """In a sentence, what a method gains over others on the same starts."""
-    said = []
-    for other in others:
-        if method in runs and other in runs:
-            nats = paired(runs[method], runs[other], lambda r: float(r["scores"][bound]))
-            point = paired(
-                runs[method], runs[other], lambda r: float(r["scores"]["log_likelihood"])
-            )
-            if nats is not None and point is not None and nats.num > 1:
-                said.append(
-                    f"over {other} {nats.text(1)} nats of the bound ({verdict(nats)}) and "
-                    f"{point.text(3)} nats a test point ({verdict(point)})"
-                )
-    return f"Paired, **{method}** gains {'; '.join(said)}." if said else ""
+    others = (MEAN_FIELD, "exact subset")
+    return gains(runs, "all layers, Laplace", others, lambda r: float(r["scores"]["all layers"]))

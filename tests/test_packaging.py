@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from colab import add_colab_link  # noqa: E402
+from landing import PLACE, landing_page  # noqa: E402
 
 from hatch_build import CustomMetadataHook, absolute  # noqa: E402
 
@@ -77,3 +78,16 @@ def test_notebooks_of_the_published_site_open_in_colab(monkeypatch):
     assert [title, *rest] == json.loads(notebook)["cells"]
     address = re.search(r"\((https://colab.*?)\)", link["source"])[1]
     assert address.endswith("/github/them/it/blob/HEAD/tutorials/01_quickstart.ipynb")
+
+
+def test_links_of_the_sites_first_page(monkeypatch):
+    text = "![f](docs/figures/f.png) [g](docs/g.md#h) [t](tutorials/t.ipynb) "
+    text += "[L](LICENSE) [u](https://u)"
+    site = "![f](figures/f.png) [g](g.md#h) [t](tutorials/t.ipynb) {} [u](https://u)"
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    assert landing_page(PLACE, text) == site.format("L")
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://example.org")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "them/it")
+    address = "https://example.org/them/it/blob/HEAD/LICENSE"
+    assert landing_page(PLACE, text) == site.format(f"[L]({address})")
