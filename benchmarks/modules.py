@@ -9,32 +9,60 @@ tokens are named.
     pip install --no-deps torchvision==0.28.0      # the one of torch 2.13
     OMP_NUM_THREADS=1 python benchmarks/modules.py [resnet18 gpt ...]
 
-Networks run in processes of their own, the smallest first. torchvision's compiled operators, which
-no classifier calls, are declared where its wheel is compiled for another build of torch.
+Networks run in processes of their own, the smallest first, each with a limit on its time and its
+memory. What is found is one file a network below ``benchmarks/results``; a network that has one is
+not run again, unless it went beyond a limit. Images are small where the network allows it, and
+``--full-size`` runs networks on the images of 224 pixels that they were made for, to compare.
+torchvision's compiled operators, which no classifier calls, are declared where its wheel is
+compiled for another build of torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
-import subprocess
+import resource
+import signal
 import sys
 import time
 import warnings
 from collections import Counter
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 from networks_of_torch_parts import NETWORKS
+from results_store import RESULTS, Run, Store
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import pyro_perm as pp
 
+BENCHMARK = "modules"
+TOLERANCE = 1e-10
+FULL_SIZE = 224
 EXPECTED = re.compile(
     r"returned value|argument \d|places of the kernel|order-dependent aten.convolution"
     r"|indexed by aten.embedding"
 )
-SIZES = {"vit": 224, "maxvit": 224, "inception": 96}
+# MaxViT's windows of seven divide no smaller image, and Inception's poolings leave nothing of it.
+SMALLEST_SIZES = {"maxvit": FULL_SIZE, "inception": 96, "vit_h_14": 56}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a network's process.
+
+    Attributes:
+        seconds: of a processor.
+        gibibytes: of memory.
+    """
+
+    seconds: int
+    gibibytes: float
 
 
 def torchvision_models() -> Any:
@@ -52,13 +80,24 @@ def torchvision_models() -> Any:
     return models
 
 
-def network_and_input(name: str) -> tuple[nn.Module, Tensor]:
+def image_size(name: str, full_size: bool) -> int | None:
+    """Pixels a side, or None for networks that bring their own input."""
     if name in NETWORKS:
+        return None
+    smallest = (size for start, size in SMALLEST_SIZES.items() if name.startswith(start))
+    return FULL_SIZE if full_size else next(smallest, 64)
+
+
+def network_and_input(name: str, size: int | None) -> tuple[nn.Module, Tensor]:
+    if size is None:
         return NETWORKS[name]()
-    models = torchvision_models()
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    size = next((size for start, size in SIZES.items() if name.startswith(start)), 64)
-    return models.get_model(name, weights=None, **options), torch.randn(2, 3, size, size)
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    if name.startswith("vit_"):
+        options["image_size"] = size
+    network = torchvision_models().get_model(name, weights=None, **options)
+    return network, torch.randn(2, 3, size, size)
 
 
 def randomize(network: nn.Module) -> None:
@@ -76,13 +115,18 @@ def largest_change(network: nn.Module, x: Tensor, symmetry: pp.PermutationSymmet
     network = network.double()
     x = x.double() if x.is_floating_point() else x
     before = network(x)
-    network.load_state_dict(symmetry.apply(symmetry.sample(), network.state_dict()))
-    return float((network(x) - before).abs().max() / before.abs().max())
+    moved = symmetry.apply(symmetry.sample(), network.state_dict())
+    after = functional_call(network, moved, x, tie_weights=False)
+    return float((after - before).abs().max() / before.abs().max())
 
 
-def row(name: str) -> str:
+def scores(name: str, size: int | None) -> dict[str, Any]:
+    """What is found in a network.
+
+    :raises ValueError: if an element of the group changes the outputs.
+    """
     torch.manual_seed(0)
-    network, x = network_and_input(name)
+    network, x = network_and_input(name, size)
     network.eval()
     randomize(network)
     start = time.process_time()
@@ -91,52 +135,91 @@ def row(name: str) -> str:
         symmetry = pp.find_symmetry(network, x)
     seconds = time.process_time() - start
     change = largest_change(network, x, symmetry) if symmetry else 0.0
-    if change > 1e-10:
-        raise SystemExit(f"{name}: outputs change by {change:.1e}")
+    if change > TOLERANCE:
+        raise ValueError(f"outputs change by {change:.1e}")
     reasons = Counter(r for r in symmetry.reasons.values() if not EXPECTED.search(r))
     missed = [f"{reason} ({count} axes)" for reason, count in reasons.most_common(3)]
-    missed += [f"warning: {warning.message}" for warning in caught]
-    num = sum(parameter.numel() for parameter in network.parameters())
-    units = sum(symmetry.groups.values()) if symmetry else 0
-    return (
-        f"| {name} | {num / 1e6:.2f} | {len(symmetry.spec)} | {units} | "
-        f"{symmetry.log_order:.0f} | {seconds:.1f} | {change:.0e} | {'; '.join(missed) or '-'} |"
-    )
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "groups": {str(size): n for size, n in sorted(Counter(symmetry.groups.values()).items())},
+        "log_order": symmetry.log_order if symmetry else 0.0,
+        "seconds": seconds,
+        "change": change,
+        "not found": missed + [f"warning: {warning.message}" for warning in caught],
+    }
 
 
 def names_by_size() -> list[str]:
     models = torchvision_models()
-    sizes = {}
-    for name in models.list_models(module=models):
-        with torch.device("meta"):
-            options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-            network = models.get_model(name, weights=None, **options)
-        sizes[name] = sum(parameter.numel() for parameter in network.parameters())
-    return [*NETWORKS, *sorted(sizes, key=lambda name: sizes[name])]
+
+    def num_parameters(name: str) -> int:
+        number: int = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        return number
+
+    return [*NETWORKS, *sorted(models.list_models(module=models), key=num_parameters)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--alone", action="store_true", help="in this process, without a header")
-    options = parser.parse_args()
-    if options.alone:
-        print(row(options.names[0]), flush=True)
-        return
-    print(
-        "| network | 10^6 parameters | groups | units | log G | seconds | change | not found |\n"
-        "|---|---|---|---|---|---|---|---|",
-        flush=True,
+def the_run(name: str, size: int | None) -> Run:
+    return Run(BENCHMARK, name, "own input" if size is None else f"{size} pixels", 0)
+
+
+def run_alone(name: str, size: int | None, limits: Limits) -> dict[str, Any]:
+    """What is found in a network by a process of its own, or why it found nothing."""
+    processes = multiprocessing.get_context("fork")  # Importing torch takes longer than the rest.
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_send_scores, args=(sender, name, size, limits))
+    process.start()
+    sender.close()
+    try:
+        found: dict[str, Any] = receiver.recv()
+    except EOFError:
+        process.join()
+        is_late = process.exitcode == -signal.SIGXCPU
+        why = f"needs more than {limits.seconds} seconds" if is_late else f"{process.exitcode=}"
+        return {"failure": why}
+    process.join()
+    return found
+
+
+def _send_scores(sender: Connection, name: str, size: int | None, limits: Limits) -> None:
+    memory = int(limits.gibibytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds))
+    try:
+        found = scores(name, size)
+    except Exception as error:
+        is_short = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        why = f"needs more than {limits.gibibytes:g} GiB" if is_short else f"{error}"
+        found = {"failure": why.splitlines()[0]}
+    sender.send(found)
+
+
+def is_done(store: Store, run: Run) -> bool:
+    return store.has(run, {}) and "failure" not in store.read(run)["scores"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--full-size", action="store_true", help="images of 224 pixels")
+    parser.add_argument("--seconds", type=int, default=3600, help="limit of a network")
+    parser.add_argument("--gibibytes", type=float, default=14.0, help="limit of a network")
+    options = parser.parse_args(arguments)
+    store, limits = Store(options.results), Limits(options.seconds, options.gibibytes)
     failed = []
     for name in options.names or names_by_size():
-        command = [sys.executable, __file__, "--alone", name]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            failed.append(name)
-            print(f"| {name} | failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
-        else:
-            print(done.stdout.strip(), flush=True)
+        size = image_size(name, options.full_size)
+        run = the_run(name, size)
+        if is_done(store, run):
+            continue
+        found = run_alone(name, size, limits)
+        store.save(run, {}, found)
+        failed += [name] * ("failure" in found)
+        print(name, found, flush=True)
     if failed:
         raise SystemExit(f"failed: {failed}")
 

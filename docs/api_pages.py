@@ -18,7 +18,7 @@ EXTENSION_POINTS = {
     # Estimators: what they return, and what they are given.
     "pyro_perm.estimators.estimator": ["Bounds", "register_estimator", "require_served"],
     "pyro_perm.density.factorized": ["FactorizedDensity"],
-    "pyro_perm.density.correlated": ["CorrelatedDensity"],
+    "pyro_perm.density.correlated": ["CorrelatedDensity", "JointDistribution"],
     # Axis rules.
     "pyro_perm.discovery.permutations.rules.table": ["AxisRule", "AxisRules", "AxisTensor"],
     # Unit actions.

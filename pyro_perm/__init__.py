@@ -18,6 +18,7 @@ from pyro_perm.estimators import (
 from pyro_perm.functional.elbo import FunctionalMeanField_ELBO, FunctionalSymmetrized_ELBO
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.initialization import init_to_fan_in
+from pyro_perm.laplace import laplace_approximation
 from pyro_perm.networks import likelihoods, priors, readers
 from pyro_perm.networks.bayesian import BayesianNetwork, bayesian
 from pyro_perm.networks.gaussian import (
@@ -38,6 +39,7 @@ from pyro_perm.posterior import (
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
 from pyro_perm.posterior.bounds.laplace_evidence import LaplaceEvidence, log_evidence_laplace
 from pyro_perm.posterior.comparison import Comparison, compare
+from pyro_perm.posterior.executors import evaluate_each
 from pyro_perm.posterior.export.arviz import to_arviz
 from pyro_perm.posterior.modulo.alignment import Alignment, align, canonical_order
 from pyro_perm.posterior.modulo.barrier import (
@@ -100,12 +102,14 @@ __all__ = [
     "compare",
     "convergence_diagnostics",
     "cyclical_warm_up",
+    "evaluate_each",
     "figures",
     "find_symmetry",
     "fit",
     "gaussian_posterior",
     "init_to_fan_in",
     "interpolation_barrier",
+    "laplace_approximation",
     "likelihoods",
     "linear_warm_up",
     "load",

@@ -21,7 +21,7 @@ from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_perm.density.base_guides import base_node
+from pyro_perm.density.base_guides import base_node, require_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.base_guides.one_vector import part_of
 from pyro_perm.density.factorized import STICK_BREAKING
@@ -59,6 +59,8 @@ class GuideProbe:
         }
         # Again, since a run on given values leaves other random numbers to the guide's dropout.
         self._nodes = self._run({})
+        for site in symmetry.sites:
+            require_density(site, self._nodes)
         self._node_of = {site: base_node(site, self._nodes) for site in symmetry.sites}
 
     def require_independent_sites(self) -> None:

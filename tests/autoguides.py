@@ -15,7 +15,6 @@ from pyro.infer.autoguide import (
     AutoGaussian,
     AutoGuide,
     AutoHierarchicalNormalMessenger,
-    AutoIAFNormal,
     AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
@@ -31,7 +30,6 @@ UNITS = 3
 SERVED = [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 REFUSED = [
     AutoDelta,
-    AutoIAFNormal,
     AutoLaplaceApproximation,
     AutoStructured,
     AutoGaussian,

@@ -140,7 +140,7 @@ GUIDES = {
         for kind in VECTORS
     },
     **{kind.__name__: BaseGuide(starting_here(kind)) for kind in OTHERS},
-    "AutoIAFNormal": BaseGuide(partial(AutoIAFNormal, model)),
+    "AutoIAFNormal": BaseGuide(partial(AutoIAFNormal, model), part_of_vector),
     "AutoGuideList of AutoNormal": BaseGuide(list_of_guides, parts_of_list),
     "a function that samples Normals": BaseGuide(function_of_normals, parts_of_function),
 }
@@ -212,7 +212,7 @@ def is_right(case, kind, estimator, *, by_loss=False):
         guide = pp.AutoSymmetrized(base, symmetry, estimator=estimator, permute=False)
         return value_and_gradient(make_loss(kind), guide)
 
-    found(estimator)  # sets up, or is refused
+    base(*DATA)  # sets up its parameters
     if kind is not pp.TraceSymmetrized_ELBO:
         difference = found(estimator) - value_and_gradient(
             make_loss(kind), summed(base, case.parts)

@@ -10,7 +10,6 @@ from pyro.infer.autoguide import (
     AutoDelta,
     AutoGaussian,
     AutoHierarchicalNormalMessenger,
-    AutoIAFNormal,
     AutoLaplaceApproximation,
     AutoNormal,
     AutoNormalMessenger,
@@ -53,7 +52,6 @@ def test_guides_symmetrized_already():
 
 REFUSED = [
     (AutoStructured, "computes sites from each other"),
-    (AutoIAFNormal, "inverse of its flow"),
     (AutoGaussian, "rescales the vector that it draws"),
     (AutoDelta, "a point mass has no density"),
 ]
@@ -72,7 +70,6 @@ def test_kinds_of_guides_are_refused_by_both_routes(kind, reason):
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
-        (AutoIAFNormal, "is part of a TransformedDistribution"),
         (AutoGaussian, "is a function of its part of the vector"),
         (AutoDelta, "is drawn from a Delta"),
     ],

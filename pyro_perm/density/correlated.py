@@ -1,4 +1,4 @@
-"""The density of a base guide that draws all sites jointly, as one Gaussian vector.
+"""The density of a base guide that draws all sites jointly, as one vector.
 
 No permanent sums it over permutations, since ``log q(g . w)`` is no sum over pairs of units. Its
 marginals are a factorized density, whose unit pairs tell which permutations to propose; what a
@@ -9,18 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.density.gaussians import JointGaussian, in_double_precision
 from pyro_perm.symmetry.elements import Elements
+
+
+class JointDistribution(Protocol):
+    """The distribution of a vector."""
+
+    def log_ratio(self, moved: Tensor, vector: Tensor) -> Tensor:
+        """``log q(moved) - log q(vector)``.
+
+        :param moved: shape ``(num, *batch, size)``, in double precision.
+        :param vector: shape ``(*batch, size)``, likewise.
+        :returns: shape ``(num, *batch)``, in nats and double precision.
+        """
 
 
 @dataclass(frozen=True)
 class CorrelatedDensity(FactorizedDensity):
-    """A joint Gaussian over the sites of a symmetry, and a draw ``w`` from it.
+    """A joint distribution over the sites of a symmetry, and a draw ``w`` from it.
 
     The locs and scales, and with them the unit pairs, are those of its marginals.
 
@@ -30,7 +41,7 @@ class CorrelatedDensity(FactorizedDensity):
         slices: site -> where its value lies in the vector, flattened.
     """
 
-    joint: JointGaussian
+    joint: JointDistribution
     vector: Tensor
     slices: Mapping[str, slice]
 
@@ -47,11 +58,10 @@ class CorrelatedDensity(FactorizedDensity):
         :param permutations: an element of every group, shape ``(num, *batch, n)``.
         :returns: shape ``(num, *batch)``, in nats and double precision.
         """
-        joint, vector = in_double_precision(self.joint), self.vector.double()
+        vector = self.vector.double()
         num = next(iter(permutations.values())).shape[0]
         moved = vector.expand(num, *vector.shape).clone()
         for site, value in self.symmetry.apply(permutations, self.values).items():
             start = value.dim() - self.symmetry.site_rank(site)
             moved[..., self.slices[site]] = value.flatten(start).double()
-        log_ratio: Tensor = joint.log_prob(moved) - joint.log_prob(vector)
-        return log_ratio
+        return self.joint.log_ratio(moved, vector)

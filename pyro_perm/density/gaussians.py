@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pyro.distributions import Delta
@@ -49,7 +50,29 @@ def parameters_of(distribution: Any) -> tuple[Tensor, ...]:
     return (distribution.v,) if isinstance(distribution, Delta) else ()
 
 
-def in_double_precision(gaussian: JointGaussian) -> Distribution:
+@dataclass(frozen=True)
+class GaussianVector:
+    """The distribution of a vector whose entries are jointly Gaussian.
+
+    Attributes:
+        gaussian: the distribution.
+    """
+
+    gaussian: JointGaussian
+
+    def log_ratio(self, moved: Tensor, vector: Tensor) -> Tensor:
+        """``log q(moved) - log q(vector)``.
+
+        :param moved: shape ``(num, *batch, size)``.
+        :param vector: shape ``(*batch, size)``.
+        :returns: shape ``(num, *batch)``, in nats and double precision.
+        """
+        gaussian = _in_double_precision(self.gaussian)
+        log_ratio: Tensor = gaussian.log_prob(moved) - gaussian.log_prob(vector)
+        return log_ratio
+
+
+def _in_double_precision(gaussian: JointGaussian) -> Distribution:
     """The same Gaussian, in double precision and without dimensions that were only expanded."""
     loc = unexpanded(gaussian.loc, 1).double()
     if isinstance(gaussian, MultivariateNormal):

@@ -87,15 +87,7 @@ class PyroModel:
     @cached_property
     def exclusions(self) -> dict[str, str]:
         """Latent sites that cannot be permuted at all, with the reasons."""
-        visible = self.latents.keys()
-        if self.visible is not None:
-            trace = prior_trace(self.visible, self.inputs.args, self.inputs.kwargs)
-            visible = dict(latent_sites(trace)).keys()
-        reasons = {
-            name: "the site is hidden from the guide by poutine.block"
-            for name in self.latents
-            if name not in visible
-        }
+        reasons = dict.fromkeys(self._hidden, "the site is hidden from the guide by poutine.block")
         for name, site in latent_sites(self.trace):
             for frame in site["cond_indep_stack"]:
                 if frame.vectorized and frame.full_size not in (None, frame.size):
@@ -106,6 +98,15 @@ class PyroModel:
                     "to sum it out"
                 )
         return reasons
+
+    @cached_property
+    def _hidden(self) -> list[str]:
+        """Latent sites that the guide does not draw."""
+        if self.visible is None:
+            return []
+        trace = prior_trace(self.visible, self.inputs.args, self.inputs.kwargs)
+        visible = dict(latent_sites(trace)).keys()
+        return [name for name in self.latents if name not in visible]
 
     @property
     def hidden_data(self) -> str | None:
@@ -126,8 +127,17 @@ class PyroModel:
     def site_shapes(self, spec: Spec) -> dict[str, SiteShape]:
         """The shapes of a spec's sites.
 
-        :raises ValueError: if a site is not latent, or lies in a subsampled plate.
+        :raises ValueError: if a site is not latent, lies in a subsampled plate, or is drawn by
+            another guide than that of the others.
         """
+        for group, sites in spec.items():
+            for site in self._hidden:
+                if site in sites:
+                    raise ValueError(
+                        f"group '{group}', site '{site}': poutine.block hides the site from the "
+                        "guide that is to permute it; let one guide draw all sites of a group, or "
+                        "symmetrize the list of guides as a whole"
+                    )
         return site_shapes(spec, self.trace)
 
     def run(self, values: Mapping[str, Tensor], announce: Announce = disregard) -> Run:

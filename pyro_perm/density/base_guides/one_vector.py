@@ -1,4 +1,4 @@
-"""Guides that draw several sites as one Gaussian vector, of which the sites are parts.
+"""Guides that draw several sites as one vector, of which the sites are parts.
 
 A site is a part of the vector if it is a view into the vector's memory. What was computed from the
 vector, by a constraint's transform or by the guide, is not, and has another density.
@@ -6,8 +6,9 @@ vector, by a constraint's transform or by the guide, is not, and has another den
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyro.distributions import Delta
 from pyro.infer.autoguide import (
@@ -19,23 +20,48 @@ from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
 from pyro_perm.density.base_guides.reader import Drawn, JointDraw, Reader, Sites
-from pyro_perm.density.gaussians import JointGaussian, as_normal, marginals
+from pyro_perm.density.correlated import JointDistribution
+from pyro_perm.density.gaussians import GaussianVector, JointGaussian, as_normal, marginals
 from pyro_perm.density.moved_delta import as_drawn
 
 
-class OneVector(Reader):
-    """Reads sites that are parts of a Gaussian vector."""
+class Vector(NamedTuple):
+    """The distribution of a vector.
 
-    kinds = (AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal)
+    Attributes:
+        locs: of its entries' marginals, shape ``(*batch, size)``, or without the batch.
+        scales: as ``locs``.
+        joint: the distribution, if its entries are not independent.
+    """
+
+    locs: Tensor
+    scales: Tensor
+    joint: JointDistribution | None = None
+
+
+class OneVector(Reader):
+    """Reads sites that are parts of a vector; what this was drawn from is up to subclasses."""
+
+    @abstractmethod
+    def is_readable(self, distribution: Any) -> bool:
+        """Whether a vector was drawn from something whose density is known here."""
+
+    @abstractmethod
+    def vector_of(self, distribution: Any) -> Vector:
+        """What a vector was drawn from."""
 
     def node_of(self, site: str, sites: Sites) -> str | None:
         """The auxiliary node of the vector."""
-        vectors = (name for name, node in sites.items() if _gaussian(node) is not None)
+        vectors = (
+            name
+            for name, node in sites.items()
+            if is_auxiliary_vector(node) and self.is_readable(node["fn"])
+        )
         return next((name for name in vectors if _part(sites[name], sites[site])), None)
 
     def read(self, site: str, node: str, sites: Sites, rank: int) -> Drawn:
         """The site's part of the vector, and of the marginals' locs and scales."""
-        vector, gaussian = sites[node]["value"], _gaussian(sites[node])
+        drawn, vector = sites[node]["value"], self.vector_of(sites[node]["fn"])
         parts = {other: _part(sites[node], sites[other]) for other in sites if other != node}
         slices = {other: part for other, part in parts.items() if part is not None}
         value = as_drawn(sites[site]["fn"])
@@ -43,11 +69,28 @@ class OneVector(Reader):
             tensor[..., slices[site]].reshape(
                 value.shape if tensor.dim() > 1 else value.shape[-rank:]
             )
-            for tensor in marginals(gaussian)
+            for tensor in (vector.locs, vector.scales)
         )
-        is_joint = isinstance(gaussian, JointGaussian)
-        joint = JointDraw(gaussian, vector, slices) if is_joint else None
+        joint = None if vector.joint is None else JointDraw(vector.joint, drawn, slices)
         return Drawn(value, loc, scale, joint)
+
+
+class OneGaussian(OneVector):
+    """Reads sites that are parts of a Gaussian vector."""
+
+    kinds = (AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal)
+
+    def is_readable(self, distribution: Any) -> bool:
+        """Whether it is Gaussian."""
+        return isinstance(distribution, JointGaussian) or as_normal(distribution) is not None
+
+    def vector_of(self, distribution: Any) -> Vector:
+        """Its marginals, and itself unless its entries are independent."""
+        if isinstance(distribution, JointGaussian):
+            return Vector(*marginals(distribution), GaussianVector(distribution))
+        normal = as_normal(distribution)
+        assert normal is not None
+        return Vector(*marginals(normal))
 
 
 def part_of(vector: Tensor, value: Tensor) -> slice | None:
@@ -81,11 +124,3 @@ def is_auxiliary_vector(node: Mapping[str, Any]) -> bool:
 def _part(node: Mapping[str, Any], other: Mapping[str, Any]) -> slice | None:
     point = other.get("fn")
     return part_of(node["value"], as_drawn(point)) if isinstance(point, Delta) else None
-
-
-def _gaussian(node: Mapping[str, Any]) -> Any:
-    """The Gaussian that an auxiliary vector was drawn from, or None."""
-    if not is_auxiliary_vector(node):
-        return None
-    gaussian = node["fn"]
-    return gaussian if isinstance(gaussian, JointGaussian) else as_normal(gaussian)

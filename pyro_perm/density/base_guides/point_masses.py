@@ -9,5 +9,5 @@ _NO_DENSITY = "a point mass has no density to average over permutations; use Aut
 POINT_MASSES = Refusal((AutoDelta,), _NO_DENSITY)
 LAPLACE = Refusal(
     (AutoLaplaceApproximation,),
-    f"{_NO_DENSITY}, or the Gaussian that its laplace_approximation(*args) returns",
+    f"{_NO_DENSITY}, or pyro_perm.laplace_approximation(guide, *args) of a trained one",
 )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_perm.density.gaussians import JointGaussian
+from pyro_perm.density.correlated import JointDistribution
 
 Sites = Mapping[str, Mapping[str, Any]]
 
@@ -24,19 +24,20 @@ class JointDraw(NamedTuple):
         slices: site -> where its value lies in the vector, flattened.
     """
 
-    distribution: JointGaussian
+    distribution: JointDistribution
     vector: Tensor
     slices: Mapping[str, slice]
 
 
 class Drawn(NamedTuple):
-    """How a site was drawn: from independent Normals, or as part of something drawn jointly.
+    """How a site was drawn: from independent Normals, or as part of a vector drawn jointly.
 
     Attributes:
         value: what was drawn, shape ``(*batch, *shape)`` for a site of this shape in unconstrained
             space.
-        loc: of the Normals, or of the marginals; the same shape, or without the batch.
-        scale: as ``loc``.
+        loc: of the Normals, or the means of a vector's marginals; the same shape, or without the
+            batch.
+        scale: as ``loc``, standard deviations.
         joint: what the site is part of, if its entries are not independent of other sites.
     """
 
@@ -62,6 +63,17 @@ class Reader(ABC):
         :param sites: trace nodes of the base guide.
         :returns: None if the site was drawn in another way.
         """
+
+    def obstacle(self, node: str, sites: Sites) -> str | None:
+        """Why the density at other values is not known, although it is at those drawn.
+
+        Asked at the first call.
+
+        :param node: the name that :meth:`node_of` returned.
+        :param sites: trace nodes of the base guide.
+        :returns: the rest of a sentence about a site, with the fix; None if it is known.
+        """
+        return None
 
     @abstractmethod
     def read(self, site: str, node: str, sites: Sites, rank: int) -> Drawn:

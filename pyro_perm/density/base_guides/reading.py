@@ -20,8 +20,8 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
     """The density of the sites of a symmetry.
 
     :param sites: trace nodes of the base guide.
-    :raises TypeError: if a site is no part of a Gaussian, or a joint Gaussian has other parts than
-        all sites of a symmetry that only permutes.
+    :raises TypeError: if no reader knows how a site was drawn, or a vector that is drawn jointly
+        has other parts than all sites of a symmetry that only permutes.
     """
     plates = max(symmetry.site_plates(site) for site in symmetry.sites)
     drawn = {site: _read(site, sites, symmetry, plates) for site in symmetry.sites}
@@ -51,6 +51,17 @@ def base_node(site: str, sites: Sites) -> str:
     :raises TypeError: if no reader knows how the site was drawn.
     """
     return _reader_of(site, sites)[1]
+
+
+def require_density(site: str, sites: Sites) -> None:
+    """Refuse a model site whose density at permuted values is not known.
+
+    :raises TypeError: naming the site, with the fix.
+    """
+    reader, node = _reader_of(site, sites)
+    obstacle = reader.obstacle(node, sites)
+    if obstacle is not None:
+        raise TypeError(f"site '{site}' {obstacle}")
 
 
 def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Drawn:

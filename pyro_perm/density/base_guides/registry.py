@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyro_perm.density.base_guides.flows import FLOWS
+from pyro_perm.density.base_guides.flows import OneFlow
 from pyro_perm.density.base_guides.independent_normals import IndependentNormals
 from pyro_perm.density.base_guides.messengers import MESSENGERS
-from pyro_perm.density.base_guides.one_vector import OneVector
+from pyro_perm.density.base_guides.one_vector import OneGaussian
 from pyro_perm.density.base_guides.point_masses import LAPLACE, POINT_MASSES
 from pyro_perm.density.base_guides.reader import Reader, Refusal
 from pyro_perm.density.base_guides.rescaled_vector import RESCALED_VECTORS
 from pyro_perm.density.base_guides.structured import STRUCTURED
 
-READERS: tuple[Reader, ...] = (IndependentNormals(), OneVector())
-REFUSALS: tuple[Refusal, ...] = (
-    MESSENGERS,
-    POINT_MASSES,
-    LAPLACE,
-    RESCALED_VECTORS,
-    STRUCTURED,
-    FLOWS,
-)
+READERS: tuple[Reader, ...] = (IndependentNormals(), OneGaussian(), OneFlow())
+REFUSALS: tuple[Refusal, ...] = (MESSENGERS, POINT_MASSES, LAPLACE, RESCALED_VECTORS, STRUCTURED)
 
 
 def require_symmetrizable(guide: Any) -> None:

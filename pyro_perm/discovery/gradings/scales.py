@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.dataflow import Sites, Unknown
-from pyro_perm.discovery.gradings.independence import dependent_groups
+from pyro_perm.discovery.gradings.independence import Shapes, dependent_groups
+from pyro_perm.discovery.gradings.rules import SCALES
+from pyro_perm.discovery.gradings.single_units import single_unit_groups, sites_of_single_units
 from pyro_perm.discovery.gradings.tied_units import units_of_likelihood
 from pyro_perm.discovery.gradings.unit_scaling import UnitScaling
 from pyro_perm.discovery.recording.log_joint import LogJoint
@@ -31,7 +33,7 @@ def with_scales(
     """The groups, with degrees on the axes that are rescaled, and groups that only rescale.
 
     The latter are of units that the likelihood ties together, but that cannot be permuted: their
-    priors are unequal, or data tell them apart.
+    priors are unequal, data tell them apart, or a layer has only one.
 
     :param spec: group -> site -> axes, as found.
     :param unscalable: sites that cannot be rescaled because of their own prior, with the reasons.
@@ -47,11 +49,14 @@ def with_scales(
             reasons[f"scale of {group}"] = str(why)
     for sites in _scale_only(joint, spec, scaling):
         scaled[f"P{len(scaled)}"] = sites
-    rescaling = {group: sites for group, sites in scaled.items() if _rescales(sites)}
     shapes = {name: latent.node.shape for name, latent in joint.latents.items()}
-    for group in dependent_groups(rescaling, shapes):
+    single = {f"P{k}": s for k, s in enumerate(_single_units(scaling, shapes), len(scaled))}
+    rescaling = {g: sites for g, sites in (scaled | single).items() if _rescales(sites)}
+    dependent = dependent_groups(rescaling, shapes, lambda axis: axis.scale, SCALES.field)
+    for group in scaled.keys() & dependent:
         reasons[f"scale of {group}"] = _DEPENDENT
         scaled[group] = _with_degrees(scaled[group], {})
+    scaled |= {group: sites for group, sites in single.items() if group not in dependent}
     return {g: sites for g, sites in scaled.items() if g in spec or _rescales(sites)}, reasons
 
 
@@ -77,6 +82,14 @@ def _scale_only(
                 for site, axes in _with_degrees(sites, degrees).items()
                 if any(axis.scale for axis in axes)
             }
+
+
+def _single_units(scaling: UnitScaling, shapes: Shapes) -> Iterator[dict[str, tuple[Axis, ...]]]:
+    units = scaling.independent_degrees(sites_of_single_units(shapes))
+    by_site = ({site: degree for (site, _), degree in degrees.items()} for degrees in units)
+    return single_unit_groups(
+        by_site, shapes, lambda dim, degree: Axis(dim, scale=degree, permute=False)
+    )
 
 
 def _permuted_coordinates(

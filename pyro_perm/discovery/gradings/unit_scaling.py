@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pyro_perm.discovery.gradings.dataflow import GradedJoint, Sites, Unknown
-from pyro_perm.discovery.gradings.linear_equations import Equations, LinearForm, unit_form
+from pyro_perm.discovery.gradings.dataflow import Demands, GradedJoint, Sites, Unknown
+from pyro_perm.discovery.gradings.linear_equations import LinearForm, sparse_basis, unit_form
 from pyro_perm.discovery.gradings.rules import SCALES
 from pyro_perm.discovery.permutations.algebra import Reason
 from pyro_perm.discovery.recording.graph import Graph, Node
 from pyro_perm.discovery.recording.log_joint import LogJoint
+
+
+@dataclass(frozen=True)
+class _Question:
+    """By which powers the entries along some axes may be multiplied.
+
+    Attributes:
+        factors: the factors of the log joint that must not change.
+        unknowns: the axes on which these depend.
+        fixed: sites that cannot be rescaled whatever the likelihood is, with the reasons.
+        free: the unknowns of the other sites.
+        demands: what must hold for these.
+    """
+
+    factors: list[str]
+    unknowns: list[Unknown]
+    fixed: Mapping[str, Reason]
+    free: list[Unknown]
+    demands: Demands
+
+    def along(self, solution: tuple[int, ...]) -> dict[Unknown, int]:
+        """The degrees of a solution that are not zero, those of incoming entries positive."""
+        oriented = _oriented(solution, self.demands.forms)
+        return {unknown: d for unknown, d in zip(self.free, oriented, strict=True) if d}
 
 
 @dataclass(frozen=True)
@@ -41,35 +65,43 @@ class UnitScaling:
         """
         if self.joint.factors.keys() <= self.joint.latents.keys():
             return {}, Reason("the model observes nothing")
+        question = self._question(sites)
+        solutions = [_primitive(x) for x in question.demands.equations.solutions()]
+        if not solutions:
+            return {}, self._why_none(question)
+        return question.along(min(solutions, key=_unnaturalness)), None
+
+    def independent_degrees(self, sites: Sites) -> Iterator[dict[Unknown, int]]:
+        """The degrees of independent rescalings, each of as few of some axes as possible.
+
+        :param sites: site -> its axes, as in :meth:`degrees`.
+        """
+        if self.joint.factors.keys() <= self.joint.latents.keys():
+            return
+        question = self._question(sites)
+        basis = sparse_basis(question.demands.equations.solutions(), SCALES.field)
+        yield from (question.along(_primitive(solution)) for solution in basis)
+
+    def _question(self, sites: Sites) -> _Question:
         factors = [site for site in self.joint.factors if site not in sites]
         used = _sites_among(self.joint.graph, [self.joint.factors[site] for site in factors])
         unknowns = [(site, axis) for site in used if site in sites for axis in sites[site]]
         fixed = {site: why for site in sites if (why := self._why_fixed(site, sites)) is not None}
         free = [(site, axis) for site, axis in unknowns if site not in fixed]
-        demands = self._graded.demands(free, factors)
-        if not demands.equations.has_solutions:
-            return {}, self._why_none(demands.equations, unknowns, fixed, factors)
-        natural = min(map(_primitive, demands.equations.solutions()), key=_unnaturalness)
-        natural = _oriented(natural, demands.forms)
-        return {unknown: d for unknown, d in zip(free, natural, strict=True) if d}, None
+        return _Question(factors, unknowns, fixed, free, self._graded.demands(free, factors))
 
-    def _why_none(
-        self,
-        equations: Equations,
-        unknowns: list[Unknown],
-        fixed: Mapping[str, Reason],
-        factors: list[str],
-    ) -> Reason:
+    def _why_none(self, question: _Question) -> Reason:
         """Why there is no solution: the likelihood, or sites that are fixed on top of it."""
+        unknowns = question.unknowns
         if not unknowns:
             return Reason("no likelihood depends on the group's sites")
-        unfixed = self._graded.demands(unknowns, factors).equations
+        unfixed = self._graded.demands(unknowns, question.factors).equations
         for k, (site, _) in enumerate(unknowns):
-            if unfixed.has_solutions and site in fixed:
-                unfixed.add(unit_form(k, len(unknowns)), fixed[site])
+            if unfixed.has_solutions and site in question.fixed:
+                unfixed.add(unit_form(k, len(unknowns)), question.fixed[site])
                 if not unfixed.has_solutions:
-                    return fixed[site]
-        cause = equations.cause or unfixed.cause
+                    return question.fixed[site]
+        cause = question.demands.equations.cause or unfixed.cause
         assert cause is not None  # an equation forced an unknown to be zero
         return cause
 

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_perm.discovery.gradings.linear_equations import Equations, Field, LinearForm
+from pyro_perm.discovery.gradings.linear_equations import (
+    Equations,
+    Field,
+    LinearForm,
+    sparse_basis,
+)
 from pyro_perm.discovery.permutations.algebra import Reason
 
 NUM_UNKNOWNS = 5
@@ -28,7 +33,7 @@ def rows_of(low: int, high: int) -> st.SearchStrategy[list[list[int]]]:
     return st.lists(row, max_size=7)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(rows_of(0, 1))
 def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     found = equations(2, rows)
@@ -46,7 +51,7 @@ def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     assert found.has_solutions == (len(null_space) > 1)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(rows_of(-3, 3))
 def test_rational_solutions_are_a_basis_of_the_null_space(rows: list[list[int]]) -> None:
     found = equations(0, rows)
@@ -68,3 +73,25 @@ def test_the_cause_is_what_first_forced_an_unknown_to_be_zero() -> None:
         found.add(tuple(map(Fraction, row)), Reason(why))
     assert found.cause == Reason("forces")
     assert not found.has_solutions
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(rows_of(-2, 2), st.sampled_from([0, 2]))
+def test_a_sparse_basis_spans_the_same_space_with_fewer_unknowns(
+    rows: list[list[int]], characteristic: int
+) -> None:
+    found = equations(characteristic, rows)
+    basis = found.solutions()
+    sparse = sparse_basis(basis, found.field)
+    assert len(sparse) == len(basis)
+    assert [sum(map(bool, x)) for x in sparse] <= [sum(map(bool, x)) for x in basis]
+    for some, others in ((sparse, basis), (basis, sparse)):
+        equal = Equations(found.field, len(basis))  # No combination of a basis is zero.
+        for column in zip(*some, strict=True):
+            equal.add(column, Reason("a test"))
+        assert not equal.has_solutions
+        for vector in others:
+            combined = Equations(found.field, len(basis) + 1)
+            for column in zip(*some, vector, strict=True):
+                combined.add(column, Reason("a test"))
+            assert combined.has_solutions
