@@ -285,12 +285,14 @@ def _weight_of_swaps_between(log_weights: NDArray[np.floating], parts: list[_Nod
     label = -1 - np.arange(len(log_weights))  # A node in no part is a part of its own.
     for number, part in enumerate(parts):
         label[part] = number
-    # All of these swaps move a node that is outside of the largest part.
+    apart = label[:, None] != label
     largest = max(range(len(parts)), key=lambda number: len(parts[number]), default=-1)
     rest = np.flatnonzero(label != largest)
+    if 2 * len(rest) > len(label):
+        return float(np.exp((log_weights + log_weights.T)[apart]).sum() / 2)
+    # All of these swaps move a node that is outside of the largest part, some of them two.
     log_swaps = log_weights[rest] + log_weights[:, rest].T
-    log_swaps[label[rest][:, None] == label] = -np.inf
-    weights = np.exp(log_swaps)
+    weights = np.exp(np.where(apart[rest], log_swaps, -np.inf))
     return float(weights.sum() - weights[:, rest].sum() / 2)
 
 
