@@ -2,24 +2,24 @@
 
 A network with one hidden layer of ReLU units is trained on minibatches by each recipe in turn, all
 from the same initial values but the pretrained ones. Printed after 1, 2, 5 and 10 thousand steps:
-the certified lower bound of ELBO(q^G) in nats, with weight one, and test log-likelihood, mean +-
-standard error over the seeds. The last-layer network trains fewer Bayesian weights, so that its
-bound is that of another model. Run ``python benchmarks/recipes.py``; ``--folder runs`` keeps
-checkpoints and results there, from which a run that was cut off goes on.
+the certified lower bound of ELBO(q^G) in nats, with weight one, and test log-likelihood. The
+last-layer network trains fewer Bayesian weights, so that its bound is that of another model. Run
+
+    OMP_NUM_THREADS=1 python benchmarks/recipes.py
+
+which takes about twelve minutes a seed, and goes on where it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyro
@@ -29,12 +29,15 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 from pyro.nn import PyroModule, PyroSample
+from recipe_table import BENCHMARK, convergence
+from results_store import RESULTS, Mean, Run, Store
 from torch import Tensor, nn
 
 import pyro_perm as pp
 from pyro_perm.demo.data import Dataset, load
+from pyro_perm.demo.sources import SOURCES
 
-UNITS, BATCH_SIZE, LEARNING_RATE = 50, 64, 0.005
+UNITS, BATCH_SIZE, LEARNING_RATE, INITIAL_SCALE = 50, 64, 0.005, 0.05
 PRETRAINING_STEPS = 500
 
 
@@ -143,7 +146,9 @@ RECIPES = {
     "local reparametrization": Recipe(
         lambda: pp.LocalReparametrization(pp.FunctionalSymmetrized_ELBO())
     ),
-    "both": Recipe(lambda: warm_up(pp.LocalReparametrization(pp.FunctionalSymmetrized_ELBO()))),
+    "warm-up and local reparametrization": Recipe(
+        lambda: warm_up(pp.LocalReparametrization(pp.FunctionalSymmetrized_ELBO()))
+    ),
     "sticking the landing": Recipe(lambda: pp.StickingTheLanding(Trace_ELBO())),
     "pretrained": Recipe(init=pretrained),
     "learned prior scales": Recipe(network=LearnedScales),
@@ -155,89 +160,114 @@ RECIPES = {
 }
 
 
-def curve(
-    name: str, data: Dataset, seed: int, options: argparse.Namespace, folder: Path
-) -> dict[str, list[float]]:
-    """Bound and test log-likelihood after each number of steps; a finished one is read."""
-    recipe = RECIPES[name]
-    stem = f"{data.name}_{name.replace(' ', '_')}_{seed}"
-    results = folder / f"{stem}.json"
-    found = json.loads(results.read_text()) if results.exists() else {}
-    pyro.clear_param_store()
-    pyro.set_rng_seed(seed)
-    model = recipe.network(data)
-    guide = AutoNormal(model, init_loc_fn=recipe.init(data), init_scale=0.05)
-    if recipe.symmetrize:
-        guide = pp.AutoSymmetrized(guide)
-    train = (data.train.x, data.train.y)
-    for steps in sorted(options.steps):
-        if str(steps) in found:
-            continue
-        pp.fit(
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set, and how all recipes train and are scored on it.
+
+    Attributes:
+        data: the data set.
+        samples: draws for each score.
+        store: where results go.
+        cache: where training goes on from.
+    """
+
+    data: Dataset
+    samples: int
+    store: Store
+    cache: Path
+
+    def curve(self, name: str, seed: int, all_steps: Sequence[int]) -> None:
+        """Train by a recipe, and score it after each number of steps that has no file yet."""
+        runs = {steps: self.run(name, seed, steps) for steps in sorted(all_steps)}
+        missing = [n for n, run in runs.items() if not self.store.has(run, self.settings(name, n))]
+        if not missing:
+            return
+        recipe = RECIPES[name]
+        pyro.clear_param_store()
+        pyro.set_rng_seed(seed)
+        model = recipe.network(self.data)
+        guide = AutoNormal(model, init_loc_fn=recipe.init(self.data), init_scale=INITIAL_SCALE)
+        if recipe.symmetrize:
+            guide = pp.AutoSymmetrized(guide)
+        for steps in missing:
+            self.train(recipe, model, guide, steps, f"{name.replace(' ', '-')}-{seed}")
+            scores = self.scores(model, guide)
+            self.store.save(runs[steps], self.settings(name, steps), scores)
+            print(f"{name}, seed {seed}, {steps} steps: {scores}", file=sys.stderr, flush=True)
+
+    def run(self, name: str, seed: int, steps: int) -> Run:
+        """What a file is about."""
+        return Run(BENCHMARK, self.data.name, f"{name}, {steps} steps", seed)
+
+    def settings(self, name: str, steps: int) -> dict[str, Any]:
+        """What a file was made with."""
+        return {
+            "recipe": name,
+            "steps": steps,
+            "units": UNITS,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "samples": self.samples,
+        }
+
+    def train(self, recipe: Recipe, model: Network, guide: Callable, steps: int, stem: str) -> None:
+        """So many steps from the start, going on where the cache is.
+
+        :raises ValueError: if the cache is further than that.
+        """
+        checkpoint = self.cache / BENCHMARK / f"{self.data.name}-{stem}.pt"
+        history = pp.fit(
             model,
             guide,
-            train,
+            (self.data.train.x, self.data.train.y),
             steps=steps,
             batch_size=BATCH_SIZE,
             elbo=recipe.elbo(),
             learning_rate=LEARNING_RATE,
-            checkpoint=folder / f"{stem}.pt",
+            checkpoint=checkpoint,
             progress=False,
         )
-        found[str(steps)] = scores(model, guide, data, options.samples)
-        results.write_text(json.dumps(found))
-        print(f"{stem}, {steps} steps: {found[str(steps)]}", file=sys.stderr, flush=True)
-    return found
+        if history.step > steps:
+            raise ValueError(f"{checkpoint} has {history.step} steps, more than {steps}: remove it")
+
+    def scores(self, model: Network, guide: Callable) -> dict[str, float]:
+        """The certified bound with its standard error, and the mean test log-likelihood."""
+        train, test = ((part.x, part.y) for part in (self.data.train, self.data.test))
+        options = {"num_samples": self.samples, "progress": False}
+        if isinstance(model.fc1, PyroModule):
+            certified = pp.symmetrized_elbo(model, guide, *train, **options)
+            bound = Mean(certified.lower, certified.lower_standard_error, self.samples)
+        else:
+            elbo = pp.FunctionalMeanField_ELBO()
+            bound = Mean.of([-elbo.loss(model, guide, *train) for _ in range(self.samples)])
+        prediction = pp.predict(model, guide, *test, **options)
+        return {
+            "bound": bound.mean,
+            "error": bound.error,
+            "log_likelihood": prediction.log_predictive_density.mean().item(),
+        }
 
 
-def scores(model: Network, guide: Callable, data: Dataset, num_samples: int) -> list[float]:
-    """The certified bound, and the mean test log-likelihood."""
-    random = torch.get_rng_state()
-    args = (data.train.x, data.train.y)
-    if isinstance(model.fc1, PyroModule):
-        bound = pp.symmetrized_elbo(model, guide, *args, num_samples=num_samples, progress=False)
-        lower = bound.lower
-    else:
-        losses = [pp.FunctionalMeanField_ELBO().loss(model, guide, *args) for _ in range(20)]
-        lower = -statistics.mean(losses)
-    test = (data.test.x, data.test.y)
-    prediction = pp.predict(model, guide, *test, num_samples=num_samples, progress=False)
-    torch.set_rng_state(random)
-    return [lower, prediction.log_predictive_density.mean().item()]
-
-
-def mean_and_error(values: list[float], digits: int) -> str:
-    """Mean +- standard error."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{digits}f} +- {error:.{digits}f}"
-
-
-def main() -> None:
-    """Print a table for each data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="*", default=["diabetes"])
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, and print a table for each data set."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", nargs="*", choices=SOURCES, default=["diabetes"])
     parser.add_argument("--recipe", nargs="*", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--steps", type=int, nargs="*", default=[1000, 2000, 5000, 10_000])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="where checkpoints and results are kept")
-    options = parser.parse_args()
-    with TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for source in options.data:
-            data = load(source)
-            columns = "".join(f"{f'{steps} steps':>30s}" for steps in sorted(options.steps))
-            print(f"{source}: ELBO(q^G) >=, and test log-likelihood\n{'':24s}{columns}")
-            for name in options.recipe:
-                curves = [curve(name, data, s, options, folder) for s in range(options.seeds)]
-                row = f"{name:24s}"
-                for steps in sorted(options.steps):
-                    bounds, tests = zip(*(found[str(steps)] for found in curves), strict=True)
-                    row += f"{mean_and_error(bounds, 1):>16s}{mean_and_error(tests, 3):>14s}"
-                print(row, flush=True)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parent / ".checkpoints")
+    options = parser.parse_args(arguments)
+    store = Store(options.results)
+    for source in options.data:
+        benchmark = Benchmark(load(source), options.samples, store, options.cache)
+        for seed, name in product(range(options.seeds), options.recipe):
+            benchmark.curve(name, seed, options.steps)
+        records = [r for r in store.records(BENCHMARK) if r["data"] == source]
+        print(source, *(" | ".join(row) for row in convergence(records)), sep="\n")
 
 
 if __name__ == "__main__":

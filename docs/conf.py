@@ -6,6 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from colab import add_colab_link
+from landing import landing_page
+
 import pyro_perm
 
 DOCS = Path(__file__).parent
@@ -60,7 +63,17 @@ def copy_notebooks(app):
     shutil.rmtree(DOCS / "tutorials", ignore_errors=True)
     sources = shutil.ignore_patterns("*.py", "__pycache__")
     shutil.copytree(DOCS.parent / "tutorials", DOCS / "tutorials", ignore=sources)
+    for notebook in (DOCS / "tutorials").glob("*.ipynb"):
+        text = notebook.read_text(encoding="utf-8")
+        linked = add_colab_link(text, f"tutorials/{notebook.name}")
+        notebook.write_text(linked, encoding="utf-8")
+
+
+def put_readme(app, docname, source):
+    """The first page is the README."""
+    source[0] = landing_page(source[0], (DOCS.parent / "README.md").read_text(encoding="utf-8"))
 
 
 def setup(app):
     app.connect("builder-inited", copy_notebooks)
+    app.connect("source-read", put_readme)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from recipe_table import convergence
 from results_store import Mean, Store
 from results_tables import (
     BOTH,
@@ -156,9 +157,13 @@ def pruning(store: Store) -> str:
             cells.append("")
         rows.append(cells)
     header = ["network", MEAN_FIELD, "permutations", BOTH, "held-out gain of both"]
-    return PRUNING_INTRODUCTION + "\n\n" + table(header, rows)
+    return "\n\n".join([PRUNING_INTRODUCTION, PRUNING_FIGURE, table(header, rows)])
 
 
+PRUNING_FIGURE = (
+    "![Active units against the number of points, for three widths and three methods]"
+    "(figures/pruning.png)"
+)
 PRUNING_INTRODUCTION = """## Active units
 
 `OMP_NUM_THREADS=1 python benchmarks/pruning.py`. A noisy wave of five periods, three seeds: how
@@ -233,3 +238,29 @@ MNIST_INTRODUCTION = """## The paper's table
 them to train on, where the paper has 60,000: its accuracies (88.4, 93.2, 94.8, 95.4 % at H = 5, 10,
 20, 30, and .03 to .12 more with InfoNCE, K = 20) are out of reach, its differences are what can be
 compared."""
+
+
+def recipes(store: Store) -> str:
+    """Training recipes."""
+    records = store.records("recipes")
+    if not records:
+        return ""
+    parts = [RECIPES_INTRODUCTION]
+    for data in dict.fromkeys(record["data"] for record in records):
+        some = [record for record in records if record["data"] == data]
+        num_seeds = len({record["seed"] for record in some})
+        header, *rows = convergence(some)
+        seeds = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        parts.append(f"### {data}, recipes, {seeds}\n\n{table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+RECIPES_INTRODUCTION = """## Training recipes
+
+`OMP_NUM_THREADS=1 python benchmarks/recipes.py`. How fast each recipe of the
+[page on training](training.md) converges: a network of 50 ReLU units, minibatches of 64, Adam at a
+constant .005, the same initial values for all but the pretrained. Each cell has the certified lower
+bound of the evidence, with weight one, and the test log-likelihood, after so many steps; rows are
+in the order of the last bound. The error of a bound is that of its draws where there is one seed.
+*Last layer* has other priors, and its bound is that of another model; so has *learned prior
+scales*, whose bound is of the prior it ends with."""

@@ -49,3 +49,23 @@ def verdict(difference: Mean, *, larger_is_better: bool = True) -> str:
 def log_likelihood(record: Record) -> float:
     """Of a run, on test rows."""
     return float(record["scores"]["log_likelihood"])
+
+
+def gains(
+    runs: dict[str, dict[int, Record]],
+    method: str,
+    others: Sequence[str],
+    bound: Callable[[Record], float],
+) -> str:
+    """In a sentence, what a method gains over others on the same seeds."""
+    said = []
+    for other in others:
+        if method in runs and other in runs:
+            nats = paired(runs[method], runs[other], bound)
+            point = paired(runs[method], runs[other], log_likelihood)
+            if nats is not None and point is not None and nats.num > 1:
+                said.append(
+                    f"over {other} {nats.text(1)} nats of the bound ({verdict(nats)}) and "
+                    f"{point.text(3)} nats a test point ({verdict(point)})"
+                )
+    return f"Paired, **{method}** gains {'; '.join(said)}." if said else ""

@@ -10,6 +10,7 @@ from results_tables import (
     MEAN_FIELD,
     Record,
     by_method,
+    gains,
     log_likelihood,
     paired,
     table,
@@ -128,7 +129,11 @@ def uci_set(name: str, runs: dict[str, dict[int, Record]]) -> str:
         "moved",
         "seconds",
     ]
-    return f"### {name}\n\n{table(header, rows)}\n\n{uci_differences(runs)}".rstrip()
+    over_permutations = gains(
+        runs, BOTH, ["permutations"], lambda record: float(record["scores"]["bounds"][BOTH]["mean"])
+    )
+    parts = [f"### {name}", table(header, rows), uci_differences(runs), over_permutations]
+    return "\n\n".join(filter(None, parts))
 
 
 def uci_differences(runs: dict[str, dict[int, Record]]) -> str:

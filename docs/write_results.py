@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from results_figures import draw_pruning  # noqa: E402
 from results_sections import SECTIONS  # noqa: E402
 from results_store import RESULTS, Store  # noqa: E402
 
@@ -35,3 +36,4 @@ def page(root: Path = RESULTS) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    draw_pruning(Store(RESULTS), ROOT / "docs" / "figures" / "pruning.png")

@@ -76,9 +76,9 @@ def _require_priors_of_model(priors: Priors | None, model_trace: Any, log_ratio:
         node = model_trace.nodes[site]
         if _differ(as_normal(prior), as_normal(node["fn"])):
             raise ValueError(
-                f"the prior of site '{site}' is another one than at the guide's first call, which "
-                "its density has: priors of rescaled sites may not depend on tensors among the "
-                "arguments; give them as numbers, or make a guide for each"
+                f"the prior of site '{site}' is not the one that the guide's density has: priors "
+                "of rescaled sites may not depend on sites that the guide leaves out, nor on "
+                "tensors among the arguments; give them as numbers, or make a guide for each"
             )
         common_weight({"log_ratio": weight, site: SiteWeight(node["scale"], node["mask"])})
 

@@ -1,8 +1,8 @@
 """Draws of a symmetrized guide that rescales units, as the prior has them along their orbits.
 
 By how much a unit is rescaled depends on all of its entries, and these belong to several sites. So
-the base guide runs twice: once to see what it draws, and once more to pass on the same values,
-moved.
+the base guide runs twice: once to draw, and once more to pass on the same values, moved. Each of
+its sites is seen from outside in one of the two runs.
 
 With ``w' = t . g . w`` the density of a draw is that of the guide at ``w'``: the log-ratio at ``w``
 and the change ``log p(w') - log p(w)`` of the prior along the orbit. In an ELBO the latter cancels
@@ -11,7 +11,7 @@ with the model's own prior, whatever the scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -107,7 +107,7 @@ def draw_rescaled(
     :param permutations: an element of every group, without scales.
     :returns: what was drawn, with the change of the prior's log-density, and the guide's result.
     """
-    with SymmetrizeMessenger() as rehearsal, _Untraced():
+    with _DrawsAlone(symmetry.sites), SymmetrizeMessenger() as rehearsal:
         base(*args, **kwargs)
     density = replace(
         read_density(rehearsal.sites, symmetry), priors=priors(rehearsal.sites, args, kwargs)
@@ -122,7 +122,12 @@ def draw_rescaled(
         for group in symmetry.open_groups
     }
     elements = add_scales(symmetry, permutations, log_scales)
-    with SymmetrizeMessenger(symmetry, elements) as drawn, _given(rehearsal, symmetry):
+    values = {
+        name: node["value"]
+        for name, node in rehearsal.sites.items()
+        if not (isinstance(node["fn"], Delta) or name in symmetry.sites)
+    }
+    with _Hide(values), SymmetrizeMessenger(symmetry, elements) as drawn, GivenValues(values):
         result = base(*args, **kwargs)
     without_plates = {g: t.reshape(*density.batch_shape, -1) for g, t in log_scales.items()}
     drawn.log_prior_change = log_prior_change(density, without_plates)
@@ -167,19 +172,34 @@ def log_prior_change(density: FactorizedDensity, log_scales: Mapping[str, Tensor
     return after - before
 
 
-class _Untraced(Messenger):
-    """Draws of which no trace is kept."""
+class _DrawsAlone(Messenger):
+    """Shows what a base guide draws, but not the sites that are to be moved or follow from others.
+
+    :param moved: names of the sites that are moved; what the base guide draws there itself is shown
+        under the name that it has once they are.
+    """
+
+    def __init__(self, moved: Collection[str]) -> None:
+        super().__init__()
+        self.moved = moved
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
-            msg["infer"] = {**(msg["infer"] or {}), **AUXILIARY, "_do_not_trace": True}
+        if msg["is_observed"]:
+            return
+        if isinstance(msg["fn"], Delta):
+            msg["stop"] = True
+        elif msg["name"] in self.moved:
+            node = unconstrained_node(msg["name"])
+            msg["value"] = pyro.sample(node, msg["fn"], infer=AUXILIARY)
+            msg["done"] = msg["stop"] = True
 
 
-def _given(rehearsal: SymmetrizeMessenger, symmetry: SymmetryGroup) -> GivenValues:
-    """What the base guide drew, under the names that it has once the draws are moved."""
-    values = {}
-    for name, node in rehearsal.sites.items():
-        if not isinstance(node["fn"], Delta):
-            moved = name in symmetry.sites
-            values[unconstrained_node(name) if moved else name] = node["value"]
-    return GivenValues(values)
+class _Hide(Messenger):
+    """Keeps sites from the handlers outside."""
+
+    def __init__(self, sites: Collection[str]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["stop"] = msg["stop"] or msg["name"] in self.sites

@@ -12,25 +12,78 @@ hypothesis.settings.register_profile("tests", derandomize=True, database=None, d
 hypothesis.settings.load_profile("tests")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest first: workers that share the rest then end together."""
+    _put_the_longest_first(items)
+    _leave_combinations_to_the_full_run(items)
+
+
+def _leave_combinations_to_the_full_run(items):
+    """Every value of every parameter of a test is in the quick run; all products are in the full.
+
+    Of the products, those come first that have no value of another one.
+    """
+    seen, combinations = set(), [(item, _values(item)) for item in items if not _is_slow(item)]
+    combinations = [(item, values) for item, values in combinations if len(values) > 1]
+    for is_new in (all, any):
+        rest = []
+        for item, values in combinations:
+            if is_new(value not in seen for value in values):
+                seen |= values
+            else:
+                rest.append((item, values))
+        combinations = rest
+    for item, _ in combinations:
+        item.add_marker("slow")
+
+
+def _values(item):
+    """The values of a test's parameters; what is parametrized at once counts as one."""
+    if not hasattr(item, "callspec"):
+        return set()
+    params, together = dict(item.callspec.params), []
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0]
+        names = names.replace(",", " ").split() if isinstance(names, str) else names
+        together.append({name: params.pop(name) for name in names})
+    together += [{name: value} for name, value in params.items()]
+    test = item.nodeid.partition("[")[0]
+    return {(test, *((name, id(value)) for name, value in values.items())) for values in together}
+
+
+def _is_slow(item):
+    return item.get_closest_marker("slow") is not None
+
+
+def _put_the_longest_first(items):
+    """Workers that share the rest then end together."""
 
     def place(item):
         if item.path.stem == "test_tutorials":
             return 0
-        return 2 if item.get_closest_marker("slow") is None else 1
+        return 1 if _is_slow(item) else 2
 
     items.sort(key=place)
 
 
-@pytest.fixture(autouse=True)
-def _clean_state():
+def _start():
     torch.set_default_dtype(torch.float64)
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     pyro.settings.set(module_local_params=False)
+
+
+@pytest.fixture(autouse=True)
+def _clean_state():
+    _start()
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture(scope="module")
+def fresh_start():
+    """For what the tests of a file share: it is made before the state of any of them."""
+    _start()
 
 
 @pytest.fixture(autouse=True)

@@ -68,7 +68,7 @@ def units(tensors):
 
 
 DEGREES = torch.tensor([1.0, 1.0, 1.0, -1.0]).double()
-T = torch.linspace(-14, 14, 60_001, dtype=torch.float64)
+T = torch.linspace(-14, 14, 6_001, dtype=torch.float64)
 
 
 def along_orbit(log_density, entries):

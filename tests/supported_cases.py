@@ -212,7 +212,7 @@ def is_right(case, kind, estimator, *, by_loss=False):
         guide = pp.AutoSymmetrized(base, symmetry, estimator=estimator, permute=False)
         return value_and_gradient(make_loss(kind), guide)
 
-    found(estimator)  # sets up, or is refused
+    base(*DATA)  # sets up its parameters
     if kind is not pp.TraceSymmetrized_ELBO:
         difference = found(estimator) - value_and_gradient(
             make_loss(kind), summed(base, case.parts)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from densities import traced_log_ratio
 from losses import Recorder, loss_and_grads, started
+from marks import on_each
 from problems import PROBLEMS, normal
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:group 'hidden' leaves the log jo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 @pytest.mark.parametrize("route", ["permute", "plain", "base"])
 def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):
     guide = started(problem, permute=route == "permute")
@@ -47,7 +48,7 @@ def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):
     assert (differences.mean(0).abs() <= 7 * error + 1e-9).all()
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_closed_form_is_the_same_on_permuted_draws(problem):
     guide = started(problem)
     recorder, loss = Recorder(guide), pp.TraceSymmetrized_ELBO()

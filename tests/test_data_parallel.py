@@ -1,22 +1,18 @@
 """Two processes under torchrun train as one process that sees both of their batches."""
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pyro
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, DistributedSampler
+from torchrun import RANKS, ROOT, needs_gloo, require_killed, torchrun
 
 import pyro_perm as pp
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "docs" / "data_parallel.py"
-EPOCHS, RANKS = 2, 2
+SCRIPT, FABRIC = ROOT / "docs" / "data_parallel.py", ROOT / "docs" / "fabric.py"
+EPOCHS = 2
 
 # The second process dies at its third step.
 DYING = """
@@ -34,21 +30,7 @@ torch.optim.Adam.step = step
 data_parallel.main(sys.argv[1])
 """
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-        reason="this build of torch has no gloo",
-    ),
-]
-
-
-def torchrun(script, path):
-    """Run a script in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(RANKS), str(script), str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+pytestmark = [pytest.mark.slow, needs_gloo]
 
 
 @pytest.fixture
@@ -96,8 +78,11 @@ def started(example, dataset):
     return model, guide, loss
 
 
-def test_both_ranks_gradients_are_averaged_bit_for_bit(example, tmp_path):
-    done = torchrun(SCRIPT, tmp_path / "guide")
+@pytest.mark.parametrize("script", [SCRIPT, FABRIC], ids=["DDP", "Fabric"])
+def test_both_ranks_gradients_are_averaged_bit_for_bit(example, tmp_path, script):
+    if script is FABRIC:
+        pytest.importorskip("lightning_fabric")
+    done = torchrun(script, tmp_path / "guide")
     assert done.returncode == 0, done.stderr
     dataset = example.data()
     model, guide, loss = started(example, dataset)
@@ -129,7 +114,5 @@ def test_a_killed_rank_ends_the_run_and_is_named(tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(DYING.format(folder=str(SCRIPT.parent)))
     done = torchrun(script, tmp_path / "guide")
-    assert done.returncode != 0
-    failure = done.stderr.split("Root Cause")[-1].replace(" ", "")
-    assert "rank:1(" in failure and "exitcode:9" in failure
+    require_killed(done, rank=1, code=9)
     assert not (tmp_path / "guide").exists()

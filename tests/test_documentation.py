@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from marks import slow_where
 
 import pyro_perm as pp
 
@@ -33,6 +34,7 @@ EXAMPLES = [docstring for docstring in DOCSTRINGS if docstring.examples]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if CODE.search(page.read_text())]
+LONG = ("gotchas", "how_it_is_built")
 SOURCES = sorted(TUTORIALS.glob("*.py"))
 
 
@@ -81,7 +83,9 @@ def test_parameters_that_docstrings_name_exist():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", slow_where(lambda page: page.stem in LONG, PAGES), ids=lambda page: page.stem
+)
 def test_code_of_page(page):
     """The blocks of a page run one after the other, in one namespace."""
     torch.set_default_dtype(torch.float32)

@@ -4,7 +4,7 @@ import pyro
 import pytest
 import torch
 from losses import Recorder, loss_and_grads, started
-from marks import slow
+from marks import on_each, slow
 from problems import (
     PROBLEMS,
     hierarchical,
@@ -66,7 +66,7 @@ def log_weights(model, guide_trace, args, num_particles=1):
 
 @pytest.mark.parametrize("permute", [True, False], ids=["permute", "plain"])
 @pytest.mark.parametrize("num_particles", [*slow(1), 3])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_stock_losses_are_the_traced_log_weight(problem, num_particles, permute):
     guide = started(problem, permute=permute)
     gradients = {}
@@ -93,7 +93,7 @@ def test_stock_losses_are_the_traced_log_weight(problem, num_particles, permute)
         torch.testing.assert_close(gradient, gradients[Trace_ELBO])
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_permuted_draws_weigh_what_unpermuted_ones_do(problem):
     guide = started(problem)
     permuted = poutine.trace(guide).get_trace(*problem.args)

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from densities import traced_log_ratio
+from marks import on_each
 from problems import PROBLEMS, local_latents, normal, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
@@ -44,7 +45,7 @@ def test_draws_are_permuted_uniformly_and_independently_in_each_group():
     assert chi_squared < 31.3  # exceeded once in 1,000 by 11 degrees of freedom
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_permuted_sites_have_the_density_of_a_delta(problem):
     guide = problem.guide()
     guide(*problem.args)
@@ -58,7 +59,7 @@ def test_permuted_sites_have_the_density_of_a_delta(problem):
         assert (delta.log_prob(value + 1) == -torch.inf).all()
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_without_permutation_draws_are_the_bases(problem):
     guide = problem.guide(permute=False)
     guide(*problem.args)
@@ -75,7 +76,7 @@ def test_the_base_guide_goes_on_working_alone():
     assert base(*problem.args).keys() == base.median().keys()
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_a_seed_gives_the_base_the_start_it_has_alone(problem):
     alone = problem.base()
     pyro.set_rng_seed(3)
@@ -158,7 +159,7 @@ def test_data_may_come_in_batches():
     assert guide.median()["shift"].shape == (10,)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_median_and_quantiles_are_the_bases(problem):
     guide = problem.guide()
     train(guide, problem)

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow_where
 from problems import PROBLEMS, normal, one_hidden_layer
 from pyro import poutine
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
@@ -192,7 +193,11 @@ BASES = [(AutoNormal, problem) for problem in PROBLEMS] + [
 ]
 
 
-@pytest.mark.parametrize(("kind", "problem"), BASES)
+# In the quick run one problem of each kind.
+QUICK = (BASES[0], BASES[len(PROBLEMS)], BASES[-1])
+
+
+@pytest.mark.parametrize(("kind", "problem"), slow_where(lambda each: each not in QUICK, BASES))
 def test_guides_of_pyro_are_left_in_peace(problem, kind):
     base = kind(problem.model, init_loc_fn=pp.init_to_fan_in)
     base.create_plates = problem.create_plates

@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import on_each
 from problems import PROBLEMS, brute_force_log_q_symmetrized, local_latents, one_hidden_layer
 
 import pyro_perm as pp
@@ -26,7 +27,7 @@ def test_draws_come_with_the_symmetrized_density(permute):
         torch.testing.assert_close(log_q, (expected + rest[k]).detach())
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_all_guides_draw_all_of_their_sites(problem):
     guide = problem.guide(pp.InfoNCE(num_permutations=2))
     draws = guide.sample_posterior(3, *problem.args)

@@ -6,6 +6,7 @@ import io
 import pyro
 import pytest
 import torch
+from marks import on_each
 from problems import PROBLEMS, local_latents, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
@@ -78,7 +79,7 @@ def test_copies_of_lists_of_guides(clone):
 
 
 @pytest.mark.usefixtures("_parameters")
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_state_dict(problem):
     guide = problem.guide()
     train(guide, problem)

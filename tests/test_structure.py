@@ -15,8 +15,13 @@ sys.path.insert(0, str(ROOT / "docs"))
 import draw_floors  # noqa: E402
 import import_graph  # noqa: E402
 
-IMPORTS = import_graph.imports()
 FLOORS = list(import_graph.floors())
+
+
+@pytest.fixture(scope="module")
+def imports():
+    return import_graph.imports()
+
 
 INTERNALS = {
     "pyro_perm.program._pyro_internals",
@@ -24,21 +29,21 @@ INTERNALS = {
 }
 
 
-def test_the_reader_of_imports_sees_them_all():
-    assert "pyro_perm.estimators.estimator" in IMPORTS["pyro_perm.estimators.bethe"]
-    assert "pyro_perm.demo.comparison" in IMPORTS["pyro_perm.demo.command_line"]  # in a function
-    assert "pyro_perm.demo.command_line" in IMPORTS["pyro_perm.__main__"]
-    assert "pyro_perm.posterior.figures" in IMPORTS["pyro_perm"]
-    assert sum(map(len, IMPORTS.values())) > 2 * len(IMPORTS)
+def test_the_reader_of_imports_sees_them_all(imports):
+    assert "pyro_perm.estimators.estimator" in imports["pyro_perm.estimators.bethe"]
+    assert "pyro_perm.demo.comparison" in imports["pyro_perm.demo.command_line"]  # in a function
+    assert "pyro_perm.demo.command_line" in imports["pyro_perm.__main__"]
+    assert "pyro_perm.posterior.figures" in imports["pyro_perm"]
+    assert sum(map(len, imports.values())) > 2 * len(imports)
 
 
-def test_imports_run_in_no_circle():
-    assert len(list(TopologicalSorter(IMPORTS).static_order())) == len(IMPORTS)
+def test_imports_run_in_no_circle(imports):
+    assert len(list(TopologicalSorter(imports).static_order())) == len(imports)
 
 
-def test_imports_run_down_only():
-    floor = {module: FLOORS.index(import_graph.floor_of(module)) for module in IMPORTS}
-    arrows = {(module, other) for module, imported in IMPORTS.items() for other in imported}
+def test_imports_run_down_only(imports):
+    floor = {module: FLOORS.index(import_graph.floor_of(module)) for module in imports}
+    arrows = {(module, other) for module, others in imports.items() for other in others}
     assert {(one, other) for one, other in arrows if floor[other] < floor[one]} == set()
 
 
@@ -88,6 +93,7 @@ def is_ours(module):
     return module.split(".")[0] == "pyro_perm"
 
 
+@pytest.mark.slow
 def test_private_names_of_pyro_and_torch_are_used_in_two_files_only():
     """A private name is ours if we define it and Pyro does not, or if it is read from ``self``."""
     trees = {

@@ -1,6 +1,7 @@
 """docs/supported.md says what is observed here; ``python tests/test_supported.py`` rewrites it."""
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pyro
@@ -49,6 +50,7 @@ ESTIMATORS_HEADER = (
 )
 
 
+@cache
 def refusal(case, kind, estimator, *, by_loss=False):
     """Why a guide is refused under a loss, or None if value and gradient are right."""
     try:

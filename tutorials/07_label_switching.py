@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import ClippedAdam
 
@@ -48,7 +47,7 @@ print(pp.find_symmetry(mixture, x, 3).summary())
 
 
 # %%
-def train(model, k, symmetrized, steps=600):
+def train(model, k, symmetrized, steps=300):
     pyro.set_rng_seed(1)
 
     def init(site):
@@ -59,9 +58,8 @@ def train(model, k, symmetrized, steps=600):
     guide = AutoNormal(model, init_loc_fn=init)
     if symmetrized:
         guide = pp.AutoSymmetrized(guide, estimator=pp.Exact())
-    svi = SVI(model, guide, ClippedAdam({"lr": 0.03, "lrd": 0.996}), Trace_ELBO())
-    for _ in range(steps):
-        svi.step(x, k)
+    adam = ClippedAdam({"lr": 0.05, "lrd": 0.99})
+    pp.fit(model, guide, [(x, k)], steps=steps, optimizer=adam, progress=False)
     return guide
 
 
@@ -125,7 +123,7 @@ plt.show()
 # %%
 def evaluate(model, guide, k, symmetry=None):
     return pp.symmetrized_elbo(
-        model, guide, x, k, num_samples=1000, symmetry=symmetry, progress=False
+        model, guide, x, k, num_samples=500, symmetry=symmetry, progress=False
     )
 
 
@@ -198,7 +196,7 @@ with torch.no_grad():
 # models, by annealed importance sampling.
 
 # %%
-weighted_evidence = pp.log_evidence(weighted_mixture, x, 3, num_temperatures=100, progress=False)
+weighted_evidence = pp.log_evidence(weighted_mixture, x, 3, num_temperatures=60, progress=False)
 weighted_elbo = evaluate(weighted_mixture, weighted, 3)
 print("unknown weights, k = 3")
 print(f"log p(x)   {weighted_evidence.log_evidence:.2f} +- {weighted_evidence.standard_error:.2f}")

@@ -1,4 +1,4 @@
-"""The demo's figure: how the two guides train, which units they use, and what they are worth."""
+"""The demo's figure: which units the two guides use, and what they are certified to be worth."""
 
 from __future__ import annotations
 
@@ -15,38 +15,20 @@ from pyro_perm.demo.evaluation import Evaluation
 from pyro_perm.demo.training import Fit
 
 COLORS = {"AutoNormal": "#c44e52", "AutoSymmetrized": "#2f6db3"}
-OBJECTIVES = {"AutoNormal": "ELBO($q$)", "AutoSymmetrized": "ELBO($q^G$)"}
 
 
 def save_figure(
     path: Path, title: str, fits: Mapping[str, Fit], evaluations: Mapping[str, Evaluation]
 ) -> None:
     """Draw the comparison of the guides, and save it as PNG."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    training, units, bounds = figure.subplots(1, 3, width_ratios=[1.1, 1, 1.1])
-    _draw_training(training, fits)
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    units, bounds = figure.subplots(1, 2)
     _draw_units(units, fits)
     _draw_bounds(bounds, evaluations)
-    for axes in (training, units, bounds):
+    for axes in (units, bounds):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
-
-
-def _draw_training(axes: Axes, fits: Mapping[str, Fit]) -> None:
-    """Each guide's objective, averaged over a fiftieth of the steps."""
-    curves = {}
-    for name, fit in fits.items():
-        window = max(1, len(fit.elbos) // 50)
-        curves[name] = np.convolve(fit.elbos, np.full(window, 1 / window), "valid")
-        steps = np.arange(len(curves[name])) + window
-        axes.plot(steps, curves[name], color=COLORS[name], label=f"{name}: {OBJECTIVES[name]}")
-    highest = max(curve.max() for curve in curves.values())
-    lowest = min(curve[len(curve) // 5] for curve in curves.values())
-    height = max(highest - lowest, 1.0)
-    axes.set_ylim(lowest - 0.4 * height, highest + 0.1 * height)
-    axes.set(xlabel="training step", ylabel="nats (running mean)", title="Training objective")
-    axes.legend(frameon=False, loc="lower right", fontsize="small")
 
 
 def _draw_units(axes: Axes, fits: Mapping[str, Fit]) -> None:

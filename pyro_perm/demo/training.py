@@ -27,13 +27,11 @@ class Fit:
     Attributes:
         model: the model.
         guide: the guide that was trained.
-        elbos: the estimate of its objective at every step, in nats.
         seconds_per_step: mean time that a step took.
     """
 
     model: PyroModule
     guide: AutoGuide
-    elbos: list[float]
     seconds_per_step: float
 
 
@@ -63,10 +61,9 @@ def fit(model: PyroModule, guide: AutoGuide, dataset: Dataset, steps: int, seed:
     svi = SVI(model, guide, optimizer, loss=Trace_ELBO())
     x, y = dataset.train.x, dataset.train.y
     guide(x, y)  # Sets up its parameters, which is no part of a step.
-    elbos = []
     start = time.perf_counter()
     for step in (bar := trange(steps, desc=f"training {type(guide).__name__}")):
-        elbos.append(-svi.step(x, y))
+        loss = svi.step(x, y)
         if step % 100 == 0:
-            bar.set_postfix_str(f"ELBO estimate {elbos[-1]:.0f}")
-    return Fit(model, guide, elbos, (time.perf_counter() - start) / steps)
+            bar.set_postfix_str(f"ELBO estimate {-loss:.0f}")
+    return Fit(model, guide, (time.perf_counter() - start) / steps)

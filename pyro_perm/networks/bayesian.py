@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_perm.networks import priors
 from pyro_perm.networks.likelihoods import Likelihood
+from pyro_perm.networks.local_parameters import LocalParameters
 from pyro_perm.networks.priors import PriorLike
 from pyro_perm.program._torch_internals import tree_map
 
@@ -23,6 +24,7 @@ class BayesianNetwork(PyroModule):
 
     Attributes:
         network: the network.
+        learned: what prior and likelihood learn, where parameters are local to modules.
 
     :param network: the network; ``prior``, ``likelihood`` and ``dataset_size`` as there.
     """
@@ -35,6 +37,7 @@ class BayesianNetwork(PyroModule):
         self._prior = priors.as_prior(prior)
         self._likelihood = likelihood
         self._dataset_size = dataset_size
+        self.learned = LocalParameters()
 
     def forward(self, inputs: Inputs, y: Tensor | None = None) -> Any:
         """Draw weights and observations.
@@ -44,10 +47,11 @@ class BayesianNetwork(PyroModule):
         :returns: what the network returns.
         :raises ValueError: if the observations are not of the shape that the likelihood has.
         """
-        weights = self._weights()
-        particles = self._particles(weights)
-        outputs = self._outputs(weights, inputs, particles)
-        observed = self._likelihood(outputs)
+        with self._learned.running():
+            weights = self._weights()
+            particles = self._particles(weights)
+            outputs = self._outputs(weights, inputs, particles)
+            observed = self._likelihood(outputs)
         batch, event = observed.batch_shape, observed.event_shape
         each = batch[len(particles) :]
         if not each:
@@ -63,6 +67,13 @@ class BayesianNetwork(PyroModule):
     def _network(self) -> nn.Module:
         """The network, all of whose parameters the attribute would register with Pyro."""
         return dict(self.named_children())["network"]
+
+    @property
+    def _learned(self) -> LocalParameters:
+        """Likewise."""
+        learned = dict(self.named_children())["learned"]
+        assert isinstance(learned, LocalParameters)
+        return learned
 
     def _weights(self) -> dict[str, Tensor]:
         """Draws of the parameters that have a prior, and the others that are trained."""

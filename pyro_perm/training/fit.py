@@ -20,6 +20,7 @@ from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
 from pyro_perm.training.parameters import TrainedTensors
+from pyro_perm.training.processes import Parallel, Processes
 from pyro_perm.training.run import Callback, Plan, Run
 from pyro_perm.training.steps import MakeOptimizer, MakeScheduler, PyroSteps, Steps, TorchSteps
 from pyro_perm.training.wrapped_elbo import WrappedELBO
@@ -46,6 +47,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: int = 1000,
+    parallel: Parallel | None = None,
     progress: bool = True,
 ) -> History:
     r"""Train a guide on minibatches, for those who want no loop of their own.
@@ -96,6 +98,11 @@ def fit(
         returns True.
     :param checkpoint: a file that the run is saved to, and resumed from where it exists.
     :param checkpoint_every: steps from one checkpoint to the next; the end is saved too.
+    :param parallel: where several processes share the run, each with rows of its own, what makes
+        the module that averages their gradients: ``DistributedDataParallel``, or Lightning Fabric's
+        ``fabric.setup_module``. ``data`` is then a loader whose sampler is a
+        :class:`~torch.utils.data.DistributedSampler`, and every process starts from the same seed.
+        The first process writes the checkpoint, which all resume from, and its scores count.
     :param progress: whether to show a bar with the ELBO, averaged over the last steps.
     :returns: losses, learning rates and scores, and why the run ended; see
         ``pyro_perm.figures.plot_history``.
@@ -104,12 +111,13 @@ def fit(
     """
     _require_consistent(epochs, steps, validate, validate_every, patience, checkpoint_every)
     batches = as_batches(data, batch_size)
+    processes = Processes() if parallel is None else Processes.sharing(batches)
     first = _first_call(batches)
     warn_if_unscaled(model, first, num_data_of(batches))
     elbo = elbo or choose_elbo(model, guide, first)
     if kl_weight is not None:
         elbo = AnnealedKL(elbo, kl_weight)
-    taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, first)
+    taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, parallel, first)
     plan = Plan(
         epochs=epochs,
         steps=steps,
@@ -119,7 +127,8 @@ def fit(
         callbacks=callbacks,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         checkpoint_every=checkpoint_every,
-        progress=progress,
+        processes=processes,
+        progress=progress and processes.leads,
     )
     extras = {"elbo": elbo} if isinstance(elbo, WrappedELBO) else {}
     run = Run(plan, batches, taken, TrainedTensors(model, guide), extras)
@@ -144,9 +153,15 @@ def _steps(
     optimizer: MakeOptimizer | PyroOptim | None,
     learning_rate: float,
     scheduler: MakeScheduler | None,
+    parallel: Parallel | None,
     call: Arguments,
 ) -> Steps:
     if isinstance(optimizer, PyroOptim):
+        if parallel is not None:
+            raise ValueError(
+                "parallel= averages gradients before an optimizer of PyTorch steps, and those of "
+                "pyro.optim take them as they are: give one of torch.optim as optimizer="
+            )
         if scheduler is not None:
             raise ValueError(
                 "scheduler= is for optimizers of PyTorch: give one of Pyro's with a schedule, such "
@@ -161,7 +176,7 @@ def _steps(
             "torch.optim.AdamW, lr=0.01), since the guide's are made at its first call, or be one "
             f"of pyro.optim, but is a {type(optimizer).__name__}"
         )
-    return TorchSteps(elbo, model, guide, optimizer, scheduler, call)
+    return TorchSteps(elbo, model, guide, optimizer, scheduler, parallel, call)
 
 
 def _adam(learning_rate: float, parameters: Iterable[Tensor]) -> Adam:

@@ -16,6 +16,7 @@ from pyro_perm.program.batches import arguments_of
 from pyro_perm.training.checkpoint import RandomState, read_checkpoint, write_checkpoint
 from pyro_perm.training.history import History
 from pyro_perm.training.parameters import TrainedTensors
+from pyro_perm.training.processes import Processes, start_epoch
 from pyro_perm.training.steps import Steps
 
 Callback = Callable[[History], bool | None]
@@ -35,6 +36,7 @@ class Plan:
         callbacks: called after each step; the run ends where one returns True.
         checkpoint: where the run is saved and found again.
         checkpoint_every: steps from one checkpoint to the next.
+        processes: those that share the run, of which the first one saves it.
         progress: whether to show a bar.
     """
 
@@ -46,6 +48,7 @@ class Plan:
     callbacks: Sequence[Callback]
     checkpoint: Path | None
     checkpoint_every: int
+    processes: Processes
     progress: bool
 
     def is_over(self, history: History) -> bool:
@@ -143,6 +146,7 @@ class Run:
         before = history.epoch_ends[-1] if history.epoch_ends else 0
         done, now = history.step - before, self._random.get()
         self._random.set(self._at_epoch_start)
+        start_epoch(self._batches, len(history.epoch_ends))
         number = 0
         for number, batch in enumerate(self._batches, start=1):
             if number == done:
@@ -174,7 +178,7 @@ class Run:
             return
         now = self._random.get()
         with torch.no_grad():
-            score = float(self._plan.validate())
+            score = self._plan.processes.agreed(float(self._plan.validate()))
         self._random.set(now)  # Training goes on as if nobody had looked.
         history.scores[history.step] = score
         best = history.best_score
@@ -203,7 +207,7 @@ class Run:
             bar.set_postfix_str(f"ELBO {-sum(recent) / len(recent):.1f}{told}", refresh=False)
 
     def _save(self) -> None:
-        if self._plan.checkpoint is None:
+        if self._plan.checkpoint is None or not self._plan.processes.leads:
             return
         write_checkpoint(
             self._plan.checkpoint,

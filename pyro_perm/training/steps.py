@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_perm.program.batches import Arguments
+from pyro_perm.training.processes import Parallel, SharedLoss, with_gradient
+from pyro_perm.training.wrapped_elbo import innermost
 
 Program = Callable[..., Any]
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -44,6 +46,7 @@ class TorchSteps:
     :param model: the model; ``guide`` likewise.
     :param make_optimizer: from parameters to an optimizer.
     :param make_scheduler: from the optimizer to its schedule, which steps after each step.
+    :param parallel: makes the module that shares gradients with other processes, if there are.
     :param call: a first batch, by which the parameters are known.
     """
 
@@ -54,16 +57,22 @@ class TorchSteps:
         guide: Any,
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler | None,
+        parallel: Parallel | None,
         call: Arguments,
     ) -> None:
-        self._loss = elbo(model, guide)
+        loss = elbo(model, guide)
         args, kwargs = call
         with torch.no_grad(), poutine.trace(param_only=True) as tracer:
-            self._loss(*args, **kwargs)
+            loss(*args, **kwargs)
         nodes: Any = tracer.trace.nodes
-        met = (node["value"].unconstrained() for node in nodes.values())
-        by_identity = {id(p): p for p in (*self._loss.parameters(), *met)}
-        self._optimizer = make_optimizer(by_identity.values())
+        met = ((name, node["value"].unconstrained()) for name, node in nodes.items())
+        by_identity = {id(p): (name, p) for name, p in (*loss.named_parameters(), *met)}
+        parameters = list(by_identity.values())
+        self._loss = loss
+        if parallel is not None:
+            trial = innermost(elbo)(model, guide)  # A recipe would count it as a step.
+            self._loss = parallel(SharedLoss(loss, with_gradient(trial, parameters, call)))
+        self._optimizer = make_optimizer(parameter for _, parameter in parameters)
         self._scheduler = None if make_scheduler is None else make_scheduler(self._optimizer)
 
     @property

@@ -80,3 +80,10 @@ class WrappedELBO(ELBO):
 
     def _get_trace(self, *args: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no traces of its own: ask the ELBO inside")
+
+
+def innermost(elbo: ELBO) -> ELBO:
+    """The ELBO inside of all recipes."""
+    while isinstance(elbo, WrappedELBO):
+        elbo = elbo.elbo
+    return elbo

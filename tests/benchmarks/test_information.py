@@ -3,6 +3,7 @@
 import information
 import pytest
 import torch
+from marks import slow
 from results_store import Store
 
 import pyro_perm as pp
@@ -23,7 +24,7 @@ def density():
 @pytest.mark.parametrize(
     ("estimate", "sides"),
     [
-        (information.nwj(24), (True, False)),
+        *slow((information.nwj(24), (True, False))),
         (information.information(pp.InfoNCE(24)), (True, False)),
         (information.information(pp.LeaveOneOut(24)), (False, True)),
         (information.upper(pp.ImportanceSampled(8)), (True, True)),
@@ -57,6 +58,7 @@ def test_what_leaves_the_range_of_numbers_is_left_out(density):
     assert scores["reference"] > 0
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_file_an_estimator(tmp_path):
     arguments = ["--results", str(tmp_path), "--widths", "3", "--steps", "3", "--draws", "32"]
     information.main(arguments)

@@ -54,6 +54,7 @@ def test_ratios_are_those_of_the_permuted_and_rescaled_network():
     torch.testing.assert_close(moved[kind], exact(q)[kind], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_script_writes_its_files(tmp_path):
     arguments = ["--results", str(tmp_path), "--steps", "2", "--draws", "2", "--units", "3"]
     pac_bayes.main([*arguments, "--seeds", "2"])

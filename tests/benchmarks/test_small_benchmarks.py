@@ -5,7 +5,9 @@ import mnist
 import numpy as np
 import pruning
 import pytest
+import recipes
 import torch
+from recipe_table import convergence
 from results_store import Store
 
 
@@ -65,3 +67,33 @@ def test_mnist(tmp_path, monkeypatch):
     assert scores["bounds"]["mean field"] < scores["bounds"]["permutations"]
     monkeypatch.setattr(mnist, "train", None)
     mnist.main([*arguments, "--seeds", "2"])
+
+
+def test_recipes(tmp_path, monkeypatch):
+    chosen = ["mean field", "warm-up", "last layer"]
+    arguments = ["--recipe", *chosen, "--steps", "2", "4", "--samples", "8"]
+    arguments += ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
+    recipes.main(arguments)
+    header, *rows = convergence(Store(tmp_path / "results").records("recipes"))
+    assert header == ["recipe", "2 steps", "4 steps"]
+    assert sorted(row[0] for row in rows) == sorted(chosen)
+    monkeypatch.setattr(recipes.pp, "fit", None)
+    recipes.main(arguments)  # Nothing is trained twice.
+
+
+def test_recipes_go_on_where_they_were_cut_off(tmp_path):
+    def scores(folder, *calls):
+        common = ["--recipe", "warm-up", "--samples", "8"]
+        common += ["--results", str(folder / "results"), "--cache", str(folder / "cache")]
+        for steps in calls:
+            recipes.main([*common, "--steps", *steps])
+        return [record["scores"] for record in Store(folder / "results").records("recipes")]
+
+    assert scores(tmp_path / "twice", "2", "4") == scores(tmp_path / "once", ["2", "4"])
+
+
+def test_a_recipes_cache_that_is_further_is_refused(tmp_path):
+    common = ["--recipe", "mean field", "--samples", "8", "--cache", str(tmp_path / "cache")]
+    recipes.main([*common, "--steps", "4", "--results", str(tmp_path / "some")])
+    with pytest.raises(ValueError, match="has 4 steps, more than 2: remove it"):
+        recipes.main([*common, "--steps", "2", "--results", str(tmp_path / "others")])

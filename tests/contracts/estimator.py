@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from densities import draw, mean_and_error, one_layer, two_layers
-from marks import slow, slow_where
+from marks import on_each, slow
 from problems import PROBLEMS, SIGNED_PROBLEMS, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer.autoguide import AutoMultivariateNormal
@@ -49,7 +49,7 @@ on_one_and_two_layers = pytest.mark.parametrize(
     [ONE_AND_TWO_LAYERS[0], *slow(ONE_AND_TWO_LAYERS[1])],
     ids=str,
 )
-on_every_problem = pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
+on_every_problem = on_each([*PROBLEMS, *SIGNED_PROBLEMS])
 
 
 def drawn(problem):
@@ -163,11 +163,7 @@ class EstimatorContract:
             alone = replace(whole, values=values, batch_shape=torch.Size())
             torch.testing.assert_close(example.estimator.log_ratio(alone), expected)
 
-    @pytest.mark.parametrize(
-        "problem",
-        slow_where(lambda problem: len(problem.spec) > 1, PROBLEMS),
-        ids=str,
-    )
+    @on_each(PROBLEMS)
     def test_nothing_changes_if_all_units_change_places_with_their_factors(self, example, problem):
         estimator, (density, _) = example.estimator, drawn(problem)
         symmetry = density.symmetry

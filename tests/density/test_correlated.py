@@ -115,6 +115,7 @@ def test_importance_sampling_bounds_the_exact_information(kind, problem):
     assert 0.1 < exact.mean() < guide.symmetry.log_order - 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", JOINT)
 def test_certificates_contain_what_is_too_much_for_exact(kind):
     problem = one_hidden_layer(8)
@@ -190,12 +191,13 @@ def test_training_lowers_the_loss(loss, vectorized):
     problem = one_hidden_layer()
     base = AutoMultivariateNormal(problem.model, init_loc_fn=pp.init_to_fan_in)
     guide = symmetrized(base, problem, pp.ImportanceSampled(4))
-    particles = loss(num_particles=4, vectorize_particles=vectorized, max_plate_nesting=1)
+    particles = loss(num_particles=2, vectorize_particles=vectorized, max_plate_nesting=1)
     svi = SVI(problem.model, guide, Adam({"lr": 0.05}), particles)
     losses = [svi.step(*problem.args) for _ in range(60)]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
+@pytest.mark.slow
 def test_laplace_approximations_are_joint_gaussians():
     problem = one_hidden_layer()
     mode = AutoLaplaceApproximation(problem.model, init_loc_fn=pp.init_to_fan_in)

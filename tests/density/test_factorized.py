@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from densities import draw, flatten_batch, mean_and_error, traced_log_ratio
+from marks import on_each
 from problems import PROBLEMS, brute_force_log_q_symmetrized, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.distributions import Normal, constraints
@@ -19,7 +20,7 @@ from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.symmetry.separable import coupled_sites
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_exact_trace_density_is_the_brute_force_average(problem):
     guide, trace, density = draw(problem)
     log_q_symmetrized = brute_force_log_q_symmetrized(
@@ -50,7 +51,7 @@ def _belongs_to(name, sites):
     return name.startswith("log_ratio_symmetrized") or name.removesuffix("_unconstrained") in sites
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 @pytest.mark.parametrize("estimator", [pp.Exact(), pp.Bethe()], ids=["Exact", "Bethe"])
 def test_particles_have_the_density_that_each_has_alone(problem, estimator):
     _, _, density = draw(problem, num_particles=3)
@@ -64,7 +65,7 @@ def test_particles_have_the_density_that_each_has_alone(problem, estimator):
         torch.testing.assert_close(estimator.log_ratio(alone), together[particle])
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_log_ratio_of_permutations_is_the_change_of_the_density(problem):
     guide, _, density = draw(problem)
     g = guide.symmetry.sample((5,))
@@ -86,7 +87,7 @@ def gap_to_exact(density, estimator):
     return mean_and_error(pp.Exact().log_ratio(density) - estimator.log_ratio(density))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_uniform_estimators_bracket_exact(problem):
     _, _, density = draw(problem, num_particles=400)
     info_nce, error = gap_to_exact(density, pp.InfoNCE(8))
@@ -96,7 +97,7 @@ def test_uniform_estimators_bracket_exact(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_uniform_estimators_meet_exact(problem):
     _, _, density = draw(problem, num_particles=400)
     for estimator in (pp.InfoNCE(3000), pp.LeaveOneOut(3000)):
@@ -104,7 +105,7 @@ def test_uniform_estimators_meet_exact(problem):
         assert abs(mean) <= 0.05 + 4 * error
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_chain_rule_bounds_exact_from_below(problem):
     _, _, density = draw(problem, num_particles=400)
     difference = pp.Bethe().log_ratio(density) - pp.Exact().log_ratio(density)
@@ -139,7 +140,7 @@ def test_gradient_matches_finite_differences(estimator):
 
 
 @pytest.mark.parametrize("num_particles", [None, 3])
-@pytest.mark.parametrize("problem", [p for p in PROBLEMS if not p.is_coupled], ids=str)
+@on_each(p for p in PROBLEMS if not p.is_coupled)
 def test_envelope_gradient_is_the_gradient_through_the_exact_sum(problem, num_particles):
     _, _, density = draw(problem, num_particles)
     kinds = [

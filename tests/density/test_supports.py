@@ -135,6 +135,7 @@ def mixture(x):
         pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), component), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [pp.TraceSymmetrized_ELBO, *slow(Trace_ELBO)])
 def test_a_mixture_with_correlations_is_found_and_trains(loss):
     x = torch.randn(40, 2) + 3.0 * torch.randint(3, (40, 1))

@@ -328,8 +328,8 @@ def strided(x: Tensor) -> None:
 
 
 def interleaved_gates(x: Tensor) -> None:
-    h = x[:, :1] * normal("u", 6)
-    observe((h[:, ::2] * h[:, 1::2].sigmoid()) @ normal("w", 3))
+    h = x[:, :1] * normal("u", 4)
+    observe((h[:, ::2] * h[:, 1::2].sigmoid()) @ normal("w", 2))
 
 
 def separate_sites(x: Tensor) -> None:
@@ -371,8 +371,8 @@ def true_order(model: Callable[..., Any]) -> int:
 @pytest.mark.parametrize(
     ("model", "missed"),
     [
-        *((two_layers, 1), (recurrent, 1), (mixture, 1), (gram, 1)),
-        *slow((two_kinds, 1), (interleaved_gates, 1)),
+        *((mixture, 1), (gram, 1), (interleaved_gates, 1)),
+        *slow((two_layers, 1), (recurrent, 1), (two_kinds, 1)),
         (strided, 2),  # even and odd places are permuted alike
         (separate_sites, 1),  # not axes, so no permutation along axes either
     ],

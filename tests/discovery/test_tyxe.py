@@ -68,7 +68,7 @@ def test_the_network_alone_must_predict_the_same() -> None:
         wrong.verify(network(auto_normal).net, X)
 
 
-@pytest.mark.parametrize("base", [auto_normal, tyxe_auto_normal])
+@pytest.mark.parametrize("base", [tyxe_auto_normal, *slow(auto_normal)])
 @pytest.mark.parametrize("closed_form_kl", [True, False])
 def test_its_own_fit_trains_a_symmetrized_guide(
     base: Callable[..., AutoGuide], closed_form_kl: bool

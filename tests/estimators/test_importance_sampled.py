@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from densities import draw, mean_and_error, one_layer, two_layers
-from marks import slow_where
+from marks import on_each, slow
 from problems import PROBLEMS, one_hidden_layer, recurrent, two_hidden_layers
 
 import pyro_perm as pp
@@ -46,11 +46,7 @@ def test_proposals_follow_a_relabelling_of_w(problem):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "problem",
-    slow_where(lambda problem: len(problem.spec) > 1, PROBLEMS),
-    ids=str,
-)
+@on_each(PROBLEMS)
 def test_barber_agakov_lies_below_and_more_draws_are_tighter(problem):
     _, _, density = draw(problem, num_particles=200)
     exact = -pp.Exact().log_ratio(density)
@@ -79,7 +75,9 @@ def test_separated_layers_are_found_without_looking_at_the_truth():
     assert (pp.SampledChainRule(16).bounds(density).lower < order - 5).all()
 
 
-@pytest.mark.parametrize("estimator", [pp.ImportanceSampled(6), pp.SampledChainRule(6)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [*slow(pp.ImportanceSampled(6)), pp.SampledChainRule(6)], ids=str
+)
 def test_gradient_is_that_of_the_weights(estimator, monkeypatch):
     _, _, density = draw(two_hidden_layers(2, 3))
     frozen = []

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from densities import draw, traced_log_ratio
+from marks import on_each
 from problems import (
     SIGNED_PROBLEMS,
     hierarchical,
@@ -28,7 +29,7 @@ from pyro_perm.estimators._screening import Screen
 from pyro_perm.symmetry.unit_layout import UnitLayout
 from pyro_perm.trace_sites import element_site
 
-SIGNED = pytest.mark.parametrize("problem", SIGNED_PROBLEMS, ids=str)
+SIGNED = on_each(SIGNED_PROBLEMS)
 
 
 def all_elements(symmetry):
@@ -113,7 +114,7 @@ def test_uniform_estimators_meet_exact(uniform):
     assert abs(gap.mean().item()) <= 0.02 + 4 * gap.std().item() / 50**0.5
 
 
-@pytest.mark.parametrize("problem", [p for p in SIGNED_PROBLEMS if not p.is_coupled], ids=str)
+@on_each(p for p in SIGNED_PROBLEMS if not p.is_coupled)
 def test_bethe_is_exact_for_one_group(problem):
     _, _, density = draw(problem, num_particles=5)
     torch.testing.assert_close(
@@ -237,6 +238,7 @@ def test_the_guide_draws_signs_and_trains(problem):
         assert (elements < 0).any() == (group in guide.symmetry.signed_groups)
 
 
+@pytest.mark.slow
 def test_closed_form_and_sampled_kl_agree():
     problem = with_signs(hierarchical(3), plain=("tau",))
     guide = problem.guide(pp.Exact())
@@ -287,6 +289,7 @@ def test_only_real_sites_flip():
         pp.AutoSymmetrized(AutoNormal(model), symmetry)()
 
 
+@pytest.mark.slow
 def test_arviz_gets_the_signed_density():
     problem = with_signs(one_hidden_layer(3))
     guide = problem.guide(pp.Exact())

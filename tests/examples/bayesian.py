@@ -32,7 +32,12 @@ EXAMPLES: list[Example] = []
 LARGE = (
     *("resnet_batch_norm", "resnet_batch_norm_eval", "resnet_group_norm", "unet", "densenet"),
     *("transformer", "transformer_norm_first", "transformer_coded_positions"),
-    *("lstm", "lstm_bidirectional_stacked", "hidden_markov_enumerated"),
+    *("lstm", "lstm_bidirectional_stacked", "gru", "rnn", "mixture_of_experts", "mlp_einsum"),
+    *("resnet_layer_norm", "resnet_instance_norm", "grouped_convolution"),
+    *("depthwise_convolution", "zero_padded_shortcut", "group_norm_of_a_concatenation"),
+    *("hidden_markov_enumerated", "gaussian_mixture_enumerated", "hidden_markov_marginal"),
+    *("fourier_operator", "tied_embedding", "mixture_of_ordered_logistics"),
+    *("states_written_one_by_one", "covariance_of_two_kinds"),
 )
 
 

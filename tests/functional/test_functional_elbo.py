@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from functional_noise import GiveNoise, assert_same, noise_of
+from marks import on_each
 from problems import (
     PROBLEMS,
     flattened_channels,
@@ -43,7 +44,7 @@ def started(problem, **kwargs):
     return guide
 
 
-@pytest.mark.parametrize("problem", SERVED, ids=str)
+@on_each(SERVED)
 def test_value_and_gradient_are_those_of_the_traced_symmetrized_loss(problem):
     guide = started(problem)
     fast = pp.FunctionalSymmetrized_ELBO(symmetry=problem.symmetry(), estimator=pp.Exact())
@@ -141,7 +142,7 @@ def test_vectorized_particles_need_constant_priors_of_rescaled_sites():
     assert_same(fast.differentiable_loss(model, guide, x, y), torch.stack(expected).mean(), guide)
 
 
-@pytest.mark.parametrize("problem", SERVED, ids=str)
+@on_each(SERVED)
 def test_value_and_gradient_are_those_of_the_traced_closed_form_loss(problem):
     guide = started(problem)
     fast = pp.FunctionalMeanField_ELBO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -101,22 +102,48 @@ def test_priors_by_name_pattern_or_function() -> None:
     }
 
 
-def test_learned_scales_are_those_of_layers_and_are_fitted() -> None:
-    model = pp.bayesian(
+LEARNED = {"0.prior_scale", "2.prior_scale", "noise_scale"}
+
+
+def learning_model() -> pp.BayesianNetwork:
+    return pp.bayesian(
         network(),
         prior=pp.priors.learned_scale(4.0),
         likelihood=pp.likelihoods.gaussian_of_learned_scale(2.0),
     )
-    guide = AutoNormal(model)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+
+
+@pytest.mark.slow
+def test_learned_scales_are_those_of_layers_and_are_fitted() -> None:
+    model = learning_model()
+    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
     svi.step(X, REALS)
     store = pyro.get_param_store()
-    names = {"0.prior_scale", "2.prior_scale", "noise_scale"}
-    assert names <= set(store.keys())
+    assert set(store.keys()) >= LEARNED
     for _ in range(100):
         svi.step(X, REALS)
     assert store["0.prior_scale"].item() < 3 and store["noise_scale"].item() < 1.9
     assert pp.find_symmetry(model, X, REALS).groups == {"P0": 4}
+
+
+@pytest.mark.parametrize("by_fit", [True, False])
+def test_what_is_learned_is_the_modules_own_where_parameters_are_local(by_fit) -> None:
+    pyro.settings.set(module_local_params=True)
+    model = learning_model()
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    model(X, REALS)
+    learned = dict(model.learned.items())
+    assert {name.replace(":", ".") for name in learned} == LEARNED
+    before = {name: value.item() for name, value in learned.items()}
+    assert before["noise_scale"] == pytest.approx(math.log(2.0))
+    if by_fit:
+        pp.fit(model, guide, (X, REALS), steps=20, learning_rate=0.05, progress=False)
+    else:
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        for _ in range(20):
+            svi.step(X, REALS)
+    assert all(value.item() != before[name] for name, value in model.learned.items())
+    assert not pyro.get_param_store().keys()
 
 
 def test_parameters_without_a_prior_are_trained_in_place_unless_frozen() -> None:

@@ -60,6 +60,7 @@ def auto_normal(model: Any, found: Found) -> AutoNormal:
     return guide
 
 
+@pytest.mark.slow
 def test_its_certificate_is_that_of_an_auto_normal(network: nn.Module, found: Found) -> None:
     model, guide = posterior(network, found)
     guide(X, Y)

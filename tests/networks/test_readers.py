@@ -18,6 +18,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.utils.data import DataLoader, TensorDataset
@@ -84,7 +85,7 @@ def fitted(network: nn.Module, structure: str, **kwargs: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("structure", ["diag", "full", "kron"])
+@pytest.mark.parametrize("structure", ["diag", "kron", *slow("full")])
 def test_laplace_has_the_density_that_it_has(network: nn.Module, structure: str) -> None:
     laplace = fitted(network, structure)
     mean, covariance = moments(network, pp.readers.from_laplace(laplace), X, CLASSES)

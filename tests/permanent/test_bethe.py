@@ -17,7 +17,7 @@ from pyro_perm.permanent import (
 )
 
 INF = math.inf
-properties = settings(max_examples=40)
+properties = settings(max_examples=20)
 
 
 def gaussian(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:

@@ -165,6 +165,7 @@ def test_nothing_to_permute(n):
     assert result.excess is None
 
 
+@pytest.mark.slow
 def test_chains_of_weak_links_are_cut_into_exact_blocks():
     """A long chain of blocks, neighbours linked at a cost that is affordable but high."""
     blocks = [units(4, 2, 0.3, seed) for seed in range(5)]

@@ -42,6 +42,7 @@ def test_counts_the_permutations_of_equal_weights(size):
     assert log_permanent(log_matrix).item() == pytest.approx(math.lgamma(size + 1), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_large_permanent_leaves_no_memory_behind():
     def held():
         # Asking some classes' instances for theirs warns.

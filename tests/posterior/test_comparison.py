@@ -47,6 +47,7 @@ def compare(problem, guides, **kwargs):
     return pp.compare(problem.model, guides, *problem.args, progress=False, **options | kwargs)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_functions(problem):
     guides = {"one": guide_of(problem, symmetrized=False), "two": guide_of(problem, shift=0.05)}
     x, y = problem.args
@@ -73,6 +74,7 @@ def test_scores_are_those_of_the_functions(problem):
     assert found.score("RMSE", "one").value == pytest.approx(rmse)
 
 
+@pytest.mark.slow
 def test_differences_have_less_noise_than_scores(problem):
     guides = {"one": guide_of(problem, symmetrized=False), "two": guide_of(problem, shift=0.02)}
     found = compare(problem, guides)
@@ -151,6 +153,7 @@ def test_comparisons_print_and_draw_their_differences(problem):
     assert list(points) == [found.difference("ELBO(q)", f"guide {k}").value for k in (1, 2)]
 
 
+@pytest.mark.slow
 def test_loaders_are_compared_too(problem):
     def model(x, y):
         w1 = pyro.sample("w1", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))

@@ -12,7 +12,6 @@ from pyro.infer.autoguide import AutoDelta
 
 import pyro_perm as pp
 
-pytestmark = pytest.mark.slow
 NETS = TwoWeightNets(alphas=(0.2, 0.1))
 OPTIONS = {"num_samples": 5, "progress": False}
 
@@ -41,21 +40,29 @@ def pool():
     return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
+@pytest.fixture(scope="module")
+def executor():
+    """Processes take seconds to start: these serve several tests."""
+    with pool() as executor:
+        yield executor
+
+
 def require_equal(found, expected):
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=0)
 
 
-def test_processes_give_the_same_numbers_and_leave_the_guides_alone(guides, expected):
+@pytest.mark.slow
+def test_processes_give_the_same_numbers_and_leave_the_guides_alone(guides, expected, executor):
     state = torch.get_rng_state()
-    with pool() as executor:
-        found = pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
+    found = pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
     require_equal(found.integrands, expected)
     assert torch.equal(torch.get_rng_state(), state)
     assert guides["plain"].model is not None  # Pickling would have taken it away.
 
 
+@pytest.mark.slow
 def test_a_lost_worker_loses_nothing(guides, expected):
     with pool() as executor:
         executor.submit(os._exit, 3)
@@ -64,6 +71,7 @@ def test_a_lost_worker_loses_nothing(guides, expected):
     require_equal(found.integrands, expected)
 
 
+@pytest.mark.slow
 def test_dask_gives_the_same_numbers(guides, expected):
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
@@ -75,8 +83,9 @@ def test_dask_gives_the_same_numbers(guides, expected):
     require_equal(found.integrands, expected)
 
 
-def test_errors_of_the_evaluation_are_passed_on(guides):
-    with pool() as executor, pytest.raises(ValueError, match="num_samples must be an int of at"):
+@pytest.mark.slow
+def test_errors_of_the_evaluation_are_passed_on(guides, executor):
+    with pytest.raises(ValueError, match="num_samples must be an int of at"):
         pp.compare(NETS.model, guides, executor=executor, num_samples=2, progress=False)
 
 
@@ -85,8 +94,9 @@ def test_threads_are_refused(guides, expected):
         pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
 
 
-def test_guides_that_cannot_be_sent_are_refused(guides):
+@pytest.mark.slow
+def test_guides_that_cannot_be_sent_are_refused(guides, executor):
     point = AutoDelta(NETS.model)
     point()
-    with pool() as executor, pytest.raises(TypeError, match="this is a AutoDelta"):
+    with pytest.raises(TypeError, match="this is a AutoDelta"):
         pp.compare(NETS.model, {**guides, "point": point}, executor=executor, **OPTIONS)

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from marks import slow
 from problems import one_hidden_layer
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -116,7 +115,8 @@ def two_networks(x, y):
         pyro.sample("y", dist.Normal(f, 0.5), obs=y)
 
 
-@pytest.mark.parametrize("permute", [True, *slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("permute", [True, False])
 def test_several_symmetrized_parts_add_up(permute):
     guide = AutoGuideList(two_networks)
     for k in "ab":

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import on_each
 from problems import PROBLEMS, normal
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
@@ -62,7 +63,7 @@ def posterior(call, guide, map_draws):
     return guide_posterior(survey(call), survey(replace(call, program=guide)), NUM, map_draws)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_models_vectorize_and_keep_their_densities(problem, went_alone):
     call = Call(problem.model, problem.args)
     drawn = draw_from_guide(call, create_plates=problem.create_plates)

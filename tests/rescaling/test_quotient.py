@@ -79,7 +79,7 @@ def grid(num_incoming: int) -> tuple[Tensor, Tensor]:
     return torch.cat([incoming, outgoing], -1), volumes
 
 
-@pytest.fixture(scope="module", params=[1, *slow(2)])
+@pytest.fixture(scope="module", params=slow(1, 2))
 def unit(request) -> Unit:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

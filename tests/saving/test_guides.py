@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import on_each
 from problems import PROBLEMS, SIGNED_PROBLEMS, local_latents, one_hidden_layer
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import (
@@ -78,7 +79,7 @@ def test_each_kind_draws_the_same(kind, symmetrized, tmp_path):
     assert all(torch.equal(medians[0][name], medians[1][name]) for name in medians[0])
 
 
-@pytest.mark.parametrize("problem", PROBLEMS + SIGNED_PROBLEMS, ids=str)
+@on_each(PROBLEMS + SIGNED_PROBLEMS)
 def test_each_symmetry_comes_back(problem, tmp_path):
     guide = problem.guide()
     guide(*problem.args)

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import on_each
 from problems import PROBLEMS, SIGNED_PROBLEMS, one_hidden_layer, two_hidden_layers
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
@@ -25,7 +26,7 @@ def bind(problem):
     return problem.symmetry().bind(poutine.trace(problem.model).get_trace(*problem.args))
 
 
-@pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
+@on_each([*PROBLEMS, *SIGNED_PROBLEMS])
 def test_a_group_is_its_value(problem):
     group = bind(problem)
     others = [bind(problem), copy.deepcopy(group), pickle.loads(pickle.dumps(group))]

@@ -104,7 +104,9 @@ RINGS, SIGNED_RINGS = (
     for sign in (False, True)
 )
 SHAPES = {"ring": (9, 2), "far": (1, 9), "out": (2, 3), "odd": (3,)}
-SPECS = pytest.mark.parametrize("spec", [RINGS, SIGNED_RINGS], ids=["shifts", "signs and shifts"])
+SPECS = pytest.mark.parametrize(
+    "spec", [RINGS, *slow(SIGNED_RINGS)], ids=["shifts", "signs and shifts"]
+)
 
 
 def by_hand(values, permutation, shifts, signs):

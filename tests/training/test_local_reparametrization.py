@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow
 from problems import one_hidden_layer
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -77,7 +78,7 @@ def draws_of(elbo, model, guide, args, num):
     return torch.tensor(losses), torch.stack(grads)
 
 
-@pytest.mark.parametrize("kind", [Trace_ELBO, pp.FunctionalMeanField_ELBO])
+@pytest.mark.parametrize("kind", [*slow(Trace_ELBO), pp.FunctionalMeanField_ELBO])
 def test_the_expected_loss_is_the_elbo_with_less_noise(kind):
     x, y = one_hidden_layer().args
     model = Linear()
@@ -120,7 +121,7 @@ class Convolutional(PyroModule):
 
 
 IMAGES = torch.randn(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
-SYMMETRIZED = [Trace_ELBO, pp.TraceSymmetrized_ELBO, pp.FunctionalSymmetrized_ELBO]
+SYMMETRIZED = [*slow(Trace_ELBO, pp.TraceSymmetrized_ELBO), pp.FunctionalSymmetrized_ELBO]
 
 
 @pytest.mark.parametrize("kind", SYMMETRIZED)

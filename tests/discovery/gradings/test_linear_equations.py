@@ -33,7 +33,7 @@ def rows_of(low: int, high: int) -> st.SearchStrategy[list[list[int]]]:
     return st.lists(row, max_size=7)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(rows_of(0, 1))
 def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     found = equations(2, rows)
@@ -51,7 +51,7 @@ def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     assert found.has_solutions == (len(null_space) > 1)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(rows_of(-3, 3))
 def test_rational_solutions_are_a_basis_of_the_null_space(rows: list[list[int]]) -> None:
     found = equations(0, rows)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from examples.bayesian import normal, observe, scales_of
 from examples.rectifiers import X, Y, ensemble, functional, mlp
+from marks import slow_where
 from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
@@ -130,8 +131,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
+QUICK = ("tanh", "clamp", "softmax", "constant_bias", "tied", "correlated", "enumerated")
+
+
 @pytest.mark.filterwarnings("ignore:the model reads a value")
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", slow_where(lambda name: name not in QUICK, REFUSED))
 def test_refusals_name_the_cause(name: str) -> None:
     (model, *args), reason = REFUSED[name]
     symmetry = find_symmetry(model, *args, scales=True)

@@ -24,7 +24,7 @@ from examples.bayesian import (
     written,
 )
 from examples.rectifiers import FOUND, X, Y, functional, mlp
-from marks import slow, slow_where
+from marks import slow_where
 from torch import Tensor, nn
 
 import pyro_perm as pp
@@ -32,8 +32,11 @@ from pyro_perm.discovery import find_symmetry
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import check_groups
 
+# Of each kind one: an activation, layers, a module with a slope of its own, a prior, pooling.
+QUICK = ("relu", "two_layers", "prelu", "laplace", "average_pooling", "matrix_factorization")
 
-@pytest.mark.parametrize("name", FOUND)
+
+@pytest.mark.parametrize("name", slow_where(lambda name: name not in QUICK, FOUND))
 def test_the_degrees_are_found(name: str) -> None:
     (model, *args), expected = FOUND[name]
     symmetry = find_symmetry(model, *args, scales=True)
@@ -244,7 +247,8 @@ def test_a_plain_network_has_scales() -> None:
 DEGREES = (-1, 0, 1)
 
 
-@pytest.mark.parametrize("activation", [torch.relu, *slow(torch.tanh, torch.abs)])
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", [torch.relu, torch.tanh, torch.abs])
 def test_scales_are_found_where_an_exhaustive_search_finds_some(activation: Any) -> None:
     model, *args = mlp(activation)
     symmetry = find_symmetry(model, *args, scales=True)

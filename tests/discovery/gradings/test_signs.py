@@ -148,7 +148,10 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", FOUND)
+QUICK = ("one_layer", "two_layers", "even", "factor_analysis", "recurrent")
+
+
+@pytest.mark.parametrize("name", slow_where(lambda name: name not in QUICK, FOUND))
 def test_the_axes_that_flip_are_found(name: str) -> None:
     (model, *args), expected = FOUND[name]
     symmetry = find_symmetry(model, *args, signs=True)
@@ -284,6 +287,7 @@ def signed_variants(symmetry: PermutationSymmetry, group: str) -> list[Permutati
     return variants
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [

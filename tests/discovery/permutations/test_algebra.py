@@ -65,7 +65,7 @@ def random_axes(number: int) -> st.SearchStrategy[tuple[AxisExpr, ...]]:
 
 AXES, PAIRS, TRIPLES = random_axes(1).map(lambda axes: axes[0]), random_axes(2), random_axes(3)
 
-laws = settings(max_examples=150)
+laws = settings(max_examples=60)
 
 
 def free_atoms(*axes: AxisExpr) -> list[Atom]:

@@ -45,7 +45,7 @@ def views(draw: st.DrawFn, base: Tensor, max_steps: int = 3) -> Tensor:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_place_is_where_the_entry_is(data: st.DataObject) -> None:
     base = torch.arange(24).view(2, 3, 4)
     part, container = data.draw(views(base)), data.draw(views(base))

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from densities import draws_from, synthetic, two_layers
+from marks import on_each
 from problems import PROBLEMS, local_latents, one_hidden_layer
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
@@ -27,7 +28,7 @@ def evaluate(problem, guide, **kwargs):
     return pp.mutual_information(guide, *problem.args, progress=False, **kwargs)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_small_groups_are_exact(problem):
     result = evaluate(problem, ready_guide(problem), num_samples=8)
     assert result.lower == result.upper

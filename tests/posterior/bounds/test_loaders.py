@@ -279,6 +279,7 @@ def evidence(*args):
     return pp.log_evidence(linear, *args, **options, progress=False)
 
 
+@pytest.mark.slow
 def test_the_evidence_is_that_of_all_data(data):
     x, y = data
     covariance = 0.25 * torch.eye(N) + x @ x.T

@@ -230,6 +230,7 @@ class Noisy(pp.Estimator):
         return pp.Bounds(exact + lower, exact + upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise",
     [
@@ -295,6 +296,7 @@ def test_budgets_are_positive(seconds):
         pp.mutual_information(problem.guide(), *problem.args, max_seconds=seconds, progress=False)
 
 
+@pytest.mark.slow
 def test_guides_are_certified_within_a_budget(monkeypatch):
     monkeypatch.undo()
     problem = two_hidden_layers(20, 20)

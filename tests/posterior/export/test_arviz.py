@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from marks import slow
+from marks import on_each, slow
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -68,8 +68,8 @@ def near(output):
     return {"init_scale": 0.02, "init_loc_fn": start}
 
 
-@pytest.fixture
-def small():
+@pytest.fixture(scope="module")
+def small(fresh_start):
     """A net with four units, and its posterior."""
     problem = one_hidden_layer()
     guide = problem.guide(pp.Exact())
@@ -177,7 +177,7 @@ def test_seed_repeats_the_draws_and_has_no_side_effect(small):
 
 
 @pytest.mark.parametrize("draws_at_once", [*slow(1), 64])
-@pytest.mark.parametrize("problem", [*PROBLEMS, *SIGNED_PROBLEMS], ids=str)
+@on_each([*PROBLEMS, *SIGNED_PROBLEMS])
 def test_log_q_is_the_density_of_the_guide_at_each_draw(problem, draws_at_once):
     guide = problem.guide(permute=False)
     options = {"num_samples": 4, "num_prior_samples": 0, "draws_at_once": draws_at_once}

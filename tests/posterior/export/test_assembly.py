@@ -121,6 +121,7 @@ def test_empty_groups_are_left_out():
     assert not {"constant_data", "prior"} & set(export(groups))
 
 
+@pytest.mark.slow
 def test_arviz_ranks_summarizes_and_plots(data):
     arviz_checks.check_ranking(data, export(arrays(scale=0.3)))
     arviz_checks.check_summary(data, ["mean", "weight"])

@@ -16,9 +16,11 @@ NUM_CHAINS, NUM = 2, 12
 pytestmark = pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_cpu(monkeypatch):
-    monkeypatch.setattr("pyro.infer.mcmc.api.mp.cpu_count", lambda: 1)
+@pytest.fixture(autouse=True, scope="module")
+def _one_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro.infer.mcmc.api.mp.cpu_count", lambda: 1)
+        yield
 
 
 def sampled(model, args, step_size=0.05) -> MCMC:
@@ -34,8 +36,8 @@ def sampled(model, args, step_size=0.05) -> MCMC:
     return mcmc
 
 
-@pytest.fixture
-def run():
+@pytest.fixture(scope="module")
+def run(fresh_start, _one_cpu):
     problem = one_hidden_layer(units=2)
     mcmc = sampled(problem.model, problem.args)
     data = pp.to_arviz(
@@ -86,6 +88,7 @@ def test_divergences_are_marked_where_they_happened():
         assert list(np.flatnonzero(diverging[chain])) == divergences[f"chain {chain}"]
 
 
+@pytest.mark.slow
 def test_file_keeps_the_chains(run, tmp_path):
     data = run[2]
     data.to_netcdf(tmp_path / "mcmc.nc")

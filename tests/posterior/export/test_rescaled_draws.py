@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from marks import slow
 from pyro.infer.autoguide import AutoNormal
 from scipy.stats import ks_2samp, kstest
 from torch import Tensor
@@ -41,7 +42,7 @@ def network(x: Tensor, y: Tensor | None, tau: Tensor) -> None:
         pyro.sample("y", dist.Normal(f, 0.5), obs=y)
 
 
-models = pytest.mark.parametrize("model", [constant_prior, hierarchical_prior])
+models = pytest.mark.parametrize("model", [constant_prior, *slow(hierarchical_prior)])
 
 
 def trained(model, **kwargs) -> pp.AutoSymmetrized:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import slow_where
+from marks import on_each
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -22,7 +22,7 @@ from pyro import poutine
 import pyro_perm as pp
 from pyro_perm.posterior.modulo.weight_matching import Matching, match, step
 
-properties = settings(max_examples=40)
+properties = settings(max_examples=20)
 COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4), with_signs(recurrent(4))]
 ALL = [*PROBLEMS, *SIGNED_PROBLEMS]
 
@@ -95,7 +95,7 @@ def test_the_result_does_not_depend_on_a_permutation_of_the_input(problem, has_r
     assert same(first.reference, second.reference)
 
 
-@pytest.mark.parametrize("problem", slow_where(lambda problem: len(problem.spec) > 1, ALL), ids=str)
+@on_each(ALL)
 @pytest.mark.parametrize("spread", [0.3, 1.0])
 def test_no_permutation_is_closer_to_the_reference(problem, spread):
     symmetry = bound(problem)

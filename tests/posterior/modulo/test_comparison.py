@@ -6,7 +6,7 @@ import arviz as az
 import pyro
 import pytest
 import torch
-from marks import slow, slow_where
+from marks import on_each, slow
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -90,11 +90,7 @@ def test_too_few_chains_or_draws_are_refused(shape):
         pp.convergence_diagnostics({"f": torch.randn(shape)} | samples, symmetry)
 
 
-@pytest.mark.parametrize(
-    "problem",
-    slow_where(lambda problem: len(problem.spec) > 1, [*PROBLEMS, *SIGNED_PROBLEMS]),
-    ids=str,
-)
+@on_each([*PROBLEMS, *SIGNED_PROBLEMS])
 def test_distance_is_zero_between_equivalent_posteriors_only(problem, module_local):
     symmetry = bound(problem)
     guide = trained(problem)

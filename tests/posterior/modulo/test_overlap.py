@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pyro
-import pytest
 import torch
+from marks import on_each
 from problems import (
     Problem,
     flattened_channels,
@@ -52,7 +52,7 @@ def overlap(guide, problem, symmetry, num_samples=20):
     return pp.unit_overlap(guide, *problem.args, num_samples=num_samples, symmetry=symmetry)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@on_each(PROBLEMS)
 def test_factors_on_other_parts_of_their_orbits_overlap_alike(problem):
     guide, symmetry = guide_and_symmetry(problem)
     before = overlap(guide, problem, symmetry)

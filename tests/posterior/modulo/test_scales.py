@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import on_each
 from problems import RESCALED_PROBLEMS, Problem, one_hidden_layer, two_hidden_layers, with_scales
 from pyro import poutine
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ import pyro_perm as pp
 from pyro_perm import Axis
 from pyro_perm.symmetry import Element
 
-properties = settings(max_examples=25)
-problems = pytest.mark.parametrize("problem", RESCALED_PROBLEMS, ids=str)
+properties = settings(max_examples=12)
+problems = on_each(RESCALED_PROBLEMS)
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 
 
@@ -65,6 +66,7 @@ def test_aligned_draws_are_balanced_and_compute_the_same(problem):
     balanced(symmetry, alignment.reference)
 
 
+@pytest.mark.slow
 @properties
 @given(st.sampled_from(RESCALED_PROBLEMS), st.booleans(), st.integers(0, 10**6))
 def test_equivalent_draws_are_aligned_alike(problem, has_reference, seed):
@@ -126,6 +128,7 @@ def test_scales_that_hide_which_units_belong_together():
     assert (unbalanced != right).any()
 
 
+@pytest.mark.slow
 def test_chains_on_other_parts_of_their_orbits_agree_once_aligned():
     problem = with_scales(two_hidden_layers())
     symmetry = bound(problem)
