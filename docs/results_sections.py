@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from results_networks import laplace_width, modules
 from results_others import cold_posterior, information, mnist, pac_bayes, pruning, recipes
 from results_scales import coupled_scales, rescaling
 from results_store import Store
@@ -19,4 +20,6 @@ SECTIONS: tuple[Callable[[Store], str], ...] = (
     cold_posterior,
     mnist,
     recipes,
+    modules,
+    laplace_width,
 )

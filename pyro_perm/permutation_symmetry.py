@@ -13,11 +13,11 @@ from pyro_perm.symmetry import formats
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape, site_shapes
 from pyro_perm.symmetry.elements import AnyElement, Elements
-from pyro_perm.symmetry.factor import Factor, require_element
+from pyro_perm.symmetry.factor import Factor, motion_of, num_units
 from pyro_perm.symmetry.group import SymmetryGroup, move, require_sizes
 from pyro_perm.symmetry.scale_selection import scales_left_out
 from pyro_perm.symmetry.spec import AxisLike, Spec, describe, read_spec, without_scales
-from pyro_perm.symmetry.values import with_values
+from pyro_perm.symmetry.values import require_values, with_values
 from pyro_perm.verification import verify
 
 
@@ -325,16 +325,16 @@ class PermutationSymmetry:
         :param values: site -> tensor, shape ``(*batch, *site shape)``. A symmetry that has not met
             a model takes the whole shape as the site's.
         :returns: site -> tensor, with unit ``i`` taken from unit ``permutation[i]``.
-        :raises ValueError: if a permutation is of no group, does not fit its axis, or has entries
-            that are no unit's number.
+        :raises ValueError: if an element is of no group, does not fit its axis, or is no
+            permutation of the units; if only names of values differ from the sites'.
+        :raises TypeError: if elements or values are no tensors.
         """
-        motions = {}
+        require_values(values, "values", self.sites)
+        motions, sizes, moved = {}, {}, {}
         for group, element in permutations.items():
             self._require_group(group)
-            factor = self._factor(group, element.shape[-1])
-            require_element(factor, element)
-            motions[group] = factor.motion(element)
-        sizes, moved = {g: element.shape[-1] for g, element in permutations.items()}, {}
+            sizes[group] = num_units(group, element)
+            motions[group] = motion_of(self._factor(group, sizes[group]), element)
         for site, value in values.items():
             acting = self._actions_for(site, tuple(value.shape))
             require_sizes(site, acting, sizes, tuple(value.shape))

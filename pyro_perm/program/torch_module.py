@@ -44,6 +44,15 @@ class TorchModule:
     inputs: Inputs
     convert: Callable[[Any], Any] | None = None
 
+    def __post_init__(self) -> None:
+        for layer in self.module.modules():
+            if isinstance(layer, (nn.DataParallel, torch.jit.ScriptModule)):
+                raise TypeError(
+                    f"torch.func.functional_call does not run a {type(layer).__name__} at other "
+                    "parameters: give the network inside, as DataParallel's .module, or the one "
+                    "that was compiled; names of its parameters lack the wrapper's prefix"
+                )
+
     @cached_property
     def latents(self) -> dict[str, Latent]:
         """The parameters, and the running moments by which layers in ``eval`` mode normalize."""

@@ -220,8 +220,23 @@ def commute(first: Factor, axis: Axis, second: Factor, other: Axis, length: int)
     )
 
 
-def require_element(factor: Factor, element: AnyElement) -> None:
-    """Refuse entries that are no unit's number: a device would abort at them, later.
+def num_units(group: str, element: AnyElement) -> int:
+    """How many units an element is of.
+
+    :raises TypeError: if it is no tensor of integers.
+    """
+    permutation = element.permutation if isinstance(element, Element) else element
+    if not isinstance(permutation, Tensor) or permutation.dtype not in (torch.int32, torch.int64):
+        kind = getattr(permutation, "dtype", type(permutation).__name__)
+        raise TypeError(
+            f"group '{group}': an element is a tensor of integers, the units' numbers, but this is "
+            f"a {kind}: give torch.tensor([1, 0, 2]), or what symmetry.sample() returns"
+        )
+    return permutation.shape[-1]
+
+
+def motion_of(factor: Factor, element: AnyElement) -> Motion:
+    """What an element does, which must be a permutation: a device would abort at others, later.
 
     :raises ValueError: naming the group.
     """
@@ -235,11 +250,17 @@ def require_element(factor: Factor, element: AnyElement) -> None:
             f"here, but this one has some from {low} to {high}: number the units from 0"
         )
     in_place = torch.arange(size, device=permutation.device)
+    if (unit_of(permutation).sort(-1).values != in_place).any():
+        raise ValueError(
+            f"group '{factor.name}': an element takes every unit once, but this one takes some "
+            "twice and leaves others out"
+        )
     if not factor.permutes and (unit_of(permutation) != in_place).any():
         raise ValueError(
             f"group '{factor.name}' leaves its units in place (permute=False), but this element "
             "does not: number the units in order, ~j for minus unit j"
         )
+    return factor.motion(element)
 
 
 def _with_each(element: AnyElement, action: UnitAction, parts: Tensor) -> AnyElement:

@@ -14,7 +14,7 @@ from pyro_perm.posterior.modulo.weight_matching import Matching, descend, match
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.balance import balance
 from pyro_perm.symmetry.elements import AnyElement, Elements, compose, transform
-from pyro_perm.symmetry.values import with_values
+from pyro_perm.symmetry.values import require_tensors, require_values, with_values
 
 Values = Mapping[str, Tensor]
 
@@ -93,7 +93,7 @@ def align(
         not finite, or too large to be balanced, or if the symmetry is not bound to a model.
     """
     group, compact = symmetry.group, symmetry.group.compact_part
-    if not isinstance(samples, Mapping):
+    if isinstance(samples, Sequence):
         samples = _stack(samples)
     values, draws = _flat(samples, group, "samples")
     scales = balance(group, values)
@@ -167,6 +167,8 @@ def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:
     """
     if not state_dicts:
         raise ValueError("there are no samples to align")
+    for number, each in enumerate(state_dicts):
+        require_tensors(each, f"state_dict {number}")
     first = state_dicts[0]
     for number, other in enumerate(state_dicts):
         shapes, expected = ({k: tuple(v.shape) for k, v in each.items()} for each in (other, first))
@@ -209,6 +211,7 @@ def _flat(
     values: Values, symmetry: SymmetryGroup, what: str
 ) -> tuple[dict[str, Tensor], torch.Size]:
     """The symmetry's sites with one batch dimension, and the batch dimensions that they had."""
+    require_values(values, what, symmetry.sites)
     groups = symmetry.groups
     if not groups:
         raise ValueError("the symmetry has no group, so there is nothing to align")

@@ -18,7 +18,7 @@ from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, Term, survey
 from pyro_perm.program.restoration import restored
-from pyro_perm.symmetry.values import with_values
+from pyro_perm.symmetry.values import require_tensors, with_values
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Values], "float | Tensor"]
@@ -96,6 +96,8 @@ def interpolation_barrier(
     """
     if num_points < 3:
         raise ValueError(f"num_points must be at least 3, to see between the ends: {num_points}")
+    for values, what in ((first, "first"), (second, "second")):
+        require_tensors(values, what)
     if first.keys() != second.keys():
         raise ValueError(f"the solutions differ in their sites: {list(first)} and {list(second)}")
     alignment = align(second, symmetry, first)
@@ -155,9 +157,9 @@ def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tens
 
 
 def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
-    """Values on the line between two solutions; integers do not mix."""
+    """Values on the line between two solutions, in the first's precision; integers do not mix."""
     mixed = {
-        site: torch.lerp(value, second[site], fraction)
+        site: torch.lerp(value, second[site].to(value), fraction)
         for site, value in first.items()
         if value.is_floating_point() or value.is_complex()
     }

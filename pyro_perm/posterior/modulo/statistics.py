@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_perm.program.torch_module import NORMALIZATIONS
-from pyro_perm.symmetry.values import with_values
+from pyro_perm.symmetry.values import require_tensors, with_values
 
 
 @torch.no_grad()
@@ -38,7 +38,11 @@ def reset_statistics(
         moments are the mean over batches of theirs, as in training with ``momentum=None``.
     :returns: the state with new moments.
     :raises ValueError: if no layer of the network has running moments, or there is no batch.
+    :raises TypeError: if ``batches`` is a tensor, or the state is none.
     """
+    require_tensors(state_dict, "state_dict")
+    if isinstance(batches, Tensor):
+        raise TypeError("batches are several inputs, but this is a tensor: give [x] for one batch")
     fresh = copy.deepcopy(network).eval()
     fresh.load_state_dict(state_dict)
     layers = [
