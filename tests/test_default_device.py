@@ -31,9 +31,9 @@ SPELLED = {f"torch.{name}" for name in MAKERS}
 def without_device(path):
     """Where a file makes a tensor without saying on which device."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in SPELLED:
-            if "device" not in {keyword.arg for keyword in node.keywords}:
-                yield f"{path.relative_to(PACKAGE)}:{node.lineno} {ast.unparse(node)}"
+        makes = isinstance(node, ast.Call) and ast.unparse(node.func) in SPELLED
+        if makes and "device" not in {keyword.arg for keyword in node.keywords}:
+            yield f"{path.relative_to(PACKAGE)}:{node.lineno} {ast.unparse(node)}"
 
 
 def test_the_source_names_a_device_for_every_tensor():
