@@ -1,12 +1,13 @@
 """Time and peak memory of one evaluation and gradient of the correction, against width.
 
 Bethe beside InfoNCE with 32 permutations evaluated naively: the density of all weights, once for
-each permutation. Layers with 64 inputs and 10 outputs, units apart as at a fan-in start, or so wide
-that some come near each other, or half of them switched off (equal to the prior). Each measurement
-runs in a process of its own, so that its peak memory is its own.
+each permutation, measured in turn, as CPU time. Layers with 64 inputs and 10 outputs, units apart
+as at a fan-in start, or so wide that some come near each other, or half of them switched off (near
+the prior, as training leaves them). Peaks of memory are those of processes that do nothing else.
 
-The last column is what screening changes: of the value, in nats, and of the gradient, in nats for a
-move of a loc by its scale, the largest of all. Run ``python benchmarks/width.py``.
+The last column is what speed costs, beside all pairs in double precision without screening: of the
+value, in nats, and of the gradient with respect to moves of locs by their scales, as a share of its
+norm. Run ``OMP_NUM_THREADS=1 python benchmarks/width.py``.
 """
 
 from __future__ import annotations
@@ -15,30 +16,34 @@ import argparse
 import math
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from multiprocessing import get_context
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributions import Normal
 
 import pyro_perm as pp
-import pyro_perm.estimators._screening as screen_module
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import _screening
+from pyro_perm.permanent import _precision
+from pyro_perm.symmetry.actions import permute
 
 WIDTHS = [50, 100, 200, 500, 1000, 2000, 4000]
-METHODS = ["nothing", "Bethe", "naive InfoNCE K=32"]
+METHODS = ["Bethe", "naive InfoNCE K=32"]
+_REPEATS = 9
 
 
 class Case(NamedTuple):
-    """How the units lie: their scales, and the share that equals a standard normal prior."""
+    """How the units lie: their scales, and the share that is near a standard normal prior."""
 
     scale: float
     off: float
 
 
+# How far units that are off are from the prior, in each loc and log-scale: .75 nats a unit.
+_OFF = 0.1
 CASES = {"apart": Case(0.05, 0.0), "near": Case(0.15, 0.0), "half off": Case(0.05, 0.5)}
 
 
@@ -51,8 +56,11 @@ def layer(width: int, case: Case) -> FactorizedDensity:
     locs = {site: torch.randn(shape) / 8 for site, shape in shapes.items()}
     scales = {site: torch.full(shape, case.scale) for site, shape in shapes.items()}
     for site, axis in (("w0", 0), ("b0", 0), ("w1", 1)):
-        for kind, value in ((locs, 0.0), (scales, 1.0)):
-            kind[site].movedim(axis, 0)[: int(case.off * width)] = value
+        loc, scale = (
+            kind[site].movedim(axis, 0)[: int(case.off * width)] for kind in (locs, scales)
+        )
+        loc.normal_(0.0, _OFF)
+        scale.copy_((_OFF * torch.randn(scale.shape)).exp())
     for tensor in (*locs.values(), *scales.values()):
         tensor.requires_grad_()
     values = {site: locs[site] + scales[site] * torch.randn(shapes[site]) for site in shapes}
@@ -75,58 +83,71 @@ def naive_info_nce(density: FactorizedDensity) -> torch.Tensor:
     return torch.cat([own.unsqueeze(0), log_q(moved)]).logsumexp(0) - own
 
 
-def measure(method: str, width: int, case: str) -> None:
-    """Print seconds and peak megabytes of this process."""
-    density = layer(width, CASES[case])
-    run: Callable[[FactorizedDensity], torch.Tensor] = {
-        "nothing": lambda d: sum(v.sum() for v in d.values.values()),
+Run = Callable[[FactorizedDensity], torch.Tensor]
+
+
+def run_of(method: str) -> Run:
+    """What a method evaluates."""
+    runs: dict[str, Run] = {
+        "nothing": lambda density: sum(value.sum() for value in density.values.values()),
         "Bethe": pp.Bethe().log_ratio,
         "naive InfoNCE K=32": naive_info_nce,
-    }[method]
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.autograd.grad(
-            run(density), [*density.locs.values()], retain_graph=True, allow_unused=True
-        )
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(statistics.median(seconds[1:]), peak)
+    }
+    return runs[method]
 
 
-def screening(width: int, case: str) -> None:
-    """Print what screening changes of value and gradient."""
+def evaluate(run: Run, density: FactorizedDensity) -> tuple[float, torch.Tensor]:
+    """Value, and gradient with respect to moves of locs by their scales."""
+    value = run(density)
+    grads = torch.autograd.grad(
+        value, [*density.locs.values()], retain_graph=True, materialize_grads=True
+    )
+    each = zip(grads, density.scales.values(), strict=True)
+    return value.item(), torch.cat([(grad * scale).flatten().double() for grad, scale in each])
+
+
+def times(width: int, case: str) -> list[float]:
+    """Median CPU milliseconds of every method."""
     density = layer(width, CASES[case])
-    results = []
-    for worthwhile in (0, math.inf):
-        screen_module._WORTHWHILE = worthwhile
-        value = pp.Bethe().log_ratio(density)
-        grads = torch.autograd.grad(
-            value, [*density.locs.values()], retain_graph=True, materialize_grads=True
-        )
-        scaled = [grad * s for grad, s in zip(grads, density.scales.values(), strict=True)]
-        results.append((value.item(), torch.cat([grad.flatten() for grad in scaled])))
-    (screened, grads), (whole, whole_grads) = results
-    print(abs(screened - whole), (grads - whole_grads).abs().max().item())
+    runs = [run_of(method) for method in METHODS]
+    milliseconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(_REPEATS):
+        for run, record in zip(runs, milliseconds, strict=True):
+            start = time.process_time()
+            evaluate(run, density)
+            record.append(1e3 * (time.process_time() - start))
+    return [statistics.median(each[1:]) for each in milliseconds]
 
 
-def in_a_process(*arguments: str) -> tuple[float, float]:
-    """The two numbers that a process of its own prints."""
-    command = [sys.executable, __file__, "--one", *arguments]
-    first, second = subprocess.run(
-        command, capture_output=True, text=True, check=True
-    ).stdout.split()
-    return float(first), float(second)
+def peak(method: str, width: int, case: str) -> float:
+    """Peak megabytes of this process."""
+    density, run = layer(width, CASES[case]), run_of(method)
+    for _ in range(3):
+        evaluate(run, density)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cost_of_speed(width: int, case: str) -> tuple[float, float]:
+    """What screening and single precision change of value and gradient."""
+    density = layer(width, CASES[case])
+    value, gradient = evaluate(pp.Bethe().log_ratio, density)
+    _screening._WORTHWHILE = _precision._LARGE = permute._WORTH_SINGLE_PRECISION = math.inf
+    exact_value, exact_gradient = evaluate(pp.Bethe().log_ratio, density)
+    change = (gradient - exact_gradient).norm() / exact_gradient.norm().clamp_min(1e-12)
+    return abs(value - exact_value), change.item()
 
 
 def row(width: int, case: str) -> str:
-    """A row of the table."""
-    _, floor = in_a_process("nothing", str(width), case)
-    cells = []
-    for method in METHODS[1:]:
-        seconds, peak = in_a_process(method, str(width), case)
-        cells.append(f"{1e3 * seconds:14.1f} ms {peak - floor:8.0f} MB")
-    value, gradient = in_a_process("screening", str(width), case)
+    """A row of the table, whose numbers come from processes of their own."""
+
+    def fork(function: Callable, *arguments: object) -> Any:
+        with get_context("fork").Pool(1) as pool:
+            return pool.apply(function, arguments)
+
+    floor, *peaks = (fork(peak, method, width, case) for method in ["nothing", *METHODS])
+    each = zip(fork(times, width, case), peaks, strict=True)
+    cells = [f"{time:14.1f} ms {peak - floor:8.0f} MB" for time, peak in each]
+    value, gradient = fork(cost_of_speed, width, case)
     cells.append(f"{value:.1e}, {gradient:.1e}")
     return f"{width:6d}" + "".join(f"{cell:>28s}" for cell in cells)
 
@@ -134,19 +155,13 @@ def row(width: int, case: str) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("WHAT", "WIDTH", "CASE"))
     parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
-    if options.one:
-        what, width, case = options.one
-        if what == "screening":
-            screening(int(width), case)
-        else:
-            measure(what, int(width), case)
-        return
-    for case in CASES:
-        print(f"\nunits {case}; ms, and MB above doing nothing")
-        titles = [*METHODS[1:], "screening changes"]
+    print(f"{torch.get_num_threads()} threads")
+    for case in options.cases:
+        print(f"\nunits {case}; CPU ms, and MB above doing nothing")
+        titles = [*METHODS, "speed changes"]
         print(f"{'units':>6s}" + "".join(f"{title:>28s}" for title in titles))
         for width in options.widths:
             print(row(width, case), flush=True)

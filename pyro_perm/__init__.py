@@ -39,6 +39,7 @@ from pyro_perm.posterior import (
 from pyro_perm.posterior.bounds.evidence import Evidence, log_evidence
 from pyro_perm.posterior.bounds.laplace_evidence import LaplaceEvidence, log_evidence_laplace
 from pyro_perm.posterior.comparison import Comparison, compare
+from pyro_perm.posterior.executors import evaluate_each
 from pyro_perm.posterior.export.arviz import to_arviz
 from pyro_perm.posterior.modulo.alignment import Alignment, align, canonical_order
 from pyro_perm.posterior.modulo.barrier import (
@@ -101,6 +102,7 @@ __all__ = [
     "compare",
     "convergence_diagnostics",
     "cyclical_warm_up",
+    "evaluate_each",
     "figures",
     "find_symmetry",
     "fit",

@@ -119,8 +119,8 @@ def test_page_fits_the_screen_and_asks_for_nothing_from_outside(browser, address
 @in_browser
 def test_landing_page_shows_figure_commands_and_example(browser, address):
     browser.get(f"{address}/index.html")
-    (figure,) = browser.find_elements(By.CSS_SELECTOR, "article img")
-    assert figure.size["width"] > 300
+    figures = browser.find_elements(By.CSS_SELECTOR, "article img")
+    assert len(figures) == 2 and all(figure.size["width"] > 300 for figure in figures)
     text = browser.find_element(By.TAG_NAME, "article").text
     for needed in ("make demo", "make test", "pp.AutoSymmetrized(AutoNormal(model"):
         assert needed in text

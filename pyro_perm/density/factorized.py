@@ -109,7 +109,7 @@ class FactorizedDensity:
         """
         sites = tuple(sites)
         orbits = UnitLayout.of(self.symmetry, group, sites).orbits
-        return orbits.pairs(center(self.units(group, sites), orbits)).log_densities
+        return orbits.pairs(center(self.units(group, sites), orbits)).log_densities.double()
 
     def log_mass(self, group: str, sites: Iterable[str]) -> Tensor:
         """``log sum_h q(h . w) / q(w)`` over what the group does to each unit by itself.

@@ -16,6 +16,8 @@ the rows and the columns are all taken, and this is one fact about all rows of a
 which is :math:`n` where rows coincide, and 0 where they are apart.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
@@ -24,13 +26,14 @@ from scipy.special import gammaln, xlogy
 _UNCERTAIN = 0.01
 
 
-def log_bethe_bias(marginals: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_bethe_bias(marginals: NDArray[Any]) -> NDArray[np.float64]:
     """Estimate of ``log perm - log perm_B``, in nats.
 
     :param marginals: of belief propagation on a block of rows that overlap, shape (..., n, n).
     :returns: shape (...).
     """
-    uncertainty = np.maximum(1 - np.einsum("...ij,...ij->...i", marginals, marginals), 0.0)
+    certainty = np.einsum("...ij,...ij->...i", marginals, marginals)
+    uncertainty = np.maximum(1 - certainty.astype(np.float64), 0.0)
     counted = (uncertainty / (uncertainty + _UNCERTAIN)).sum(-1)
     largest = 1 - 1 / marginals.shape[-1]
     rows = np.maximum(counted * (1 + _UNCERTAIN / largest), 1.0)

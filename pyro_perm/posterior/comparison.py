@@ -177,7 +177,8 @@ def compare(
         "site": site,
         "progress": progress,
     }
-    each = evaluate_each(_integrands, model, list(guides.values()), options, executor)
+    cases = [(model, guide) for guide in guides.values()]
+    each = evaluate_each(_integrands, cases, executor=executor, **options)
     integrands = {name: torch.stack([scores[name] for scores in each]) for name in each[0]}
     return Comparison(tuple(guides), integrands)
 

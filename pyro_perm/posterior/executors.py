@@ -1,4 +1,4 @@
-"""Evaluate guides in other processes, with the numbers that this one would give.
+"""Evaluate in other processes, with the numbers that this one would give.
 
 A guide travels as its file does (:mod:`pyro_perm.saving`), since Pyro takes the model away from an
 autoguide that is pickled, the original included. With it go the random state, the default
@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_perm.program.modules import modules_among
+from pyro_perm.program._torch_internals import tree_map
+from pyro_perm.program.call import model_of
+from pyro_perm.program.modules import modules_among, tensors_of_modules
 from pyro_perm.saving import load, save
 
 Program = Callable[..., Any]
@@ -33,41 +35,72 @@ _one_at_a_time = threading.Lock()  # The random state and Pyro's handlers are th
 
 def evaluate_each(
     function: Callable[..., _Result],
-    model: Program,
-    guides: Sequence[Program],
-    options: Mapping[str, Any],
-    executor: Executor | None,
+    cases: Iterable[Sequence[Any]],
+    /,
+    *,
+    executor: Executor | None = None,
+    **options: Any,
 ) -> list[_Result]:
-    """``function(model, guide, **options)`` for each guide, in this process or in others.
+    """``function(*case, **options)`` for each case, in this process or in others.
 
-    :param function: of a module, so that it can be pickled.
-    :param executor: of processes; None works here, one guide after the other. What is lost with a
-        worker is evaluated here, with a warning.
-    :raises ValueError: if the executor works in this process.
+    For seeds, splits, widths, or anything else that differs from case to case: guides and their
+    models, data, or both. Each case starts from the present random state, which is left as it is,
+    so that the numbers are the same without an executor, and with any number of workers.
+
+    >>> import pyro, torch
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> import pyro_perm as pp
+    >>> def model(x, y):
+    ...     slope = pyro.sample("slope", pyro.distributions.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("y", pyro.distributions.Normal(slope * x, 1.0), obs=y)
+    >>> splits = [(model, AutoNormal(model), x, x) for x in torch.randn(3, 5)]
+    >>> predictions = pp.evaluate_each(pp.predict, splits, num_samples=10, progress=False)
+    >>> [prediction.mean.shape for prediction in predictions]
+    [torch.Size([5]), torch.Size([5]), torch.Size([5])]
+
+    :param function: such as :func:`symmetrized_elbo`, :func:`predict` or :func:`log_evidence`; of a
+        module, so that it can be pickled.
+    :param cases: positional arguments of each call. They are pickled, autoguides are sent as
+        :func:`save` writes them.
+    :param executor: of processes: a ``ProcessPoolExecutor``, Dask's ``client.get_executor()``,
+        MPI's or another; None works here, one case after the other. What is lost with a worker is
+        evaluated here, with a warning.
+    :param options: keywords of every call.
+    :raises ValueError: if the executor works in this process, or tensors are not on the CPU.
     :raises TypeError: if a guide cannot be saved.
     """
+    calls = [tuple(case) for case in cases]
     if executor is None:
-        return [function(model, guide, **options) for guide in guides]
-    futures = [
-        _submit(executor, _in_worker, function, _packed(model, guide), options) for guide in guides
-    ]
+        return [_from_here(function, case, options) for case in calls]
+    futures = [_submit(executor, _Task.of(function, case, options)) for case in calls]
     results = []
-    for guide, future in zip(guides, futures, strict=True):
+    for case, future in zip(calls, futures, strict=True):
         found = _result(future)
         if found is None:
             warnings.warn(
                 "a worker of the executor was lost: what it was to evaluate is evaluated here",
-                stacklevel=4,
+                stacklevel=2,
             )
-            found = [function(model, guide, **options)]
+            found = [_from_here(function, case, options)]
         results += found
     return results
 
 
-def _submit(executor: Executor, *task: Any) -> Future[Any] | None:
+def _from_here(
+    function: Callable[..., _Result], case: tuple[Any, ...], options: Mapping[str, Any]
+) -> _Result:
+    state = pyro.util.get_rng_state()
+    try:
+        return function(*case, **options)
+    finally:
+        pyro.util.set_rng_state(state)
+
+
+def _submit(executor: Executor, task: _Task) -> Future[Any] | None:
     """The future of a task; None if the executor has lost its workers."""
     try:
-        return executor.submit(*task)
+        return executor.submit(_in_worker, task)
     except BrokenExecutor:
         return None
 
@@ -81,12 +114,51 @@ def _result(future: Future[Any] | None) -> list[Any] | None:
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """A model and a guide, and the state of the process that they come from.
+class _SentGuide:
+    """An autoguide on its way.
 
     Attributes:
-        guide: content of its file; or a guide that is a function.
-        create_plates: what an autoguide was given.
+        model: its model.
+        content: of its file.
+        create_plates: what it was given.
+    """
+
+    model: Program
+    content: bytes
+    create_plates: Program | None
+
+    @classmethod
+    def of(cls, guide: AutoGuide) -> _SentGuide:
+        """Pack a guide.
+
+        :raises TypeError: if its kind cannot be saved, or it has lost its model.
+        """
+        model, base = model_of(guide), getattr(guide, "base", guide)
+        if model is None:
+            raise TypeError(
+                f"this {type(guide).__name__} was copied or pickled, and Pyro took its model away: "
+                "send the original"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            save(guide, Path(folder) / "guide")
+            content = (Path(folder) / "guide").read_bytes()
+        return cls(model, content, base.create_plates)
+
+    def here(self) -> AutoGuide:
+        """The guide, made anew."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "guide"
+            path.write_bytes(self.content)
+            return load(self.model, path, create_plates=self.create_plates)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A call, and the state of the process that it comes from.
+
+    Attributes:
+        function: what is called.
+        args: its arguments, with guides packed; ``kwargs`` likewise.
         store: values of parameters that belong to no module.
         random_state: of all generators.
         dtype: the default precision.
@@ -94,68 +166,72 @@ class _Packed:
         process: number of the process.
     """
 
-    model: Program
-    guide: bytes | Program
-    create_plates: Program | None
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     store: Mapping[str, Tensor]
     random_state: Any
     dtype: torch.dtype
     module_local_params: bool
     process: int
 
-    def guide_here(self) -> Program:
-        """The guide, made anew."""
-        if not isinstance(self.guide, bytes):
-            return self.guide
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "guide"
-            path.write_bytes(self.guide)
-            return load(self.model, path, create_plates=self.create_plates)
+    @classmethod
+    def of(
+        cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Task:
+        """Pack a call.
+
+        :raises ValueError: if tensors are not on the CPU.
+        :raises TypeError: if a guide cannot be saved.
+        """
+        for tensor, name in tensors_of_modules(args):
+            if tensor.device.type != "cpu":
+                raise ValueError(
+                    f"{name} is on {tensor.device}, and an executor evaluates on the CPU, where "
+                    "random numbers are others: move model and guide there, or leave out executor="
+                )
+        store = pyro.get_param_store()
+        owned = {id(p) for module in modules_among(args) for p in module.parameters()}
+        return cls(
+            function=function,
+            args=tree_map(_packed, args),
+            kwargs=tree_map(_packed, dict(kwargs)),
+            store={
+                name: store[name].detach().clone()
+                for name, value in store.named_parameters()
+                if id(value) not in owned
+            },
+            random_state=pyro.util.get_rng_state(),
+            dtype=torch.get_default_dtype(),
+            module_local_params=pyro.settings.get("module_local_params"),
+            process=os.getpid(),
+        )
 
 
-def _packed(model: Program, guide: Program) -> _Packed:
-    content: bytes | Program = guide
-    if isinstance(guide, AutoGuide):
-        with tempfile.TemporaryDirectory() as folder:
-            save(guide, Path(folder) / "guide")
-            content = (Path(folder) / "guide").read_bytes()
-    store = pyro.get_param_store()
-    owned = {id(p) for module in modules_among((model, guide)) for p in module.parameters()}
-    base = getattr(guide, "base", guide)
-    return _Packed(
-        model=model,
-        guide=content,
-        create_plates=base.create_plates if isinstance(base, AutoGuide) else None,
-        store={
-            name: store[name].detach().clone()
-            for name, value in store.named_parameters()
-            if id(value) not in owned
-        },
-        random_state=pyro.util.get_rng_state(),
-        dtype=torch.get_default_dtype(),
-        module_local_params=pyro.settings.get("module_local_params"),
-        process=os.getpid(),
-    )
+def _packed(value: Any) -> Any:
+    return _SentGuide.of(value) if isinstance(value, AutoGuide) else value
 
 
-def _in_worker(
-    function: Callable[..., _Result], packed: _Packed, options: Mapping[str, Any]
-) -> _Result:
-    if os.getpid() == packed.process:
+def _unpacked(value: Any) -> Any:
+    return value.here() if isinstance(value, _SentGuide) else value
+
+
+def _in_worker(task: _Task) -> Any:
+    if os.getpid() == task.process:
         raise ValueError(
             "the executor works in this process, whose random state and handlers it would share: "
             "give one with processes, such as ProcessPoolExecutor"
         )
-    settings = pyro.settings.context(module_local_params=packed.module_local_params)
+    settings = pyro.settings.context(module_local_params=task.module_local_params)
     with _one_at_a_time, settings, pyro.get_param_store().scope():
         dtype = torch.get_default_dtype()
-        torch.set_default_dtype(packed.dtype)
+        torch.set_default_dtype(task.dtype)
         try:
             store = pyro.get_param_store()
-            for name, value in packed.store.items():
+            for name, value in task.store.items():
                 store[name] = value
-            guide = packed.guide_here()
-            pyro.util.set_rng_state(packed.random_state)
-            return function(packed.model, guide, **options)
+            args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
+            pyro.util.set_rng_state(task.random_state)
+            return task.function(*args, **kwargs)
         finally:
             torch.set_default_dtype(dtype)

@@ -202,6 +202,25 @@ def test_both_domains_agree():
     assert_close(linear.marginals, logarithmic.marginals, atol=1e-9, rtol=0)
 
 
+def test_single_precision_agrees_with_double_also_where_its_exponentials_underflow():
+    batch = torch.stack([gaussian(40, 40, scale=scale) for scale in (1.0, 10.0, 100.0, 300.0)])
+    single = propagation.propagate(batch.float(), 500, 1e-5)
+    double = propagation.propagate(batch.float().double(), 500, 1e-9)
+    scaled = batch - batch.amax(-1, keepdim=True)
+    first = propagation._sweep(propagation._SINGLE, scaled.float().exp(), 500, 1e-5)
+    assert first.faithful.any() and not first.faithful.all()
+    assert single.marginals.dtype == torch.float32
+    assert_close(single.log_permanent, double.log_permanent, atol=1e-4, rtol=0)
+    assert_close(single.marginals.double(), double.marginals, atol=1e-4, rtol=0)
+
+
+def test_single_precision_does_not_add_up_what_it_rounds():
+    log_matrix = torch.zeros(1, 1999, 1999)  # Every complement is rounded alike.
+    single = propagation.propagate(log_matrix, 50, 1e-5)
+    double = propagation.propagate(log_matrix.double(), 50, 1e-5)
+    assert_close(single.log_permanent, double.log_permanent, atol=0.005, rtol=0)
+
+
 def test_batch_mixes_domains():
     batch = torch.stack([gaussian(8, 8), gaussian(8, 8, scale=1e4), torch.zeros(8, 8).double()])
     result = bethe_permanent(batch.view(3, 1, 8, 8))

@@ -18,7 +18,11 @@ from pyro_perm.permanent import (
     permutation_marginals,
 )
 from pyro_perm.permanent._bethe_bias import log_bethe_bias
-from pyro_perm.permanent.blocks import _labels
+from pyro_perm.permanent.blocks import (
+    _labels,
+    _strongly_connected,
+    _weight_of_swaps_between,
+)
 
 
 def units(n, entries, spread, seed):
@@ -58,6 +62,52 @@ def test_components_of_small_graphs_are_those_of_scipy(n, links_each, seed):
     _, expected = connected_components(csr_array(links), connection="strong")
     found = _labels(links)
     assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_components_of_large_graphs_are_those_of_scipy(seed):
+    draw = np.random.default_rng(seed)
+    links = draw.random((600, 600)) < 0.4
+    links[400:] = links[:, 400:] = False  # apart from the rest, and that by chains and rings
+    links[400:, 400:] = draw.random((200, 200)) < draw.uniform(0.0, 0.03)
+    links[draw.integers(400), 400:] = True  # a way there and none back
+    order = draw.permutation(600)
+    links = links[order][:, order]
+    _, labels = connected_components(csr_array(links), connection="strong")
+    expected = {frozenset(np.flatnonzero(labels == label)) for label in set(labels)}
+    found = {frozenset(part) for part in _strongly_connected(links)}
+    assert max(map(len, found)) == 400
+    assert found == {part for part in expected if len(part) > 1}
+
+
+@pytest.mark.parametrize("parts", [[], [[0, 1, 2]], [[3, 4], [5, 0, 7]], [[6, 7], [1, 2], [4, 5]]])
+def test_swaps_between_parts_are_counted_once(parts):
+    log_weights = np.random.default_rng(0).normal(size=(8, 8))
+    np.fill_diagonal(log_weights, -np.inf)
+    part_of = {node: number for number, part in enumerate(parts) for node in part}
+    expected = sum(
+        math.exp(log_weights[i, j] + log_weights[j, i])
+        for i, j in itertools.combinations(range(8), 2)
+        if i not in part_of or part_of[i] != part_of.get(j)
+    )
+    found = _weight_of_swaps_between(log_weights, [np.array(part) for part in parts])
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.3, 0.5, 1.0])
+def test_large_matrices_are_summed_in_their_own_precision(spread):
+    matrix = units(300, 10, spread, 0).float()
+    single, double = permanent_by_blocks(matrix), permanent_by_blocks(matrix.double())
+    assert single.excess.dtype == torch.float32 and double.excess.dtype == torch.float64
+    torch.testing.assert_close(single.log_ratio, double.log_ratio, rtol=0, atol=1e-3)
+    torch.testing.assert_close(single.excess.double(), double.excess, rtol=0, atol=1e-5)
+
+
+def test_small_matrices_are_summed_in_double_precision():
+    matrix = units(30, 3, 0.3, 0).float()
+    single, double = permanent_by_blocks(matrix), permanent_by_blocks(matrix.double())
+    assert torch.equal(single.log_ratio, double.log_ratio)
+    assert torch.equal(single.excess, double.excess)
 
 
 def test_separate_blocks_multiply():

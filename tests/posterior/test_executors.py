@@ -5,10 +5,11 @@ import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from problems import TwoWeightNets
-from pyro.infer.autoguide import AutoDelta
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_perm as pp
 
@@ -36,8 +37,8 @@ def expected(guides):
     return pp.compare(NETS.model, guides, **OPTIONS).integrands
 
 
-def pool():
-    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+def pool(workers=2):
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,71 @@ def test_dask_gives_the_same_numbers(guides, expected):
         distributed.LocalCluster(host="127.0.0.1", **options) as cluster,
         distributed.Client(cluster) as client,
     ):
-        found = pp.compare(NETS.model, guides, executor=client.get_executor(), **OPTIONS)
+        executor = client.get_executor()
+        found = pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
+        by_draws = bounds(NETS.model, guides["moved"], executor=executor)
     require_equal(found.integrands, expected)
+    assert by_draws == pytest.approx(bounds(NETS.model, guides["moved"]))
+
+
+def bounds(model, guide, *args, **options):
+    found = pp.symmetrized_elbo(model, guide, *args, **{**OPTIONS, "num_samples": 9, **options})
+    return found.lower, found.upper, found.base
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_draws_in_other_processes_give_the_same_bounds(guides, workers):
+    expected = bounds(NETS.model, guides["moved"])
+    with pool(workers) as executor:
+        assert bounds(NETS.model, guides["moved"], executor=executor) == pytest.approx(expected)
+        estimator, symmetry = pp.SampledChainRule(4), NETS.symmetry()
+        options = {"symmetry": symmetry, "estimator": estimator}
+        found = bounds(NETS.model, guides["plain"], executor=executor, **options)
+    assert found == pytest.approx(bounds(NETS.model, guides["plain"], **options))
+
+
+def rows(x):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 3, shuffle=True)
+
+
+def subsampled(x):
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("data", 8, subsample_size=len(x)):
+        pyro.sample("y", dist.Normal(w.tanh().sum(), 1.0), obs=x)
+
+
+def noisy(x):
+    subsampled(x + torch.randn(len(x)))
+
+
+@pytest.mark.parametrize("model", [subsampled, noisy])
+def test_batches_and_models_that_draw_give_the_same_bounds(model):
+    pyro.settings.set(module_local_params=True)
+    x = torch.randn(8)
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    guide(x)
+    data = x if model is noisy else rows(x)
+    options = {"symmetry": pp.PermutationSymmetry({"units": {"w": 0}})}
+    expected = bounds(model, guide, data, **options)
+    with pool() as executor:
+        found = bounds(model, guide, data, executor=executor, **options)
+        assert found == pytest.approx(expected)
+        executor.submit(os._exit, 3)
+        with pytest.warns(UserWarning, match="a worker of the executor was lost"):
+            found = bounds(model, guide, data, executor=executor, **options)
+    assert found == pytest.approx(expected)
+
+
+def test_each_case_is_evaluated_from_the_same_random_state(guides):
+    cases = [(NETS.model, guide) for guide in guides.values()]
+    options = {**OPTIONS, "num_samples": 4, "site": "y0"}
+    here = pp.evaluate_each(pp.predict, cases, **options)
+    expected = [pp.predict(*case, **options) for case in cases]
+    with pool() as executor:
+        there = pp.evaluate_each(pp.predict, cases, executor=executor, **options)
+    for one, *others in zip(expected, here, there, strict=True):
+        for other in others:
+            torch.testing.assert_close(one.draws, other.draws, rtol=1e-12, atol=0)
 
 
 @pytest.mark.slow

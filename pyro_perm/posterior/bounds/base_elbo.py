@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
@@ -79,22 +81,45 @@ class BaseELBO:
         seen = replace(seen, call=replace(seen.call, program=program))
         return cls(seen, drawn, data, split_of(seen, drawn, data), group, priors)
 
-    def draws(self, num: int, *, progress: bool = False) -> Iterator[Draw]:
+    def draws(
+        self, num: int, *, known: Sequence[float] = (), progress: bool = False
+    ) -> Iterator[Draw]:
         """Draws without end; a loader is read once for the first ones, and again for others.
 
         :param num: how many are surely asked for.
+        :param known: the integrands of so many, from :meth:`elbos` in other processes, or none.
         :param progress: whether to show a progress bar of the batches.
         :raises ValueError: if handlers weigh the guide's symmetric sites differently, or the
             loader does not give every row once.
         """
-        if not self.data.is_split:
-            while True:
-                yield from self._read(1, progress=False)
-        for several in itertools.chain([num], itertools.repeat(NUM_PILOTS)):
-            yield from self._read(several, progress=progress)
+        if known:
+            inputs = next(iter(self.data))
+            for elbo in known:
+                yield Draw(_DrawInProgress(self, inputs).density, elbo, self.weight)
+        firsts = [] if known or not self.data.is_split else [num]
+        several = NUM_PILOTS if self.data.is_split else 1
+        for each in itertools.chain(firsts, itertools.repeat(several)):
+            for draw in self._read(each, progress=progress and self.data.is_split):
+                yield Draw(draw.density, draw.elbo, self.weight)
 
-    def _read(self, num: int, *, progress: bool) -> Iterator[Draw]:
-        """As many draws, after one look at all data."""
+    def elbos(self, num: int, numbers: Sequence[int]) -> list[float] | None:
+        """The integrands of some of so many draws, for which alone the model is run.
+
+        :returns: None if the model draws random numbers, so that those of later draws depend on it.
+        """
+        try:
+            drawn = self._read(num, numbers=numbers)
+        except _ModelDraws:
+            return None
+        return [drawn[number].elbo for number in numbers]
+
+    def _read(
+        self, num: int, *, numbers: Sequence[int] | None = None, progress: bool = False
+    ) -> list[_DrawInProgress]:
+        """As many draws, after one look at all data.
+
+        :param numbers: of those whose integrands are asked for; None for all.
+        """
         drawn: list[_DrawInProgress] = []
         rows = self.split.count()
         batches = tqdm(self.data, desc="batches", leave=False, disable=not progress)
@@ -102,11 +127,14 @@ class BaseELBO:
             for number in range(num):
                 if number == len(drawn):
                     drawn.append(_DrawInProgress(self, inputs))
-                trace = drawn[number].see(inputs)
+                if numbers is None:
+                    trace = drawn[number].see(inputs)
+                elif number in numbers:
+                    with _watched_for_draws():
+                        trace = drawn[number].see(inputs)
             rows.add(trace)
         rows.require_all()
-        for each in drawn:
-            yield Draw(each.density, each.elbo, self.weight)
+        return drawn
 
     def set_weight(self, nodes: Any) -> None:
         """Note how handlers weigh the guide's symmetric sites, which must be alike in all draws."""
@@ -192,6 +220,25 @@ class _DrawInProgress:
 
     def _run_guide(self, inputs: Inputs) -> Any:
         return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
+
+
+class _ModelDraws(Exception):
+    """The model has drawn random numbers, where it was to run at given values."""
+
+
+@contextmanager
+def _watched_for_draws() -> Iterator[None]:
+    before = _random_state()
+    yield
+    if _random_state() != before:
+        raise _ModelDraws
+
+
+def _random_state() -> tuple[Any, ...]:
+    """That of all generators, to be compared."""
+    state = pyro.util.get_rng_state()
+    _, keys, *position = state["numpy"]
+    return state["torch"].numpy().tobytes(), state["random"], keys.tobytes(), position
 
 
 def _plates(node: Any) -> set[str]:

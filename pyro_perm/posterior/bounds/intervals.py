@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from pyro_perm.posterior.bounds.base_elbo import BaseELBO
 from pyro_perm.posterior.bounds.certificate import Certificate, MutualInformation, certify
 from pyro_perm.posterior.bounds.draws import Draw, standard_error
 from pyro_perm.posterior.bounds.portfolio import Budget
+from pyro_perm.posterior.bounds.shared_draws import elbos_by_shares
 from pyro_perm.posterior.bounds.split_data import require_one_density
 from pyro_perm.posterior.whose_symmetry import symmetry_of
 from pyro_perm.prior_reader import PriorReader
@@ -175,6 +177,7 @@ def symmetrized_elbo(
     estimator: Estimator | None = None,
     symmetry: PermutationSymmetry | None = None,
     max_seconds: float | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> SymmetrizedELBO:
@@ -205,6 +208,8 @@ def symmetrized_elbo(
         samples; what lies in the plate of the rows is added up over the batches, and all else
         counts once. That plate is the one larger than a batch, ``pyro.plate("data", size,
         subsample_size=len(x))``, or of the batch's size around the observations.
+    :param executor: runs the model at the draws in other processes, as :func:`evaluate_each` does:
+        the numbers are those of this process. A model that draws random numbers runs here.
     :returns: the interval, in nats.
     :raises ValueError: as :func:`mutual_information`; if the guide leaves out a latent site that
         cannot be summed out, or draws what is none; if a plate has more rows than the arguments, or
@@ -220,6 +225,7 @@ def symmetrized_elbo(
         estimator=estimator,
         symmetry=symmetry,
         max_seconds=max_seconds,
+        executor=executor,
         progress=progress,
     )
     certificate = found.certificate
@@ -272,11 +278,13 @@ def certified_elbo(
     estimator: Estimator | None,
     symmetry: PermutationSymmetry | None,
     max_seconds: float | None,
+    executor: Executor | None = None,
     progress: bool,
     draws_from: Callable[..., Any] | None = None,
 ) -> CertifiedELBO:
     """What :func:`symmetrized_elbo` averages.
 
+    :param executor: of processes that run the model at the draws.
     :param draws_from: a guide of the same density to draw from, such as the base of a symmetrized
         one; by default the guide itself.
     """
@@ -287,7 +295,10 @@ def certified_elbo(
             group = symmetry_of(data.call(guide), symmetry, model)
             require_one_density(guide, data, group)
             source = BaseELBO.of(model, draws_from or guide, data, group)
-        draw = source.draws(num_samples, progress=progress).__next__
+        known: Sequence[float] = ()
+        if executor is not None:
+            known = elbos_by_shares(model, draws_from or guide, data, group, num_samples, executor)
+        draw = source.draws(num_samples, known=known, progress=progress).__next__
         certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
     return CertifiedELBO(certificate, source.weight)
 

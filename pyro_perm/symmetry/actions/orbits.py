@@ -50,7 +50,8 @@ class UnitPairs(ABC):
     """Every unit's values under every unit's factor, summed over the values' images.
 
     Attributes:
-        log_densities: ``L[i, j]`` up to a constant, shape ``(*batch, n, n)``, in double precision.
+        log_densities: ``L[i, j]`` up to a constant, shape ``(*batch, n, n)``, in double precision
+            where ``n`` is not so large that single precision serves.
     """
 
     log_densities: Tensor

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.permanent._precision import in_sufficient_precision
 from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry.actions.orbits import Orbits, UnitPairs, Units
 
@@ -103,8 +104,8 @@ def log_densities(units: Units, factors: PairFactors) -> Tensor:
     """Log-density of every unit's values under every unit's factor, up to a constant."""
     precision, weighted = factors.left.chunk(2, -1)
     constant = (weighted * units.locs - precision.log()).sum(-1, keepdim=True)
-    squares = factors.left @ factors.right.mT
-    return -0.5 * (squares.double() + constant.double())
+    squares = in_sufficient_precision(factors.left @ factors.right.mT)
+    return squares.add_(constant).mul_(-0.5)
 
 
 def center(units: Units, orbits: Orbits) -> Units:

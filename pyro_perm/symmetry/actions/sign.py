@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from pyro_perm.permanent._precision import in_sufficient_precision
 from pyro_perm.symmetry.actions.finite import FiniteAction
 from pyro_perm.symmetry.actions.orbits import Orbits, Part, UnitPairs, Units
 from pyro_perm.symmetry.actions.permute import QuadraticPairs, SingleImages
@@ -122,7 +123,7 @@ class _Negatives(Orbits):
     def pairs(self, units: Units) -> _SignedPairs:
         """Both terms of the sum, from the first and the odd part."""
         plain = self.alone.pairs(units)
-        odd = (self._odd_weights(units) @ units.values.mT).double()
+        odd = in_sufficient_precision(self._odd_weights(units) @ units.values.mT)
         flips = self.flips.to(units.values)
         return _SignedPairs(plain.log_densities + _log_sum(odd), plain, odd, flips)
 
@@ -151,7 +152,7 @@ class _SignedPairs(UnitPairs):
 
     Attributes:
         plain: the term of the units as they are.
-        odd: ``O``, shape ``(*batch, n, n)``, in double precision.
+        odd: ``O``, shape ``(*batch, n, n)``, in the precision of ``L``.
         flips: 1 for entries that change sign, else 0, shape ``(width,)``.
     """
 
