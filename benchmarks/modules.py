@@ -184,7 +184,8 @@ def run_alone(name: str, size: int | None, limits: Limits) -> dict[str, Any]:
 def _send_scores(sender: Connection, name: str, size: int | None, limits: Limits) -> None:
     memory = int(limits.gibibytes * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds))
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)  # There the process would be killed.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, most))
     try:
         found = scores(name, size)
     except Exception as error:

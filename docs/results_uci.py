@@ -27,6 +27,7 @@ UCI_METHODS = (
     "MC dropout",
     "Laplace",
 )
+NUM_TRAINING_ROWS = {"yacht": 277, "energy": 691, "concrete": 927, "wine-red": 1439}
 # Nats in the last tenth of the steps.
 _AT_REST = 2.0
 # Log-likelihood and RMSE on the same 20 splits: means that others published.
@@ -193,6 +194,7 @@ def uci_conclusion(sets: Sequence[str], records: Sequence[Record]) -> str:
                 if word in words
             )
             lines.append(f"- **{method}** against mean field, in test log-likelihood: {said}.")
+    lines += [line for name in sets if (line := why_both_tie(name, records))]
     restless = [name for name in sets if still_moves([r for r in records if r["data"] == name])]
     if restless:
         lines.append(
@@ -202,6 +204,24 @@ def uci_conclusion(sets: Sequence[str], records: Sequence[Record]) -> str:
     if not lines:
         return ""
     return "### What follows\n\n" + "\n".join(lines)
+
+
+def why_both_tie(name: str, records: Sequence[Record]) -> str:
+    """Where permutations with scales predict no better: how little each row has of the gain."""
+    runs = by_method([record for record in records if record["data"] == name])
+    if not {MEAN_FIELD, BOTH} <= runs.keys():
+        return ""
+    gain = paired(runs[BOTH], runs[MEAN_FIELD], log_likelihood)
+    bound = paired(
+        runs[BOTH], runs[MEAN_FIELD], lambda record: float(record["scores"]["bounds"][BOTH]["mean"])
+    )
+    if gain is None or bound is None or verdict(gain) != "ties":
+        return ""
+    rows = NUM_TRAINING_ROWS[name]
+    return (
+        f"- On {name} the bound gains {bound.text(1)} nats, which is {bound.mean / rows:.3f} for "
+        f"each of {rows} rows, and predictions tie."
+    )
 
 
 def still_moves(records: Sequence[Record]) -> bool:

@@ -143,7 +143,8 @@ class GuideProbe:
             node = self._node_of[site]
             value = others.setdefault(node, self._drawn[node].clone())
             part = value[..., self._part_of(site)]
-            part += 1.0 + torch.arange(part.numel()).cos().to(part).reshape(part.shape)
+            places = torch.arange(part.numel(), device=part.device)
+            part += 1.0 + places.cos().to(part).reshape(part.shape)
         return others
 
     def _part_of(self, site: str) -> slice:

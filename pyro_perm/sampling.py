@@ -122,7 +122,8 @@ def draw_symmetrized(
     log_ratio = _log_ratio(estimator, density, mapped["symmetric"], map_draws)
     log_q, values = mapped["density"]["log_q"], mapped["values"]
     if permute:
-        elements = symmetry.compact_part.sample((num_draws,))
+        device = next(iter(values.values())).device
+        elements = symmetry.compact_part.sample((num_draws,), device=device)
         if density.priors is not None:
             drawn = replace(density, values=mapped["symmetric"], batch_shape=log_ratio.shape)
             log_scales = {g: sample_log_scales(drawn, g) for g in symmetry.open_groups}
@@ -140,7 +141,7 @@ def _with_density(guide: FullData, sites: Collection[str], drawn: Drawn) -> Data
 
 
 def _indices(num_draws: int) -> Values:
-    return {"index": torch.arange(num_draws)}
+    return {"index": torch.arange(num_draws, device="cpu")}
 
 
 def _log_ratio(

@@ -174,6 +174,25 @@ def test_symmetrized_elbos_charge_less_for_width(run):
         assert active[num, 18, "AutoSymmetrized"] > active[num, 18, "AutoNormal"]
 
 
+def test_training_for_the_whole_symmetry_predicts_better(run):
+    names = run("09_the_whole_symmetry.py")
+    base, symmetrized = names["base_draws"], names["draws"]
+    products, others = (each["u"] * each["v"] for each in (base, symmetrized))
+    error = ((products.var() + others.var()) / len(products)) ** 0.5
+    assert (products.mean() - others.mean()).abs() < 4 * error
+    along, whole_orbit = ((each["u"] / each["v"]).abs().log().std() for each in (base, symmetrized))
+    assert whole_orbit > 2 * along
+    assert names["whole"].groups == {"P0": 20}
+    best, *others = reversed(names["losses"])
+    for seed in names["SEEDS"]:
+        elbo, held_out, _ = names["results"][best, seed]
+        for other in others:
+            elbo_of_other, held_out_of_other, _ = names["results"][other, seed]
+            assert held_out > held_out_of_other
+            assert elbo.lower > elbo_of_other.lower + 2
+            assert elbo.mutual_information.scales > elbo_of_other.mutual_information.scales
+
+
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
 def test_laplaces_evidence_gains_the_copies_of_its_mode(run):
     pytest.importorskip("laplace", exc_type=ImportError)

@@ -232,7 +232,7 @@ class FactorizedDensity:
         factor = self.symmetry.factor(group)
         if factor.size == 1 or not factor.permutes:
             return False
-        permutation = {group: factor.identity().roll(1)}
+        permutation = {group: factor.identity(next(iter(self.locs.values())).device).roll(1)}
         sites = [s for s in self.symmetry.spec[group] if not self.symmetry.is_simplex(s)]
         parameters = ({s: tensors[s] for s in sites} for tensors in (self.locs, self.scales))
         return bool(sites) and all(
@@ -242,10 +242,11 @@ class FactorizedDensity:
         )
 
     def _log_ratio_of_sites(self, permutations: Elements, sites: Iterable[str]) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64)
+        device = next(iter(self.values.values())).device
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for site in sites:
             log_ratio = self._log_ratio_of_site(permutations, site)
-            total = total.to(log_ratio.device) + log_ratio
+            total = total + log_ratio
         return total
 
     def _log_ratio_of_site(self, permutations: Elements, site: str) -> Tensor:

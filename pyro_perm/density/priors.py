@@ -48,14 +48,14 @@ class Priors:
     def require_grad(self) -> bool:
         """Whether autograd can reach something through them."""
         priors = self.sites.values()
-        return any(prior.log_prob(torch.zeros(())).requires_grad for prior in priors)
+        return any(prior.log_prob(torch.zeros((), device="cpu")).requires_grad for prior in priors)
 
     def log_prob(self, symmetry: SymmetryGroup, values: Mapping[str, Tensor]) -> Tensor:
         """``log p(w)`` of the rescaled sites, shape ``(*batch)``, in nats and double precision.
 
         :param values: site -> value, shape ``(*batch, *site shape)``; others are left out.
         """
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
         for site, prior in self.sites.items():
             log_prob = prior.log_prob(values[site])
             dims = tuple(range(-symmetry.site_rank(site), 0))

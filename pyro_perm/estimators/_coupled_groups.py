@@ -51,8 +51,8 @@ def expected_pairs(
     symmetry = density.symmetry
     in_place = frozenset(symmetry.spec) - frozenset(marginals)
     separable = separable_sites(symmetry, group, in_place)
-    strength = torch.as_tensor(strength, dtype=torch.float64)[..., None, None]
     size, device = symmetry.groups[group], next(iter(density.values.values())).device
+    strength = torch.as_tensor(strength, dtype=torch.float64, device=device)[..., None, None]
     nothing = torch.zeros(*density.batch_shape, size, size, dtype=torch.float64, device=device)
     terms = [density.unit_pairs(group, separable)] if separable else []
     for site in symmetry.spec[group]:

@@ -92,7 +92,7 @@ def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
         return [Proposal(density, marginals, _filled(density, 1.0))]
     proposals, weakest = [], _WEAKEST
     for strength in _STRENGTHS:
-        path = torch.logspace(math.log10(weakest), math.log10(strength), _SWEEPS)
+        path = torch.logspace(math.log10(weakest), math.log10(strength), _SWEEPS, device="cpu")
         marginals = mean_field(density, marginals, path.tolist())
         proposals.append(Proposal(density, marginals, _filled(density, strength)))
         weakest = strength

@@ -295,8 +295,8 @@ def _tournament(size: int) -> Tensor:
     :returns: shape ``(rounds, 2, size // 2)``.
     """
     num_rounds = size - 1 + size % 2
-    rounds = torch.arange(num_rounds).unsqueeze(-1)
-    distances = torch.arange(1, (num_rounds + 1) // 2)
+    rounds = torch.arange(num_rounds, device="cpu").unsqueeze(-1)
+    distances = torch.arange(1, (num_rounds + 1) // 2, device="cpu")
     first, second = (rounds + distances) % num_rounds, (rounds - distances) % num_rounds
     if size % 2 == 0:
         first = torch.cat([rounds, first], -1)

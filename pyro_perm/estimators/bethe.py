@@ -85,7 +85,8 @@ class Bethe(Estimator):
             else:  # Nothing tells its permutations apart.
                 total = total + symmetry.log_orders[term.group]
         if not isinstance(total, Tensor):
-            total = torch.tensor(total, dtype=torch.float64)
+            device = next(iter(density.values.values())).device
+            total = torch.tensor(total, dtype=torch.float64, device=device)
         return total.double().expand(density.batch_shape)
 
     def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor:

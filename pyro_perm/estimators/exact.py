@@ -143,7 +143,7 @@ def _elements(groups: Sequence[Factor], at_once: int) -> Iterator[dict[str, AnyE
     tables = {factor.name: factor.elements() for factor in groups}
     # Not the tables' shapes, which are no numbers under torch.jit.trace.
     orders = tuple(int(factor.order) for factor in groups)
-    for chunk in torch.arange(math.prod(orders)).split(at_once):
+    for chunk in torch.arange(math.prod(orders), device="cpu").split(at_once):
         numbers = torch.unravel_index(chunk, orders) if orders else ()
         yield {
             group: transform(partial(_select, number), table)

@@ -175,7 +175,7 @@ class DenseGuide(AutoMultivariateNormal):
         super()._setup_prototype(*args, **kwargs)
         order = _order_of_sites(self, self._start.means)
         factor = self._start.scale_tril.detach()
-        if not torch.equal(order, torch.arange(len(order))):
+        if not torch.equal(order, torch.arange(len(order), device="cpu")):
             covariance = (factor @ factor.mT)[order][:, order]
             factor = torch.linalg.cholesky(covariance)
         factor = factor.to(self.loc)
@@ -210,7 +210,7 @@ def _order_of_sites(guide: AutoGuide, means: Means) -> Tensor:
     """Where the entries of a guide's vector are in that of a Gaussian, shape ``(P,)``."""
     parts, start = {}, 0
     for name, mean in means.items():
-        parts[name] = torch.arange(start, start + mean.numel())
+        parts[name] = torch.arange(start, start + mean.numel(), device="cpu")
         start += mean.numel()
     prototype = guide.prototype_trace
     assert prototype is not None

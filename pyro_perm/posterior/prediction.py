@@ -198,7 +198,7 @@ def _draws(samples: Any, num_samples: int | None) -> dict[str, Tensor]:
     num = _NUM_SAMPLES if num_samples is None else num_samples
     if num < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num}")
-    return {"index": torch.arange(num)}
+    return {"index": torch.arange(num, device="cpu")}
 
 
 def _latent_values(

@@ -119,7 +119,9 @@ class FullData:
     @cached_property
     def _unit(self) -> float:
         kinds = SiteKind.LATENT, SiteKind.AUXILIARY
-        scales = [torch.as_tensor(self.sites[name].scale) for name in self.names(*kinds)]
+        scales = [
+            torch.as_tensor(self.sites[name].scale, device="cpu") for name in self.names(*kinds)
+        ]
         if not scales or any(scale.numel() > 1 for scale in scales):
             return 1.0
         first, *others = map(float, scales)

@@ -47,7 +47,9 @@ class Degrees:
             raise ValueError("no entry of the unit has a degree: rescaling does nothing to it")
         order = [k for kind in kinds for k in kind]
         in_order = order == sorted(order)
-        return cls(incoming, outgoing, fixed, None if in_order else torch.tensor(order))
+        return cls(
+            incoming, outgoing, fixed, None if in_order else torch.tensor(order, device="cpu")
+        )
 
     @property
     def jacobian(self) -> int:

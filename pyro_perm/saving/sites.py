@@ -119,5 +119,5 @@ class SiteWithoutPrior(TorchDistribution):
         """A value of the support, the same each time, which parameters soon replace."""
         transform = biject_to(self._support)
         shape = transform.inverse_shape(self.shape(torch.Size(sample_shape)))
-        value: Tensor = transform(torch.zeros(shape, dtype=self.dtype))
+        value: Tensor = transform(torch.zeros(shape, dtype=self.dtype, device="cpu"))
         return value

@@ -197,7 +197,9 @@ class _SquaredLengths:
     def _without_constant_entries(self) -> _SquaredLengths:
         """The same without entries that several axes rescale to no effect, as on a diagonal."""
         generator = torch.Generator().manual_seed(0)
-        generic = torch.rand(1, len(self.spans), dtype=torch.float64, generator=generator)
+        generic = torch.rand(
+            1, len(self.spans), dtype=torch.float64, device="cpu", generator=generator
+        )
         powers = self.powers(generic.to(self.spans.device))
         sites = (
             site._replace(squares=site.squares * (power.abs() > 1e-9))

@@ -119,13 +119,13 @@ class Factor:
         :returns: pairs of the action that moves, None for the permutations, and an element, shape
             ``(n,)``.
         """
-        identity = self.identity()
+        identity = self.identity("cpu")
         if self.permutes and self.size > 1:
             yield None, torch.cat([identity[:2].flip(0), identity[2:]])
             yield None, identity.roll(1)
         for action in self.actions:
             for generator in action.generators():
-                part = action.identity((self.size,)).clone()
+                part = action.identity((self.size,), torch.device("cpu")).clone()
                 part[0] = generator
                 yield action, shortest(action.with_part(Element(identity), part))
 
@@ -135,7 +135,7 @@ class Factor:
         :raises ValueError: if there is no end to them.
         """
         places = permutations(range(self.size)) if self.permutes else [range(self.size)]
-        element: AnyElement = torch.tensor([list(place) for place in places])
+        element: AnyElement = torch.tensor([list(place) for place in places], device="cpu")
         for action in self.actions:
             every = torch.cartesian_prod(*[self._elements_of(action)] * self.size)
             element = _with_each(element, action, every.reshape(-1, self.size))
@@ -147,7 +147,7 @@ class Factor:
         :returns: shape ``(|H|, n)``.
         :raises ValueError: if there is no end to them.
         """
-        element: AnyElement = self.identity().unsqueeze(0)
+        element: AnyElement = self.identity("cpu").unsqueeze(0)
         for action in self.actions:
             each = self._elements_of(action).unsqueeze(-1).expand(-1, self.size)
             element = _with_each(element, action, each)
@@ -205,7 +205,7 @@ def commute(first: Factor, axis: Axis, second: Factor, other: Axis, length: int)
     if axis.dim != other.dim:
         return True
     # An entry of the result tells by its size, and its sign, where it comes from.
-    probe = 1 + torch.arange(length, dtype=torch.float64) / (length + 1)
+    probe = 1 + torch.arange(length, dtype=torch.float64, device="cpu") / (length + 1)
     axis, other = replace(axis, dim=-1), replace(other, dim=-1)
     mine, theirs = ([f.motion(g) for _, g in f.generators()] for f in (first, second))
     return all(

@@ -11,6 +11,9 @@ import write_results
 from results_tables import paired, verdict
 from results_uci import moved
 
+README = Path(__file__).parents[2] / "README.md"
+ROWS = ("| yacht |", "| energy |", "| concrete |", "| wine-red |")
+
 
 def test_the_page_is_up_to_date():
     assert write_results.PAGE.read_text() == write_results.page(), "python docs/write_results.py"
@@ -68,3 +71,12 @@ def test_pairs_are_those_of_the_same_seed():
 
 def test_what_moved_is_the_change_over_the_last_tenth():
     assert moved([0.0] * 16 + [1.0, 3.0, 4.0, 6.0]) == 5.0 - 2.0
+
+
+def test_the_readme_takes_its_figures_from_the_page():
+    rows = [line for line in README.read_text().splitlines() if line.startswith(ROWS)]
+    assert len(rows) == len(ROWS)
+    for row in rows:
+        name, *figures = (cell.strip() for cell in row.strip("| ").split("|"))
+        section = write_results.PAGE.read_text().split(f"### {name}\n")[1].split("\n### ")[0]
+        assert len(figures) == 6 and all(figure in section for figure in figures)

@@ -1,6 +1,7 @@
 """Smoke runs of the short benchmarks: they write their files, and do not repeat themselves."""
 
 import cold_posterior
+import device
 import mnist
 import numpy as np
 import pruning
@@ -97,3 +98,13 @@ def test_a_recipes_cache_that_is_further_is_refused(tmp_path):
     recipes.main([*common, "--steps", "4", "--results", str(tmp_path / "some")])
     with pytest.raises(ValueError, match="has 4 steps, more than 2: remove it"):
         recipes.main([*common, "--steps", "2", "--results", str(tmp_path / "others")])
+
+
+@pytest.mark.slow
+def test_device(capsys):
+    device.main(["--quick", "--steps", "1"])
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("cpu") or torch.accelerator.is_available()
+    assert [row.strip() for row in rows if not row.startswith("  ")] == list(device.QUICK)
+    steps_a_second = [float(row[28:38]) for row in rows if row.startswith("  ")]
+    assert len(steps_a_second) == 5 and min(steps_a_second) > 0

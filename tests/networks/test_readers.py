@@ -19,6 +19,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from marks import slow
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.utils.data import DataLoader, TensorDataset
@@ -72,6 +73,27 @@ def moments(network: nn.Module, gaussian: Any, x: Tensor, y: Tensor) -> tuple[Te
     return posterior.mean.detach(), posterior.covariance_matrix.detach()
 
 
+def require_the_certificate_of_an_auto_normal(
+    network: nn.Module, found: Any, x: Tensor = X, y: Tensor = CLASSES
+) -> None:
+    """The certified I is that of an AutoNormal with the same means and deviations."""
+    model, guide = pp.gaussian_posterior(network, found, likelihood=pp.likelihoods.categorical)
+    other = AutoNormal(model)
+    for each in (guide, other):
+        each(x, y)
+    for name, (mean, scale) in found.items():
+        with torch.no_grad():
+            attrgetter(f"{name}_unconstrained")(other.locs).copy_(mean)
+            attrgetter(f"{name}_unconstrained")(other.scales).copy_(scale.expm1().log())
+    bounds = []
+    for each in (guide, other):
+        pyro.set_rng_seed(1)
+        bounds.append(pp.mutual_information(each, x, y, num_samples=8, progress=False))
+    assert bounds[0].lower == pytest.approx(bounds[1].lower, abs=1e-10)
+    assert bounds[0].upper == pytest.approx(bounds[1].upper, abs=1e-10)
+    assert 0 < bounds[0].upper <= bounds[0].log_order + 1e-9
+
+
 def fitted(network: nn.Module, structure: str, **kwargs: Any) -> Any:
     laplace = imported("laplace")
     found = laplace.Laplace(
@@ -95,6 +117,9 @@ def test_laplace_has_the_density_that_it_has(network: nn.Module, structure: str)
     expected = laplace.square_norm(laplace.mean + offset)
     torch.testing.assert_close(mahalanobis, expected.detach().squeeze())
     torch.testing.assert_close(-covariance.logdet(), laplace.log_det_posterior_precision.detach())
+    if structure == "diag":
+        found = pp.readers.from_laplace(laplace)
+        require_the_certificate_of_an_auto_normal(network, found)
 
 
 def test_recorded_low_rank_laplace(network: nn.Module) -> None:
@@ -153,6 +178,7 @@ def test_ivon_draws_what_is_read(network: nn.Module) -> None:
         optimizer.step()
     found = pp.readers.from_ivon(optimizer, network)
     assert list(found) == [name for name, _ in network.named_parameters()]
+    require_the_certificate_of_an_auto_normal(network, found)
     draws = []
     for _ in range(4000):
         with optimizer.sampled_params():
@@ -180,6 +206,7 @@ def test_diagonal_states_of_posteriors(network: nn.Module) -> None:
     init = {name: torch.randn_like(p) for name, p in params.items()}
     state = posteriors.vi.diag.init(params, torchopt.adam(lr=0.1), init_log_sds=init)
     found = pp.readers.from_posteriors(state)
+    require_the_certificate_of_an_auto_normal(network, found)
     precisions = {name: value.exp() for name, value in init.items()}
     other = posteriors.laplace.diag_fisher.init(params, init_prec_diag=precisions)
     ekf = posteriors.ekf.diag_fisher.init(params, init_sds=precisions)
@@ -242,9 +269,7 @@ def test_layers_of_bayesian_torch() -> None:
     torch.testing.assert_close(conv.kl_loss().detach(), kl)
     deterministic = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(12, 2)).double()
     x = torch.randn(6, 1, 3, 3).double()
-    _, guide = pp.gaussian_posterior(deterministic, found, likelihood=pp.likelihoods.categorical)
-    bounds = pp.mutual_information(guide, x, torch.zeros(6).long(), num_samples=4, progress=False)
-    assert 0 <= bounds.lower <= bounds.log_order
+    require_the_certificate_of_an_auto_normal(deterministic, found, x, torch.zeros(6).long())
     with pytest.raises(ValueError, match="no layer"):
         pp.readers.from_bayesian_torch(deterministic)
 
@@ -269,6 +294,8 @@ def test_recorded_layers_of_torch_uncertainty() -> None:
     mean, scale = found["0.weight"]
     torch.testing.assert_close(mean, net[0].weight_mu.detach())
     torch.testing.assert_close(scale, softplus(net[0].weight_sigma.detach()))
+    plain = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    require_the_certificate_of_an_auto_normal(plain, found, X, torch.zeros(len(X)).long())
     with pytest.raises(ValueError, match="no layer"):
         pp.readers.from_torch_uncertainty(nn.Linear(2, 1))
 
@@ -315,6 +342,7 @@ def test_recorded_statistics_of_swag(network: nn.Module) -> None:
     assert isinstance(found, dict)
     variances = torch.cat([scale.square().flatten() for _, scale in found.values()])
     torch.testing.assert_close(variances, vectors.var(0, unbiased=False))
+    require_the_certificate_of_an_auto_normal(network, found)
     swag.n_models = torch.tensor([1])
     with pytest.raises(ValueError, match="fewer than two"):
         pp.readers.from_swag(swag)
@@ -339,4 +367,5 @@ def test_guides_of_tyxe(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> 
     plain = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     mean, covariance = moments(plain, found, X, CLASSES)
     torch.testing.assert_close(mean, torch.cat([loc.flatten() for loc, _ in found.values()]))
+    require_the_certificate_of_an_auto_normal(plain, found)
     torch.testing.assert_close(covariance.diag().sqrt(), torch.full_like(mean, 0.1))

@@ -92,6 +92,7 @@ def bounds(model, guide, *args, **options):
     return found.lower, found.upper, found.base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_draws_in_other_processes_give_the_same_bounds(guides, workers):
     expected = bounds(NETS.model, guides["moved"])
@@ -117,6 +118,7 @@ def noisy(x):
     subsampled(x + torch.randn(len(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [subsampled, noisy])
 def test_batches_and_models_that_draw_give_the_same_bounds(model):
     pyro.settings.set(module_local_params=True)
@@ -135,13 +137,13 @@ def test_batches_and_models_that_draw_give_the_same_bounds(model):
     assert found == pytest.approx(expected)
 
 
-def test_each_case_is_evaluated_from_the_same_random_state(guides):
+@pytest.mark.slow
+def test_each_case_is_evaluated_from_the_same_random_state(guides, executor):
     cases = [(NETS.model, guide) for guide in guides.values()]
     options = {**OPTIONS, "num_samples": 4, "site": "y0"}
     here = pp.evaluate_each(pp.predict, cases, **options)
     expected = [pp.predict(*case, **options) for case in cases]
-    with pool() as executor:
-        there = pp.evaluate_each(pp.predict, cases, executor=executor, **options)
+    there = pp.evaluate_each(pp.predict, cases, executor=executor, **options)
     for one, *others in zip(expected, here, there, strict=True):
         for other in others:
             torch.testing.assert_close(one.draws, other.draws, rtol=1e-12, atol=0)

@@ -107,7 +107,7 @@ class _Dataflow:
     def act_on_first_unit(self, node: Node, axis: Axis, k: int) -> None:
         """Give the first unit's entries of a latent site the k-th unknown as their degree."""
         length = node.shape[axis.dim]
-        acting = torch.full([length], INVARIANT)
+        acting = torch.full([length], INVARIANT, device="cpu")
         acting[axis.unit_coordinates(length)[0]] = self._table.unknown(k)
         along = acting.view(-1, *(1,) * (-1 - axis.dim))
         self._moved.add(id(node))
@@ -169,7 +169,7 @@ class _Dataflow:
         if known is not None:
             return known
         if node.content is None or self._may_be_data(node.content):
-            return torch.tensor(INVARIANT).expand(node.shape)
+            return torch.tensor(INVARIANT, device="cpu").expand(node.shape)
         return self._grading.degrees_of(node.content.cpu()).expand(node.shape)
 
     def _may_be_data(self, content: Tensor) -> bool:

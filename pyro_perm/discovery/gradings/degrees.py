@@ -83,7 +83,7 @@ class DegreeTable:
 def _looked_up(of: Callable[..., int], *degrees: Tensor) -> Tensor:
     """A function of degrees, called once for each combination of those that occur."""
     present = [_present(each) for each in degrees]
-    table = torch.full([int(each[-1]) + 2 for each in present], INVARIANT)
+    table = torch.full([int(each[-1]) + 2 for each in present], INVARIANT, device="cpu")
     for combination in torch.cartesian_prod(*present).view(-1, len(present)).tolist():
         table[tuple(degree + 1 for degree in combination)] = of(*combination)
     found: Tensor = table[tuple(each + 1 for each in degrees)]
@@ -93,5 +93,5 @@ def _looked_up(of: Callable[..., int], *degrees: Tensor) -> Tensor:
 def _present(degrees: Tensor) -> Tensor:
     """The degrees that occur, in order; INVARIANT if there are no entries."""
     if not degrees.numel():
-        return torch.tensor([INVARIANT])
+        return torch.tensor([INVARIANT], device="cpu")
     return torch.bincount(degrees.flatten() + 1).nonzero().flatten() - 1

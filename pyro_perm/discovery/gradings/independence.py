@@ -59,7 +59,9 @@ def _degrees_of_entries(
     acting: Sequence[tuple[Axis, ...]], shape: tuple[int, ...], degree: Degree
 ) -> Iterator[LinearForm]:
     """The degrees of a site's entries under each of several groups, all that are different."""
-    along = torch.zeros(len(shape), max(shape, default=1), len(acting), dtype=torch.long)
+    along = torch.zeros(
+        len(shape), max(shape, default=1), len(acting), dtype=torch.long, device="cpu"
+    )
     for k, axes in enumerate(acting):
         for axis in axes:
             along[axis.dim, axis.unit_coordinates(shape[axis.dim]).flatten(), k] += degree(axis)

@@ -99,7 +99,9 @@ def _permuted_coordinates(
     permuted: dict[tuple[str, int], Tensor] = {}
     for site, axis in (unknown for sites in spec.values() for unknown in _flat(sites)):
         length = joint.latents[site].node.shape[axis.dim]
-        along = permuted.setdefault((site, axis.dim), torch.zeros(length, dtype=torch.bool))
+        along = permuted.setdefault(
+            (site, axis.dim), torch.zeros(length, dtype=torch.bool, device="cpu")
+        )
         along[axis.unit_coordinates(length).flatten()] = True
     return permuted
 
@@ -108,7 +110,7 @@ def _are_permuted(
     sites: Sites, num_units: int, permuted: Mapping[tuple[str, int], Tensor]
 ) -> Tensor:
     """Which units have an entry that is permuted, shape ``(num_units,)``."""
-    found = torch.zeros(num_units, dtype=torch.bool)
+    found = torch.zeros(num_units, dtype=torch.bool, device="cpu")
     for site, axis in _flat(sites):
         along = permuted.get((site, axis.dim))
         if along is not None:

@@ -49,7 +49,7 @@ def _dense(field: str, matrix: Tensor, means: Mapping[str, Tensor]) -> DenseGaus
     if field == "L_factor":
         size = sum(mean.numel() for mean in means.values())
         factor = matrix.new_zeros(size, size)
-        rows, columns = torch.tril_indices(size, size)
+        rows, columns = torch.tril_indices(size, size, device=matrix.device)
         factor[rows, columns] = matrix
         matrix = factor @ factor.mT
     return DenseGaussian.of_covariance(ordered, matrix)

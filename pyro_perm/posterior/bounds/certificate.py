@@ -170,7 +170,7 @@ def certify(
         lower=lower_values,
         upper=upper_values,
         scales=scale_gains(densities),
-        elbos=torch.tensor([each.elbo for each in draws], dtype=torch.float64),
+        elbos=torch.tensor([each.elbo for each in draws], dtype=torch.float64, device="cpu"),
         lower_method=lower_method,
         upper_method=upper_method,
         skipped=choice.skipped,
@@ -185,7 +185,7 @@ def _competing(
     found: Sequence[tuple[Estimator, Bounds]], log_order: float, num_samples: int
 ) -> tuple[_Candidates, _Candidates]:
     """Names and values of the methods on either side: the exact one alone, or trivial ones too."""
-    zeros = torch.zeros(num_samples, dtype=torch.float64)
+    zeros = torch.zeros(num_samples, dtype=torch.float64, device="cpu")
     exact = [(method, bounds) for method, bounds in found if is_exact(method)]
     lower = [] if exact else [(TRIVIAL, zeros)]
     upper = [] if exact else [(TRIVIAL, zeros + log_order)]

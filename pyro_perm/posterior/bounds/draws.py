@@ -43,7 +43,7 @@ def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]
 def scale_gains(densities: Sequence[FactorizedDensity]) -> Tensor:
     """What rescaling units gains, draw by draw: shape ``(num,)`` on the CPU."""
     if not densities[0].symmetry.open_groups:
-        return torch.zeros(len(densities), dtype=torch.float64)
+        return torch.zeros(len(densities), dtype=torch.float64, device="cpu")
     gains = _joined([torch.as_tensor(chunk.scale_gain) for chunk in _chunks(densities)])
     assert gains is not None
     return gains

@@ -60,7 +60,9 @@ class PackedModel:
             return {"prior": {name: drawn[name] for name in self._shapes}}
 
         map_draws = DrawMapper(at_once=num, progress=False)
-        draws = map_draws(draw, {"index": torch.arange(num)}, description="prior draws")["prior"]
+        draws = map_draws(
+            draw, {"index": torch.arange(num, device="cpu")}, description="prior draws"
+        )["prior"]
         packed = [self._to_support[name].inv(draws[name]).reshape(num, -1) for name in self._shapes]
         return torch.cat(packed, -1)
 
@@ -106,4 +108,4 @@ class PackedModel:
 
 
 def _is_scaled(site: Site) -> bool:
-    return bool((torch.as_tensor(site.scale) != 1).any())
+    return bool((torch.as_tensor(site.scale, device="cpu") != 1).any())

@@ -141,7 +141,7 @@ class _Pilot:
     def __init__(self, draws: Sequence[Draw], num_samples: int) -> None:
         self._densities = [draw.density for draw in draws]
         self._weight = draws[0].weight
-        self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64)
+        self._elbos = torch.tensor([draw.elbo for draw in draws], dtype=torch.float64, device="cpu")
         self._elbos += self._weight * scale_gains(self._densities)
         self._num_samples = num_samples
         self._trials: list[_Trial] = []

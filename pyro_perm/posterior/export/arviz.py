@@ -227,7 +227,7 @@ def _constants(call: Call, observed: Arrays) -> Arrays:
 
 def _seed(seed: int | None) -> int:
     if seed is None:
-        return int(torch.randint(2**31, ()))
+        return int(torch.randint(2**31, (), device="cpu"))
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an int from 0 to 2**32 - 1, but is {seed!r}")
     return seed

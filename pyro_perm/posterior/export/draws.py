@@ -89,7 +89,9 @@ def mcmc_posterior(model: FullData, mcmc: MCMC) -> Datasets:
     divergences = mcmc.diagnostics().get("divergences")
     stats: Values = {}
     if divergences is not None:
-        stats["diverging"] = torch.zeros(mcmc.num_chains, mcmc.num_samples, dtype=torch.bool)
+        stats["diverging"] = torch.zeros(
+            mcmc.num_chains, mcmc.num_samples, dtype=torch.bool, device="cpu"
+        )
         for chain, draws in enumerate(divergences.values()):
             stats["diverging"][chain, draws] = True
     return {
@@ -174,7 +176,7 @@ def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Datasets
             "prior_predictive": {name: drawn[name] for name in export.observed},
         }
 
-    index = {"index": torch.arange(num_samples)}
+    index = {"index": torch.arange(num_samples, device="cpu")}
     return _chains(map_draws(draw, index, description="prior draws"), 1)
 
 

@@ -102,7 +102,7 @@ def interpolation_barrier(
         raise ValueError(f"the solutions differ in their sites: {list(first)} and {list(second)}")
     alignment = align(second, symmetry, first)
     ends = (first, second), ({**first, **alignment.reference}, alignment.samples)
-    fractions = torch.linspace(0, 1, num_points, dtype=torch.float64)
+    fractions = torch.linspace(0, 1, num_points, dtype=torch.float64, device="cpu")
     return InterpolationBarrier(
         *(LossPath(fractions, _along(loss, *pair, fractions)) for pair in ends)
     )
@@ -153,7 +153,7 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:
     losses = [loss(_between(first, second, float(t))) for t in fractions]
-    return torch.tensor([float(value) for value in losses], dtype=torch.float64)
+    return torch.tensor([float(value) for value in losses], dtype=torch.float64, device="cpu")
 
 
 def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:

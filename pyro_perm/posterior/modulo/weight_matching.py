@@ -73,11 +73,11 @@ class Matching:
 
     def squared_distance(self, permutations: Elements) -> Tensor:
         """``|g . w - reference|^2``, shape ``(draws,)``, in double precision."""
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         counted = {s: v for s, v in self.values.items() if not self.symmetry.follows(s)}
         for site, value in self.symmetry.apply(permutations, counted).items():
             square = (value.double() - self.reference[site].double()).square()
-            total = total.to(square.device) + square.flatten(1).sum(-1)
+            total = total + square.flatten(1).sum(-1)
         return total
 
 
@@ -237,11 +237,13 @@ def _start_from_means(problem: Matching) -> dict[str, AnyElement]:
 def _random_starts(problem: Matching, num: int) -> Iterator[dict[str, AnyElement]]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(num):
-        yield _repeated(problem, problem.symmetry.sample(generator=generator))
+        yield _repeated(
+            problem, problem.symmetry.sample(device=generator.device, generator=generator)
+        )
 
 
 def _identity(symmetry: SymmetryGroup) -> dict[str, Tensor]:
-    return {factor.name: factor.identity() for factor in symmetry.factors}
+    return {factor.name: factor.identity("cpu") for factor in symmetry.factors}
 
 
 def _repeated(problem: Matching, element: Elements) -> dict[str, AnyElement]:

@@ -157,7 +157,7 @@ def _tables(action: FiniteAction, parts: Sequence[Part]) -> tuple[Tensor, Tensor
         start, images = 0, []
         for _, axis, shape, width in parts:
             size = axis.size(shape[axis.dim])
-            numbers = torch.arange(start + 1, start + width + 1, dtype=torch.float64)
+            numbers = torch.arange(start + 1, start + width + 1, dtype=torch.float64, device="cpu")
             value = axis.from_units(numbers.expand(size, width), shape)
             value = action.act(value, element.expand(size), axis, len(shape))
             images.append(axis.units(value, len(shape))[0])

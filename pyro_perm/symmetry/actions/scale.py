@@ -83,7 +83,7 @@ class Scale(UnitAction):
 
     def generators(self) -> Tensor:
         """Two scales whose powers are dense."""
-        return torch.tensor([2.0, 3.0]).log()
+        return torch.tensor([2.0, 3.0], device="cpu").log()
 
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         """Scales multiply."""

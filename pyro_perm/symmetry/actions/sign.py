@@ -45,11 +45,11 @@ class Sign(FiniteAction):
 
     def elements(self) -> Tensor:
         """Whether to flip."""
-        return torch.tensor([False, True])
+        return torch.tensor([False, True], device="cpu")
 
     def generators(self) -> Tensor:
         """The flip."""
-        return torch.tensor([True])
+        return torch.tensor([True], device="cpu")
 
     def sample(
         self,
@@ -101,7 +101,7 @@ class Sign(FiniteAction):
         if not isinstance(rest, SingleImages):
             return super().orbits(parts, rest)
         flips = [part.axis.sign for part in parts for _ in range(part.width)]
-        return _Negatives(torch.tensor(flips, dtype=torch.bool), rest)
+        return _Negatives(torch.tensor(flips, dtype=torch.bool, device="cpu"), rest)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def matrix_product(rules: GradingRules, x: Tensor, y: Tensor) -> Tensor:
 def _unique_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of a matrix that are different, and which one each row is."""
     if not bool(x.any()):  # data, as a rule, of which there may be much
-        return x[:1], torch.zeros(len(x), dtype=torch.long)
+        return x[:1], torch.zeros(len(x), dtype=torch.long, device="cpu")
     rows, row = x.unique(dim=0, return_inverse=True)
     return rows, row
 

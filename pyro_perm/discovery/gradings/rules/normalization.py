@@ -42,7 +42,7 @@ def channel_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Channels standardized, then scaled and shifted."""
     rules.refuse(x, _ENDS)
-    result = _shifted(rules, torch.full([x.shape[1]], INVARIANT), weight, bias)
+    result = _shifted(rules, torch.full([x.shape[1]], INVARIANT, device="cpu"), weight, bias)
     return _along_channels(result, x.shape), rules.invariant(1), rules.invariant(2)
 
 
@@ -57,7 +57,7 @@ def layer_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The last dimensions standardized, then their entries scaled and shifted."""
     rules.refuse(x, _ENDS)
-    result = _shifted(rules, torch.full(shape, INVARIANT), weight, bias)
+    result = _shifted(rules, torch.full(shape, INVARIANT, device="cpu"), weight, bias)
     return result.expand(x.shape), rules.invariant(1), rules.invariant(2)
 
 

@@ -45,9 +45,9 @@ def _coordinates(places: Places, shape: Sequence[int]) -> tuple[Tensor, ...] | N
     if any(place.varies_along for place in places):
         return None
     return tuple(
-        torch.tensor(place.start)
+        torch.tensor(place.start, device="cpu")
         if place.along is None
-        else (place.start + torch.arange(shape[place.along])).view(
+        else (place.start + torch.arange(shape[place.along], device="cpu")).view(
             [-1 if dim == place.along else 1 for dim in range(len(shape))]
         )
         for place in places

@@ -127,13 +127,13 @@ class GradingRules:
 
     def invariant(self, result: int = 0) -> Tensor:
         """The degrees of a result that the action leaves alone."""
-        return torch.full(self.result_shapes[result], INVARIANT)
+        return torch.full(self.result_shapes[result], INVARIANT, device="cpu")
 
     def of(self, argument: Tensor | float) -> Tensor:
         """The degrees of an argument that may be a number."""
         if isinstance(argument, Tensor):
             return argument
-        return torch.tensor(self.grading.degree_of(argument))
+        return torch.tensor(self.grading.degree_of(argument), device="cpu")
 
     def _require_equal(self, x: Tensor, y: Tensor, cause: str) -> None:
         why = Reason(f"{self.operation} {cause}", self.source)
