@@ -45,6 +45,19 @@ def test_the_log_ratio_is_that_of_brute_force(network, estimator):
     assert found.item() == pytest.approx(expected.item(), abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    "estimator", [pp.InfoNCE(3), pp.InfoNCE(1), pp.LeaveOneOut(3)], ids=lambda e: repr(e)
+)
+def test_uniform_permutations_of_units_that_stay_in_place(estimator):
+    """There are none but the identity: what rescaling does is summed exactly."""
+    incoming, outgoing = (pp.Axis(dim, scale=1 - 2 * dim, permute=False) for dim in (0, 1))
+    spec = pp.PermutationSymmetry({"units": {"w": incoming, "b": incoming, "v": outgoing}})
+    guide = pp.AutoSymmetrized(Network(3).base(), spec, permute=False)
+    density = density_of(guide)
+    found, expected = (each.log_ratio(density) for each in (estimator, pp.Exact()))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-8)
+
+
 @networks
 def test_gradients_are_those_of_finite_differences(network):
     """In the parameters, through the draw: what a step of training follows."""

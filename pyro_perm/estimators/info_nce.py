@@ -59,6 +59,9 @@ def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
     device = next(iter(density.values.values())).device
     elements = density.symmetry.compact_part.sample((num, *density.batch_shape), device=device)
+    if not elements:  # All that the groups do is summed over.
+        ratio = torch.as_tensor(_log_images(density) - _log_volume(density))
+        return ratio.expand(num, *density.batch_shape)
     ratios = density.log_ratio(elements)
     if density.symmetry.acting_groups:
         ratios = ratios + _log_images(moved(density, elements)) - _log_volume(density)
