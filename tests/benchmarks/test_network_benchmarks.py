@@ -26,6 +26,10 @@ def test_networks_are_run_once_each_in_a_process_of_its_own(tmp_path, monkeypatc
     assert "0 of torchvision's 80 classifiers" in page
 
 
+def hungry(name, size):
+    return {"parameters": torch.ones(2**28).numel()}
+
+
 def forever(name, size):
     while True:
         pass
@@ -34,7 +38,7 @@ def forever(name, size):
 @pytest.mark.parametrize(
     ("limits", "scores", "failure"),
     [
-        (modules.Limits(3600, 0.001), modules.scores, "needs more than 0.001 GiB"),
+        (modules.Limits(3600, 0.001), hungry, "needs more than 0.001 GiB"),
         (modules.Limits(1, 14.0), forever, "needs more than 1 seconds"),
     ],
 )
