@@ -96,6 +96,9 @@ def steppers(
         "AutoSymmetrized, FunctionalSymmetrized_ELBO": functional(
             pp.FunctionalSymmetrized_ELBO(), pp.AutoSymmetrized(base(), symmetry)
         ),
+        "with scales, FunctionalSymmetrized_ELBO": functional(
+            pp.FunctionalSymmetrized_ELBO(), pp.AutoSymmetrized(base(), scales)
+        ),
     }
 
 

@@ -95,7 +95,10 @@ class PriorReader:
         }
         with poutine.block(), poutine.seed(rng_seed=0):
             trace = poutine.trace(GivenValues(values)(self._model)).get_trace(*args, **kwargs)
-        left_out = [name for name, _ in latent_sites(trace) if name not in values]
+        latent = [name for name, _ in latent_sites(trace)]
+        # What comes later, as observations that are to be predicted, has no say in a prior.
+        last = max(latent.index(site) for site in self.sites)
+        left_out = [name for name in latent[:last] if name not in values]
         if left_out:
             raise ValueError(
                 f"the priors of the sites {sorted(self.sites)} depend on other sites, and site "
