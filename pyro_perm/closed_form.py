@@ -72,13 +72,13 @@ def _require_priors_of_model(priors: Priors | None, model_trace: Any, log_ratio:
     :raises ValueError: naming the site.
     """
     weight = SiteWeight(log_ratio["scale"], log_ratio["mask"])
-    for site, prior in {}.items() if priors is None else priors.sites.items():
+    for site, prior in (priors.sites if priors else {}).items():
         node = model_trace.nodes[site]
         if _differ(as_normal(prior), as_normal(node["fn"])):
             raise ValueError(
                 f"the prior of site '{site}' is not the one that the guide's density has: priors "
                 "of rescaled sites may not depend on sites that the guide leaves out, nor on "
-                "tensors among the arguments; give them as numbers, or make a guide for each"
+                "integer tensors among the arguments; give numbers, or make a guide for each"
             )
         common_weight({"log_ratio": weight, site: SiteWeight(node["scale"], node["mask"])})
 

@@ -6,6 +6,7 @@ on a layer's scale, or on what is learned, are read at every draw, which runs th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
-from pyro_perm.program._torch_internals import tree_leaves
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation, without_autoguide_handlers
 from pyro_perm.program.trace import latent_sites, prior_trace
@@ -29,8 +30,9 @@ Model = Callable[..., Any]
 class PriorReader:
     """Priors of the sites that a symmetry rescales.
 
-    They count as constant where two runs of the model have the same ones and nothing of them can be
-    learned, until a number among the arguments changes.
+    They count as constant where two runs of the model have the same ones, which depend neither on
+    anything that is learned nor on tensors of real numbers among the arguments, until a number
+    among these changes.
 
     :param model: the model; it does not run before priors are asked for.
     :param symmetry: the group.
@@ -76,7 +78,8 @@ class PriorReader:
         # As an autoguide has it, the model would draw its sites at their initial values.
         model = without_autoguide_handlers(self._model)
         with isolation(model) as writes, writes, torch.enable_grad():
-            one, other = (prior_trace(model, args, kwargs).nodes for _ in range(2))
+            one = prior_trace(model, args, kwargs).nodes
+            other = _trace_followed(model, args, kwargs)
         if all(_is_constant(one[site], other[site]) for site in self.sites):
             return priors_of(one, self.sites)
         return None
@@ -111,6 +114,25 @@ class PriorReader:
 def priors_of(nodes: Mapping[str, Any], sites: set[str]) -> Priors:
     """The priors of some sites in a trace of the model."""
     return Priors({site: elementwise(nodes[site]["fn"]) for site in sites})
+
+
+def _trace_followed(model: Model, args: Any, kwargs: Any) -> Mapping[str, Any]:
+    """Trace nodes of a model whose arguments autograd follows, where the model lets it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Another run warned of what concerns the user.
+        try:
+            trace = prior_trace(model, *tree_map(_followed, (args, kwargs)))
+        except RuntimeError:  # As of NumPy, which takes no tensor with a graph.
+            trace = prior_trace(model, args, kwargs)
+    nodes: Mapping[str, Any] = trace.nodes
+    return nodes
+
+
+def _followed(leaf: Any) -> Any:
+    """A tensor of real numbers as a copy that has a graph; anything else as it is."""
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return leaf.detach().requires_grad_().clone()
+    return leaf
 
 
 def _is_constant(one: Any, other: Any) -> bool:

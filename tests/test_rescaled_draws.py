@@ -205,8 +205,8 @@ def test_priors_may_depend_on_draws_and_on_what_is_learned(permute):
     assert slope.abs() > 1e-6
 
 
-def two_sites(prior_scale):
-    w = pyro.sample("w", dist.Normal(torch.zeros(3, 2), prior_scale).to_event(2))
+def two_sites(prior_scale, family=dist.Normal):
+    w = pyro.sample("w", family(torch.zeros(3, 2), prior_scale).to_event(2))
     v = pyro.sample("v", dist.Normal(torch.zeros(1, 3), 0.7).to_event(2))
     with pyro.plate("data", len(X), dim=-1):
         f = (torch.relu(X @ w.mT) @ v.mT).squeeze(-1)
@@ -220,19 +220,35 @@ def scale_from_a_prior():
 TWO_SITES = pp.PermutationSymmetry({"units": {"w": Axis(0, scale=1), "v": Axis(1, scale=-1)}})
 
 
-def test_priors_that_arguments_set():
-    """Numbers are followed from call to call; of tensors a change is noticed."""
+def scale_by_index(index):
+    two_sites(torch.tensor([0.9, 0.3])[index].reshape(1, 1))
+
+
+@pytest.mark.parametrize("family", [dist.Normal, dist.Laplace])
+def test_priors_that_arguments_set(family):
+    """They are followed from call to call."""
+
+    def model(prior_scale):
+        two_sites(prior_scale, family)
+
     guide = pp.AutoSymmetrized(
-        AutoNormal(two_sites, init_loc_fn=pp.init_to_fan_in, init_scale=0.3), TWO_SITES
+        AutoNormal(model, init_loc_fn=pp.init_to_fan_in, init_scale=0.3), TWO_SITES
     )
     for prior_scale in (0.9, 0.3):
-        trace = poutine.trace(guide).get_trace(prior_scale)
-        (node,) = log_ratio_nodes(trace.nodes).values()
-        assert node["fn"].density.priors.sites["w"].scale.unique().item() == prior_scale
+        for argument in (prior_scale, torch.full((3, 1), prior_scale)):
+            trace = poutine.trace(guide).get_trace(argument)
+            (node,) = log_ratio_nodes(trace.nodes).values()
+            assert node["fn"].density.priors.sites["w"].scale.unique().item() == prior_scale
+
+
+def test_priors_that_integers_set_are_refused_where_they_change():
+    guide = pp.AutoSymmetrized(
+        AutoNormal(scale_by_index, init_loc_fn=pp.init_to_fan_in, init_scale=0.3), TWO_SITES
+    )
     loss = pp.TraceSymmetrized_ELBO()
-    loss.loss(two_sites, guide, torch.full((3, 1), 0.9))
-    with pytest.raises(ValueError, match=r"the prior of site 'w' is not the one .* as numbers"):
-        loss.loss(two_sites, guide, torch.full((3, 1), 0.3))
+    loss.loss(scale_by_index, guide, torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"the prior of site 'w' is not the one .* give numbers"):
+        loss.loss(scale_by_index, guide, torch.tensor([1]))
 
 
 def test_guides_that_leave_out_what_a_prior_depends_on_are_refused():
