@@ -121,7 +121,17 @@ def test_network_has_an_output_a_class(data):
     assert outputs.shape == (len(dataset.test.x), dataset.num_classes)
 
 
-@pytest.mark.parametrize("options", [["--width", "0"], ["--steps", "-1"], ["--data", "mnist"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--width", "0"],
+        ["--steps", "-1"],
+        ["--data", "mnist"],
+        ["--seed", "-1"],
+        ["--seed", str(2**32)],
+        ["--output", f"{__file__}/folder"],
+    ],
+)
 def test_bad_options_are_refused(options, capsys):
     with pytest.raises(SystemExit):
         main(options)

@@ -16,13 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: of the command line; None reads them from there.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
         from pyro_perm.demo.comparison import compare
     except ModuleNotFoundError as error:
         if error.name not in {"matplotlib", "sklearn"}:
             raise
         sys.exit(f"The demo needs {error.name}: python -m pip install 'pyro_perm[demo]'")
+    try:  # Training takes minutes.
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: {error.strerror}: {options.output}")
     width = options.width or SOURCES[options.data].width
     compare(
         options.data, width=width, steps=options.steps, seed=options.seed, output=options.output
@@ -38,10 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", choices=SOURCES, default="diabetes", help="data set; %(default)s")
     add("--width", type=_positive, help="hidden units; 100 for digits, 50 otherwise")
     add("--steps", type=_positive, default=4000, help="training steps a guide; %(default)s")
-    add("--seed", type=int, default=0, help="of initial values and draws; %(default)s")
+    add("--seed", type=_seed, default=0, help="of initial values and draws; %(default)s")
     add("--output", type=Path, default=Path("pyro_perm_output"), help="folder; %(default)s")
     add("--version", action="version", version=pp.__version__)
     return parser
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, but is {value}")
+    return value
 
 
 def _positive(text: str) -> int:

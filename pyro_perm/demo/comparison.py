@@ -21,7 +21,7 @@ def compare(data: str, *, width: int, steps: int, seed: int, output: Path) -> No
     :param width: number of hidden units.
     :param steps: training steps a guide.
     :param seed: of initial values and draws.
-    :param output: folder of the files.
+    :param output: folder of the files, which exists.
     """
     # Matrices this small gain nothing from a second thread, and lose on a busy machine.
     torch.set_num_threads(1)
@@ -37,7 +37,6 @@ def compare(data: str, *, width: int, steps: int, seed: int, output: Path) -> No
     error = "test RMSE, sd of the target" if dataset.num_classes is None else "test error rate"
     print(f"\n{table(fits, evaluations, error)}\n")
 
-    output.mkdir(parents=True, exist_ok=True)
     figure = output / f"{dataset.name}.png"
     title = f"{dataset.name}, one hidden layer of {width} units"
     save_figure(figure, title, fits, evaluations)

@@ -89,10 +89,11 @@ def align(
     :param reference: site -> value of the site's shape.
     :param num_restarts: number of random starts where groups share sites.
     :returns: aligned samples, and the permutations.
+    :raises TypeError: if values are no tensors by name, or the symmetry is none.
     :raises ValueError: if a site of the symmetry is missing, has the wrong shape or values that are
         not finite, or too large to be balanced, or if the symmetry is not bound to a model.
     """
-    group, compact = symmetry.group, symmetry.group.compact_part
+    group, compact = _groups(symmetry)
     if isinstance(samples, Sequence):
         samples = _stack(samples)
     values, draws = _flat(samples, group, "samples")
@@ -147,7 +148,7 @@ def canonical_order(samples: Values, symmetry: PermutationSymmetry) -> dict[str,
     :returns: the same sites; those that no group permutes are as they were.
     :raises ValueError: as :func:`align` does.
     """
-    group, compact = symmetry.group, symmetry.group.compact_part
+    group, compact = _groups(symmetry)
     values, draws = _flat(samples, group, "samples")
     balanced = group.apply(balance(group, values), values)
     ordered = compact.apply(order_of_units(balanced, compact), balanced)
@@ -158,6 +159,16 @@ def _after(scales: Elements, permutations: Elements) -> dict[str, AnyElement]:
     """The elements that rescale units, then permute them; either may lack some groups."""
     both = {g: compose(permutations[g], scales[g]) for g in scales.keys() & permutations.keys()}
     return {**scales, **permutations, **both}
+
+
+def _groups(symmetry: PermutationSymmetry) -> tuple[SymmetryGroup, SymmetryGroup]:
+    """The group, and what of it is compact."""
+    if not isinstance(symmetry, PermutationSymmetry):
+        raise TypeError(
+            f"symmetry must be a PermutationSymmetry, but is a {type(symmetry).__name__}: find it "
+            "with find_symmetry(model, ...), or take guide.symmetry once the guide has run"
+        )
+    return symmetry.group, symmetry.group.compact_part
 
 
 def _stack(state_dicts: Sequence[Values]) -> dict[str, Tensor]:

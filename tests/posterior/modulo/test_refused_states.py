@@ -107,3 +107,9 @@ def test_a_line_between_precisions_is_in_the_first_s(symmetry):
 def test_wrappers_that_run_at_no_other_parameters_are_refused(wrap):
     with pytest.raises(TypeError, match=r"functional_call does not run a .*: give the network"):
         pp.find_symmetry(wrap(network()), X)
+
+
+@pytest.mark.parametrize("function", [pp.align, pp.canonical_order])
+def test_what_is_no_symmetry_is_refused(function):
+    with pytest.raises(TypeError, match=r"is a NoneType: find it with find_symmetry"):
+        function({"w": torch.zeros(3, 2)}, None)
