@@ -18,9 +18,11 @@ import argparse
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pyro
 import torch
@@ -60,12 +62,12 @@ class Measured:
     Attributes:
         seconds: of a step.
         megabytes: peak memory on the device; None on a CPU.
-        waits: how often a step waits for the device; None where torch cannot tell.
+        waits: the lines at which a step waits for the device; None where torch cannot tell.
     """
 
     seconds: float
     megabytes: float | None
-    waits: float | None
+    waits: Counter[str] | None
 
 
 def layers(inputs: int, units: int, outputs: int) -> Case:
@@ -150,8 +152,8 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
-def waits_of(step: Step) -> int:
-    """How often a step waits for a CUDA device, by torch's own warnings."""
+def waits_of(step: Step) -> Counter[str]:
+    """Where a step waits for a CUDA device, by torch's own warnings, and how often."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -159,13 +161,18 @@ def waits_of(step: Step) -> int:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(each.message) for each in caught)
+    lines = (f"{Path(each.filename).name}:{each.lineno}" for each in caught if _is_wait(each))
+    return Counter(lines)
+
+
+def _is_wait(caught: warnings.WarningMessage) -> bool:
+    return "synchroniz" in str(caught.message)
 
 
 def row(name: str, found: Measured, plain: Measured) -> str:
     """One method's line."""
     megabytes = "-" if found.megabytes is None else f"{found.megabytes:.0f}"
-    waits = "-" if found.waits is None else str(found.waits)
+    waits = "-" if found.waits is None else str(found.waits.total())
     correction = 1e3 * (found.seconds - plain.seconds)
     return f"  {name:26s}{1 / found.seconds:10.1f}{correction:12.2f}{megabytes:>10s}{waits:>8s}"
 
@@ -177,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small networks, few steps")
     parser.add_argument("--steps", type=int, help="by default 50, or 5 with --quick")
+    parser.add_argument("--where", action="store_true", help="tell at which lines steps wait")
     options = parser.parse_args(arguments)
     num_steps = options.steps or (5 if options.quick else 50)
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -194,6 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
                 measured = measure(make_step(), device, num_steps)
                 plain = plain or measured
                 print(row(method, measured, plain))
+                if options.where and measured.waits:
+                    print("   ", ", ".join(f"{n} x {at}" for at, n in measured.waits.most_common()))
                 sys.stdout.flush()
     finally:
         torch.set_default_device(None)
