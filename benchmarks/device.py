@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 import pyro_perm as pp
 
 BATCH, IMAGE, WARM_UP = 128, 8, 3
+TORCH = Path(torch.__file__).parent
 Data = tuple[Tensor, Tensor]
 Step = Callable[[], None]
 
@@ -154,19 +157,28 @@ def wait_for(device: torch.device) -> None:
 
 def waits_of(step: Step) -> Counter[str]:
     """Where a step waits for a CUDA device, by torch's own warnings, and how often."""
+    lines: Counter[str] = Counter()
+
+    def count(message: Warning | str, *_: Any, **__: Any) -> None:
+        if "synchroniz" in str(message):
+            lines[_line_outside_of_torch()] += 1
+
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings():
             warnings.simplefilter("always")
+            warnings.showwarning = count
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    lines = (f"{Path(each.filename).name}:{each.lineno}" for each in caught if _is_wait(each))
-    return Counter(lines)
+    return lines
 
 
-def _is_wait(caught: warnings.WarningMessage) -> bool:
-    return "synchroniz" in str(caught.message)
+def _line_outside_of_torch() -> str:
+    frames = traceback.extract_stack()[:-2]
+    inner = (f for f in reversed(frames) if TORCH not in Path(f.filename).parents)
+    line = next(f for f in inner if f.filename != warnings.__file__)
+    return f"{'/'.join(Path(line.filename).parts[-2:])}:{line.lineno}"
 
 
 def row(name: str, found: Measured, plain: Measured) -> str:
