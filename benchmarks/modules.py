@@ -208,7 +208,7 @@ class Task:
 
 
 def tasks_in_order(
-    names: list[str], full_size: bool, resources: Resources, device: str
+    names: list[str], full_size: bool, resources: Resources, device: str = "cpu"
 ) -> list[Task]:
     """Networks in the order in which they are to begin."""
     sizes = {name: num_parameters(name) for name in names}
