@@ -102,7 +102,7 @@ def stepper(case: Case, guide: AutoNormal, loss: pp.FunctionalMeanField_ELBO) ->
     """A function that takes one step."""
     module = loss(case.model, guide)
     module(*case.args)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -196,6 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small networks, few steps")
     parser.add_argument("--steps", type=int, help="by default 50, or 5 with --quick")
+    parser.add_argument(
+        "--no-validation", action="store_true", help="distributions check no arguments"
+    )
     parser.add_argument("--where", action="store_true", help="tell at which lines steps wait")
     options = parser.parse_args(arguments)
     num_steps = options.steps or (5 if options.quick else 50)
@@ -203,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = found or torch.device("cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
     pyro.settings.set(module_local_params=True)
+    pyro.enable_validation(not options.no_validation)
     torch.set_default_device(device)
     print(f"{name}, torch {torch.__version__}, batches of {BATCH}, {num_steps} steps each")
     print(f"  {'':26s}{'steps / s':>10s}{'ms more':>12s}{'peak MB':>10s}{'waits':>8s}")
@@ -219,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.flush()
     finally:
         torch.set_default_device(None)
+        pyro.enable_validation(True)
 
 
 if __name__ == "__main__":
