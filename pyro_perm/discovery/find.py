@@ -11,17 +11,16 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.scales import with_scales
 from pyro_perm.discovery.gradings.signs import with_signs
-from pyro_perm.discovery.permutations.algebra import (
+from pyro_perm.discovery.permutations.algebra import freeze, tie
+from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
+from pyro_perm.discovery.permutations.expressions import (
     Atom,
     Reason,
     atoms_of,
-    freeze,
     is_frozen,
     resolve,
-    tie,
     why_fixed,
 )
-from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
 from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
 from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along

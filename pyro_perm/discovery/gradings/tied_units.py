@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.rules import SCALES
-from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, Reason, axis_of_size, freeze
+from pyro_perm.discovery.permutations.algebra import freeze
 from pyro_perm.discovery.permutations.classes import colour_classes
+from pyro_perm.discovery.permutations.expressions import Atom, AxisExpr, Reason, axis_of_size
 from pyro_perm.discovery.permutations.interpreter import Interpreter
 from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
 from pyro_perm.discovery.recording.graph import Node

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import (
+from pyro_perm.discovery.permutations.expressions import (
     Atom,
     AxisExpr,
     Product,
+    Rearrangement,
+    Sum,
     atoms_of,
     resolve,
     size_of,
@@ -74,6 +76,10 @@ def _tables(axis: AxisExpr, atom: Atom) -> list[Tensor]:
         return [torch.arange(axis.size, device="cpu").view(1, -1, 1)] if axis is atom else []
     if isinstance(axis, Product):
         return _product_tables(axis, atom)
+    if isinstance(axis, Rearrangement):
+        positions = torch.tensor(axis.places, device="cpu").argsort()
+        return [positions[table] for table in _tables(axis.axis, atom)]
+    assert isinstance(axis, Sum)
     offset, offsets = 0, dict[AxisExpr, list[int]]()
     for segment in axis.segments:
         offsets.setdefault(segment, []).append(offset)
