@@ -280,6 +280,7 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow  # a process of its own
 def test_a_new_process_predicts_the_same_bits(tmp_path):
     problem = one_hidden_layer(3)
     expected = {}
