@@ -143,14 +143,14 @@ def largest_change(network: nn.Module, x: Tensor, symmetry: pp.PermutationSymmet
     return float((after - before).abs().max() / before.abs().max())
 
 
-def scores(name: str, size: int | None) -> dict[str, Any]:
+def scores(name: str, size: int | None, device: str = "cpu") -> dict[str, Any]:
     """What is found in a network.
 
     :raises ValueError: if an element of the group changes the outputs.
     """
     torch.manual_seed(0)
     network, x = network_and_input(name, size)
-    network.eval()
+    network, x = network.to(device).eval(), x.to(device)
     randomize(network)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
@@ -168,6 +168,7 @@ def scores(name: str, size: int | None) -> dict[str, Any]:
         "log_order": symmetry.log_order if symmetry else 0.0,
         "seconds": seconds,
         "change": change,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "not found": missed + [f"warning: {warning.message}" for warning in caught],
     }
 
@@ -197,18 +198,27 @@ class Task:
         name: of the network.
         size: pixels a side of its images, or None.
         gibibytes: of memory that it will take.
+        device: on which it runs.
     """
 
     name: str
     size: int | None
     gibibytes: float
+    device: str = "cpu"
 
 
-def tasks_in_order(names: list[str], full_size: bool, resources: Resources) -> list[Task]:
+def tasks_in_order(
+    names: list[str], full_size: bool, resources: Resources, device: str = "cpu"
+) -> list[Task]:
     """Networks in the order in which they are to begin."""
     sizes = {name: num_parameters(name) for name in names}
     tasks = [
-        Task(name, image_size(name, full_size), 0.5 + sizes[name] * BYTES_A_PARAMETER / 2**30)
+        Task(
+            name,
+            image_size(name, full_size),
+            0.5 + sizes[name] * BYTES_A_PARAMETER / 2**30,
+            device,
+        )
         for name in sorted(names, key=sizes.__getitem__)
     ]
     return tasks if resources.workers == 1 else tasks[::-1]
@@ -260,7 +270,7 @@ def _next_tasks(waiting: list[Task], running: list[Task], resources: Resources) 
 def _start(task: Task, limits: Limits) -> tuple[Connection, ForkProcess]:
     processes = multiprocessing.get_context("fork")  # Importing torch takes longer than the rest.
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_send_scores, args=(sender, task.name, task.size, limits))
+    process = processes.Process(target=_send_scores, args=(sender, task, limits))
     process.start()
     sender.close()
     return receiver, process
@@ -279,13 +289,14 @@ def _received(receiver: Connection, process: ForkProcess, limits: Limits) -> dic
     return found
 
 
-def _send_scores(sender: Connection, name: str, size: int | None, limits: Limits) -> None:
-    memory = int(limits.gibibytes * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+def _send_scores(sender: Connection, task: Task, limits: Limits) -> None:
+    if task.device == "cpu":  # Accelerators map more memory than they use.
+        memory = int(limits.gibibytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     _, most = resource.getrlimit(resource.RLIMIT_CPU)  # There the process would be killed.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, most))
     try:
-        found = scores(name, size)
+        found = scores(task.name, task.size, task.device)
     except Exception as error:
         is_short = isinstance(error, MemoryError) or "allocate memory" in str(error)
         why = f"needs more than {limits.gibibytes:g} GiB" if is_short else f"{error}"
@@ -308,14 +319,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=int, default=3600, help="limit of a network")
     parser.add_argument("--gibibytes", type=float, default=14.0, help="limit of a network")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    parser.add_argument("--device", default="cpu", help="where networks run: cuda, say")
     parser.add_argument("--total-gibibytes", type=float, default=math.inf, help="for all workers")
     parser.add_argument("--total-seconds", type=float, default=math.inf, help="for all networks")
     options = parser.parse_args(arguments)
     store, limits = Store(options.results), Limits(options.seconds, options.gibibytes)
     resources = Resources(options.workers, options.total_gibibytes, options.total_seconds)
+    names = options.names or all_names()
     tasks = [
         task
-        for task in tasks_in_order(options.names or all_names(), options.full_size, resources)
+        for task in tasks_in_order(names, options.full_size, resources, options.device)
         if not is_done(store, the_run(task.name, task.size))
     ]
     failed = []

@@ -26,11 +26,11 @@ def test_networks_are_run_once_each_in_a_process_of_its_own(tmp_path, monkeypatc
     assert "0 of torchvision's 80 classifiers" in page
 
 
-def hungry(name, size):
+def hungry(name, size, device):
     return {"parameters": torch.ones(2**28).numel()}
 
 
-def forever(name, size):
+def forever(name, size, device):
     while True:
         pass
 
@@ -54,12 +54,12 @@ def test_what_goes_beyond_a_limit_is_named_and_tried_again(
     assert f"Not done: vit ({failure})." in results_networks._failures(store.records("modules"))
 
 
-def quick(name, size):
+def quick(name, size, device):
     return {"size": size}
 
 
-def stuck_on_vit(name, size):
-    return forever(name, size) if name == "vit" else quick(name, size)
+def stuck_on_vit(name, size, device):
+    return forever(name, size, device) if name == "vit" else quick(name, size, device)
 
 
 def small_task(name, gibibytes=1.0):
