@@ -22,21 +22,21 @@ from pyro_perm.symmetry.axis import Axis
 AxesOfSites = Mapping[str, Sequence[AxisExpr]]
 
 
-def free_atoms(axes: AxesOfSites) -> list[Atom]:
-    """The atoms along some sites' axes that are not frozen, in order."""
-    atoms = (
-        atom
-        for each in axes.values()
-        for axis in each
-        for atom in atoms_of(resolve(axis))
-        if atom.frozen is None
-    )
-    return list(dict.fromkeys(atoms))
+def sites_of_free_atoms(axes: AxesOfSites) -> dict[Atom, AxesOfSites]:
+    """The atoms that are not frozen, in order, and the sites along whose axes each of them lies."""
+    sites: dict[Atom, dict[str, Sequence[AxisExpr]]] = {}
+    for name, each in axes.items():
+        for axis in each:
+            for atom in atoms_of(resolve(axis)):
+                if atom.frozen is None:
+                    sites.setdefault(atom, {})[name] = each
+    return dict(sites)
 
 
 def sites_along(axes: AxesOfSites, atom: Atom, members: Tensor) -> dict[str, tuple[Axis, ...]]:
     """Every site with some of an atom's units, and the axes that they lie along.
 
+    :param axes: those of the atom's sites; of others nothing is said.
     :param members: the units, shape ``(n,)``.
     """
     along = {
