@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from results_devices import devices
 from results_networks import laplace_width, modules
 from results_others import cold_posterior, information, mnist, pac_bayes, pruning, recipes
 from results_scales import coupled_scales, rescaling
@@ -22,4 +23,5 @@ SECTIONS: tuple[Callable[[Store], str], ...] = (
     recipes,
     modules,
     laplace_width,
+    devices,
 )

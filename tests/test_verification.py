@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import pyro_perm as pp
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.verification import SymmetryVerificationError, check_groups
+from pyro_perm.verification.moves import apply_all, random_element
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
 SPEC = {"hidden": {"w1": -1, "b1": 0, "w2": 0}}
@@ -279,3 +281,30 @@ def test_scales_of_models_with_enumerated_variables() -> None:
     wrong = {"w1": pp.Axis(-1, scale=1), "w2": pp.Axis(-1, scale=-2)}
     with pytest.raises(SymmetryVerificationError, match="scale=-1 along axis -1 of site 'w2'"):
         PermutationSymmetry({"hidden": wrong}).verify(enumerated_noise, X)
+
+
+def test_elements_of_many_groups_act_at_once_as_one_after_the_other() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 5), nn.Linear(3, 6)])
+            self.last = nn.Linear(15, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.cat([layer(x) for layer in self.layers], 1))
+
+    network = Joined().double()
+    symmetry = pp.find_symmetry(network, X, signs=True)
+    group, values = symmetry.group, dict(network.state_dict())
+    for with_signs in (False, True):
+        moves = [
+            move if with_signs else replace(move, motion=move.motion._replace(parts=()))
+            for move in random_element(group)
+        ]
+        assert len(moves) == 3
+        expected = dict(values)
+        for move in moves:
+            expected |= move.apply(expected)
+        found = apply_all(moves, values)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+        assert not torch.equal(found["last.weight"], values["last.weight"])

@@ -26,11 +26,11 @@ def test_networks_are_run_once_each_in_a_process_of_its_own(tmp_path, monkeypatc
     assert "0 of torchvision's 80 classifiers" in page
 
 
-def hungry(name, size):
+def hungry(name, size, device):
     return {"parameters": torch.ones(2**28).numel()}
 
 
-def forever(name, size):
+def forever(name, size, device):
     while True:
         pass
 
@@ -52,6 +52,62 @@ def test_what_goes_beyond_a_limit_is_named_and_tried_again(
     store.save(run, {}, found)
     assert not modules.is_done(store, run)
     assert f"Not done: vit ({failure})." in results_networks._failures(store.records("modules"))
+
+
+def quick(name, size, device):
+    return {"size": size}
+
+
+def stuck_on_vit(name, size, device):
+    return forever(name, size, device) if name == "vit" else quick(name, size, device)
+
+
+def small_task(name, gibibytes=1.0):
+    return modules.Task(name, None, gibibytes)
+
+
+def test_several_workers_find_the_same_as_one(tmp_path):
+    for folder, workers in (("one", 1), ("two", 2)):
+        arguments = ["gpt", "vit", "--results", str(tmp_path / folder)]
+        modules.main([*arguments, "--workers", str(workers)])
+    one, two = (Store(tmp_path / folder).records("modules") for folder in ("one", "two"))
+    assert len(one) == 2
+    for record in (*one, *two):
+        del record["scores"]["seconds"], record["scores"]["change"]
+    assert one == two
+
+
+def test_what_the_time_for_all_cuts_off_is_left_for_the_next_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(modules, "scores", stuck_on_vit)
+    arguments = ["vit", "gpt", "unet", "--results", str(tmp_path), "--workers", "2"]
+    modules.main([*arguments, "--total-seconds", "2"])
+    assert {record["data"] for record in Store(tmp_path).records("modules")} == {"gpt", "unet"}
+    assert "not finished: vit" in capsys.readouterr().out
+    monkeypatch.setattr(modules, "scores", quick)
+    modules.main(arguments)
+    assert len(Store(tmp_path).records("modules")) == 3
+
+
+def test_networks_side_by_side_fit_into_memory():
+    waiting = [small_task("a", 6.0), small_task("b", 6.0), small_task("c", 3.0), small_task("d")]
+    resources = modules.Resources(workers=3, gibibytes=10.0)
+    chosen = modules._next_tasks(waiting, [], resources)
+    assert [task.name for task in chosen] == ["a", "c", "d"]
+    assert not modules._next_tasks(waiting[1:2], chosen, resources)
+    huge = small_task("huge", 20.0)
+    assert modules._next_tasks([huge], [], resources) == [huge]
+    assert not modules._next_tasks([huge], chosen[2:], resources)
+
+
+def test_several_workers_begin_with_the_largest(monkeypatch):
+    sizes = {"vgg16": 10**8, "gpt": 0, "squeezenet1_1": 10**6}
+    monkeypatch.setattr(modules, "num_parameters", sizes.__getitem__)
+    for workers, names in (
+        (1, ["gpt", "squeezenet1_1", "vgg16"]),
+        (2, ["vgg16", "squeezenet1_1", "gpt"]),
+    ):
+        tasks = modules.tasks_in_order(list(sizes), False, modules.Resources(workers))
+        assert [task.name for task in tasks] == names
 
 
 def test_a_change_of_outputs_is_an_error(monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import UNIT, AxisExpr, size_of
+from pyro_perm.discovery.permutations.expressions import UNIT, AxisExpr, size_of
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT, AxisExpr, product_of, size_of, sum_of
+from pyro_perm.discovery.permutations.expressions import UNIT, AxisExpr, product_of, size_of, sum_of
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
+    moves_entries,
     register_axis_rule,
 )
 from pyro_perm.program._torch_internals import operators
@@ -21,6 +22,7 @@ aten = torch.ops.aten
 @register_axis_rule(
     *(aten.view.default, aten.reshape, aten.view_copy), *operators("_unsafe_view", "_reshape_alias")
 )
+@moves_entries
 def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> Axes:
     """Row-major reshape: runs of dimensions with equal products are flattened, then unflattened."""
     total = size_of(product_of(tensor))
@@ -36,7 +38,7 @@ def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> 
                 run_old.append(old.pop(0))
             else:
                 run_new.append(new.pop(0))
-        result += rules.factors(product_of(run_old), run_new)
+        result += rules.unflatten(rules.flatten(run_old), run_new)
     return result
 
 
@@ -57,18 +59,21 @@ def as_strided(
 
 
 @register_axis_rule(aten.permute)
+@moves_entries
 def permute(rules: AxisRules, tensor: AxisTensor, dims: list[int]) -> Axes:
     """Reorder dimensions."""
     return [tensor[dim] for dim in dims]
 
 
 @register_axis_rule(aten.t)
+@moves_entries
 def matrix_transpose(rules: AxisRules, tensor: AxisTensor) -> Axes:
     """Transpose a matrix, or leave a vector alone."""
     return list(tensor)[::-1]
 
 
 @register_axis_rule(aten.transpose)
+@moves_entries
 def transpose(rules: AxisRules, tensor: AxisTensor, first: int, second: int) -> Axes:
     """Swap two dimensions."""
     axes = list(tensor)
@@ -78,6 +83,7 @@ def transpose(rules: AxisRules, tensor: AxisTensor, first: int, second: int) -> 
 
 
 @register_axis_rule(aten.unsqueeze)
+@moves_entries
 def unsqueeze(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
     """Insert a dimension of length one."""
     axes = list(tensor)
@@ -86,6 +92,7 @@ def unsqueeze(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
 
 
 @register_axis_rule(aten.squeeze)
+@moves_entries
 def squeeze(rules: AxisRules, tensor: AxisTensor, dims: int | list[int] | None = None) -> Axes:
     """Remove dimensions of length one."""
     rank = len(tensor)

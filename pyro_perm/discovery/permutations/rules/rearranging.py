@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import product_of, size_of
+from pyro_perm.discovery.permutations.expressions import product_of, size_of
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
+    moves_entries,
     register_axis_rule,
 )
 
@@ -31,10 +32,11 @@ def pixel_unshuffle(rules: AxisRules, x: AxisTensor, r: int) -> Axes:
 
 
 @register_axis_rule(aten.channel_shuffle)
+@moves_entries
 def channel_shuffle(rules: AxisRules, x: AxisTensor, groups: int) -> Axes:
     """Channels ``(groups, members)`` to ``(members, groups)``."""
-    group, member = rules.factors(x[1], [groups, size_of(x[1]) // groups])
-    return [x[0], product_of([member, group]), *x.axes[2:]]
+    group, member = rules.unflatten(x[1], [groups, size_of(x[1]) // groups])
+    return [x[0], rules.flatten([member, group]), *x.axes[2:]]
 
 
 @register_axis_rule(aten.im2col)
