@@ -32,6 +32,7 @@ from pyro_perm.estimators.estimator import (
 )
 from pyro_perm.permanent import log_permanent_by_blocks, permanent_by_blocks
 from pyro_perm.permanent._derivatives import require_first_derivative
+from pyro_perm.permanent._sparse_blocks import rows_in_blocks
 from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import UnitPairs, Units
@@ -125,8 +126,13 @@ class _LogPermanent(torch.autograd.Function):
         log_ratios = []
         shared = all(part.dim() == 2 for part in (*locs, *scales))
         for cluster in screen.clusters(locs, scales) if shared else [None]:
-            units = Units(*(joined(kind, cluster) for kind in (values, locs, scales)))
-            pairs = layout.orbits.pairs(center(units, layout.orbits))
+            pairs = _pairs(layout, (values, locs, scales), cluster)
+            rows = rows_in_blocks(pairs.log_densities) if _is_one_set(cluster) else None
+            if rows is not None:
+                if not len(rows):
+                    continue
+                cluster = rows[None] if cluster is None else cluster[:, rows]
+                pairs = _pairs(layout, (values, locs, scales), cluster)
             log_ratio, excess = permanent_by_blocks(pairs.log_densities)
             log_ratios.append(log_ratio if cluster is None else log_ratio.sum(-1))
             if excess is not None:
@@ -168,6 +174,21 @@ class _Overlap(NamedTuple):
         """Gradients of the units, ``(*batch, n, width)`` or ``(*batch, *cluster, width)``."""
         ones = (None,) * (self.excess.dim() - grad_output.dim())
         return self.pairs.gradients(self.excess * grad_output[(..., *ones)])
+
+
+def _pairs(
+    layout: UnitLayout, kinds: Sequence[Sequence[Tensor]], chosen: Tensor | None
+) -> UnitPairs:
+    """The pairs of some units, by default of all.
+
+    :param kinds: their values, locs and scales, part by part.
+    """
+    units = Units(*(joined(kind, chosen) for kind in kinds))
+    return layout.orbits.pairs(center(units, layout.orbits))
+
+
+def _is_one_set(cluster: Tensor | None) -> bool:
+    return cluster is None or len(cluster) == 1
 
 
 def _by_kind(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:

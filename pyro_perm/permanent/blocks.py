@@ -28,21 +28,21 @@ from pyro_perm.permanent.exact import forward_backward
 
 # Cycles that cost more nats are left out: a weight of 2e-9 beside the identity's. Blocks that are
 # too large to be summed exactly are cut at lower costs, if what is cut weighs little in all.
-_AFFORDABLE_COSTS = (20.0, 8.0, 4.0)
-_NEGLIGIBLE_WEIGHT = 0.01
+AFFORDABLE_COSTS = (20.0, 8.0, 4.0)
+NEGLIGIBLE_WEIGHT = 0.01
 
 _SMALLEST_MARGINAL = 1e-30
 
 # Blocks are padded to these sizes, by a row at most, so that one batch serves several. Larger ones
 # go to Bethe.
-_EXACT_SIZES = (2, 4, 6, 8, 10)
+EXACT_SIZES = (2, 4, 6, 8, 10)
 _ENUMERATED_SIZE = 6
 
 # In graphs up to this size a few matrix products are quicker than a sparse matrix.
 _FEW_NODES = 64
 
 # In dense graphs from this size on a component that most nodes belong to is looked for first.
-_MANY_NODES = 256
+MANY_NODES = 256
 
 # Enough for training: on blocks of trained layers the value is mostly within 1e-4 nats of the fixed
 # point's and at worst 0.02, the marginals within a percent: less than the Bethe approximation errs.
@@ -167,8 +167,8 @@ def _blocks(log_weights: _Matrices) -> list[tuple[_Nodes, _Nodes]]:
     """
     found: dict[int, list[tuple[int, _Nodes]]] = {}
     for matrix, each in enumerate(log_weights):
-        for part in _components(each, _AFFORDABLE_COSTS):
-            padded = next((size for size in _EXACT_SIZES if size >= len(part)), len(part))
+        for part in _components(each, AFFORDABLE_COSTS):
+            padded = next((size for size in EXACT_SIZES if size >= len(part)), len(part))
             rows = part if padded == len(part) else np.append(part, len(each))
             found.setdefault(padded, []).append((matrix, rows))
     return [
@@ -184,7 +184,7 @@ def _components(log_weights: NDArray[np.float64], costs: tuple[float, ...]) -> l
     """
     settled = []
     for part in _strongly_connected(_links(log_weights, costs[0])):
-        if len(part) <= _EXACT_SIZES[-1] or len(costs) == 1:
+        if len(part) <= EXACT_SIZES[-1] or len(costs) == 1:
             settled.append(part)
             continue
         whole = len(part) == len(log_weights)
@@ -193,7 +193,7 @@ def _components(log_weights: NDArray[np.float64], costs: tuple[float, ...]) -> l
             settled.append(part)
             continue
         finer = _components(within, costs[1:])
-        cheap = _weight_of_swaps_between(within, finer) < _NEGLIGIBLE_WEIGHT
+        cheap = _weight_of_swaps_between(within, finer) < NEGLIGIBLE_WEIGHT
         settled += [part[nodes] for nodes in finer] if cheap else [part]
     return settled
 
@@ -227,7 +227,7 @@ def _strongly_connected(links: NDArray[np.bool_]) -> list[_Nodes]:
     if _has_hub(links):
         return [nodes]
     num_links = np.count_nonzero(links, axis=1)
-    if len(nodes) > _MANY_NODES and 2 * num_links.max() > len(nodes):
+    if len(nodes) > MANY_NODES and 2 * num_links.max() > len(nodes):
         most = _component_of(int(num_links.argmax()), links)
         if 2 * most.sum() > len(nodes):
             others = _strongly_connected(links[np.ix_(~most, ~most)])
@@ -303,7 +303,7 @@ def _solve(blocks: _Matrices, device: torch.device) -> tuple[_Matrices, _Matrice
     if size <= _ENUMERATED_SIZE:
         return _enumerate(blocks.astype(np.double, copy=False))
     log_matrices = torch.from_numpy(blocks).to(device)
-    if size <= _EXACT_SIZES[-1]:
+    if size <= EXACT_SIZES[-1]:
         value, marginals = (part.cpu().numpy() for part in forward_backward(log_matrices.double()))
         return value, marginals
     beliefs = propagate(log_matrices, _BETHE_SWEEPS, _BETHE_TOLERANCE)
