@@ -177,7 +177,7 @@ print(pp.find_symmetry(network(0.1)))
 # %% [markdown]
 # Three guides: `AutoNormal`, and `AutoSymmetrized` with the paper's estimator of two permutations
 # and with the exact sum. They start asymmetric and narrow, because `w1 = w2` is a saddle of the
-# symmetrized objective. All are trained with Pyro's own `Trace_ELBO`.
+# symmetrized objective. All are trained by `pp.fit`, without Pyro's traces.
 
 # %%
 STEPS = 250
