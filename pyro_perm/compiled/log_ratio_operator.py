@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.factorized import FactorizedDensity
-from pyro_perm.density.priors import Priors
 from pyro_perm.estimators import Estimator
+from pyro_perm.finite_estimate import finite_estimate
 from pyro_perm.permanent._derivatives import require_first_derivative
 from pyro_perm.program._torch_internals import autograd_in_operators
 from pyro_perm.symmetry import SymmetryGroup
@@ -38,22 +38,19 @@ class Estimate:
 
     It is to be kept for as long as they are.
 
-    :param symmetry: the group.
+    :param symmetry: the group, which rescales no units.
     :param estimator: what estimates.
-    :param priors: those of sites that are rescaled, the same at every draw; None if none is.
     """
 
-    def __init__(
-        self, symmetry: SymmetryGroup, estimator: Estimator, priors: Priors | None
-    ) -> None:
-        self._symmetry, self._estimator, self._priors = symmetry, estimator, priors
+    def __init__(self, symmetry: SymmetryGroup, estimator: Estimator) -> None:
+        self._symmetry, self._estimator = symmetry, estimator
         self._number = next(_numbers)
         _estimates[self._number] = self
 
     def __call__(self, density: FactorizedDensity) -> Tensor:
         """The log-ratio of every draw, as one operator of the graph that is being recorded.
 
-        :param density: of the group and the priors that were given.
+        :param density: one with this group.
         :returns: shape ``(*batch)``, in nats and double precision.
         """
         kinds = density.values, density.locs, density.scales
@@ -69,10 +66,8 @@ class Estimate:
             dict(zip(sites, leaves[start : start + len(sites)], strict=True))
             for start in range(0, len(leaves), len(sites))
         )
-        density = FactorizedDensity(
-            self._symmetry, values, locs, scales, torch.Size(), priors=self._priors
-        )
-        log_ratio = self._estimator.log_ratio(density)
+        density = FactorizedDensity(self._symmetry, values, locs, scales, torch.Size())
+        log_ratio = finite_estimate(density, self._estimator)
         if not log_ratio.requires_grad:
             return log_ratio, *map(torch.zeros_like, tensors)
         gradients = torch.autograd.grad(log_ratio, leaves, materialize_grads=True)

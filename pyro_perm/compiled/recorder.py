@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from pyro_perm.compiled.log_ratio_operator import Estimate
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
-from pyro_perm.program._torch_internals import has_no_contents, tree_leaves
+from pyro_perm.program._torch_internals import has_no_contents, tree_leaves, tree_map
 
 Loss = Callable[..., Tensor]
 
@@ -55,6 +55,7 @@ class Recorder(torch.nn.Module):
         is_rehearsal = any(map(has_no_contents, tensors.values()))
         try:
             with pyro.validation_enabled(False), _OwnTensors() if is_rehearsal else nullcontext():
+                args, kwargs = tree_map(_as_number, (args, kwargs))
                 loss: Tensor = torch.func.functional_call(self, dict(tensors), args, kwargs)
         finally:
             _active.reset(before)
@@ -63,14 +64,19 @@ class Recorder(torch.nn.Module):
     def log_ratio(self, density: FactorizedDensity, estimator: Estimator) -> Tensor:
         """``log q^G(w) - log q(w)`` as an operator of the graph, shape ``(*batch)``, in nats.
 
-        :raises TypeError: if the base guide draws its sites jointly.
+        :raises TypeError: if the base guide draws its sites jointly, or units are rescaled.
         """
+        if density.symmetry.open_groups:
+            raise TypeError(
+                f"group '{density.symmetry.open_groups[0]}' rescales its units, whose priors no "
+                "graph can hold: train without torch.compile, or find the symmetry without scales"
+            )
         if not isinstance(density, FactorizedDensity):
             raise TypeError(
                 "torch.compile takes guides that draw their sites independently, such as "
                 "AutoNormal: train this one without it"
             )
-        estimate = Estimate(density.symmetry, estimator, density.priors)
+        estimate = Estimate(density.symmetry, estimator)
         self._estimates.append(estimate)
         return estimate(density)
 
@@ -93,6 +99,16 @@ class _OwnTensors(TorchFunctionMode):
             if isinstance(tensor, Tensor) and not has_no_contents(tensor):
                 _require_constant(tensor)
         return func(*args, **(kwargs or {}))
+
+
+def _as_number(argument: Any) -> Any:
+    """A number in place of the symbol that a compiler has for it; Pyro's distributions take none.
+
+    Asking for it makes the compiler record anew for another number.
+    """
+    if isinstance(argument, torch.SymFloat):
+        return float(argument)
+    return int(argument) if isinstance(argument, torch.SymInt) else argument
 
 
 def _require_constant(tensor: Tensor) -> None:
