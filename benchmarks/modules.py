@@ -8,18 +8,23 @@ tokens are named.
 
     pip install --no-deps torchvision==0.28.0      # the one of torch 2.13
     OMP_NUM_THREADS=1 python benchmarks/modules.py [resnet18 gpt ...]
+    OMP_NUM_THREADS=1 python benchmarks/modules.py --workers 16 --total-gibibytes 110 \\
+        --gibibytes 40 --total-seconds 480 --results elsewhere
 
-Networks run in processes of their own, the smallest first, each with a limit on its time and its
-memory. What is found is one file a network below ``benchmarks/results``; a network that has one is
-not run again, unless it went beyond a limit. Images are small where the network allows it, and
-``--full-size`` runs networks on the images of 224 pixels that they were made for, to compare.
-torchvision's compiled operators, which no classifier calls, are declared where its wheel is
-compiled for another build of torch.
+Networks run in processes of their own, each with a limit on its time and its memory. What is found
+is one file a network below ``benchmarks/results``, whole or not at all; a network that has one is
+not run again, unless it went beyond a limit, and one that the time for all of them cuts off is left
+for the next run. One worker takes the smallest first; of several, each takes the largest for which
+there is memory, so that none is left with a long one at the end. Images are small where the network
+allows it, and ``--full-size`` runs networks on the images of 224 pixels that they were made for, to
+compare. torchvision's compiled operators, which no classifier calls, are declared where its wheel
+is compiled for another build of torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import re
 import resource
@@ -28,8 +33,10 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +50,7 @@ import pyro_perm as pp
 
 BENCHMARK = "modules"
 TOLERANCE = 1e-10
+BYTES_A_PARAMETER = 48  # In single and double precision, with copies; 37 to 50 were observed.
 FULL_SIZE = 224
 EXPECTED = re.compile(
     r"returned value|argument \d|places of the kernel|order-dependent aten.convolution"
@@ -63,6 +71,21 @@ class Limits:
 
     seconds: int
     gibibytes: float
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of all networks together.
+
+    Attributes:
+        workers: processes side by side.
+        gibibytes: of memory.
+        seconds: of a clock on the wall, after which no network is waited for.
+    """
+
+    workers: int = 1
+    gibibytes: float = math.inf
+    seconds: float = math.inf
 
 
 def torchvision_models() -> Any:
@@ -101,13 +124,19 @@ def network_and_input(name: str, size: int | None) -> tuple[nn.Module, Tensor]:
 
 
 def randomize(network: nn.Module) -> None:
-    """Norms start with the same values for all channels, which hides what is not moved."""
+    """Norms and scales of layers start with the same value for all channels, and heads of vision
+    transformers at zero, which hides what is not moved.
+    """
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2.0)
-            elif tensor.is_floating_point() and tensor.dim() == 1:
+            elif tensor.is_floating_point() and (tensor.dim() == 1 or is_constant(tensor)):
                 tensor.add_(0.1 * torch.randn_like(tensor))
+
+
+def is_constant(tensor: Tensor) -> bool:
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 @torch.no_grad()
@@ -120,14 +149,14 @@ def largest_change(network: nn.Module, x: Tensor, symmetry: pp.PermutationSymmet
     return float((after - before).abs().max() / before.abs().max())
 
 
-def scores(name: str, size: int | None) -> dict[str, Any]:
+def scores(name: str, size: int | None, device: str = "cpu") -> dict[str, Any]:
     """What is found in a network.
 
     :raises ValueError: if an element of the group changes the outputs.
     """
     torch.manual_seed(0)
     network, x = network_and_input(name, size)
-    network.eval()
+    network, x = network.to(device).eval(), x.to(device)
     randomize(network)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
@@ -145,31 +174,116 @@ def scores(name: str, size: int | None) -> dict[str, Any]:
         "log_order": symmetry.log_order if symmetry else 0.0,
         "seconds": seconds,
         "change": change,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "not found": missed + [f"warning: {warning.message}" for warning in caught],
     }
 
 
-def names_by_size() -> list[str]:
+def all_names() -> list[str]:
     models = torchvision_models()
+    return [*NETWORKS, *models.list_models(module=models)]
 
-    def num_parameters(name: str) -> int:
-        number: int = models.get_model_weights(name).DEFAULT.meta["num_params"]
-        return number
 
-    return [*NETWORKS, *sorted(models.list_models(module=models), key=num_parameters)]
+def num_parameters(name: str) -> int:
+    """Of a network, which is not built for it; those of torch parts count as none."""
+    if name in NETWORKS:
+        return 0
+    number: int = torchvision_models().get_model_weights(name).DEFAULT.meta["num_params"]
+    return number
 
 
 def the_run(name: str, size: int | None) -> Run:
     return Run(BENCHMARK, name, "own input" if size is None else f"{size} pixels", 0)
 
 
+@dataclass(frozen=True)
+class Task:
+    """A network to run.
+
+    Attributes:
+        name: of the network.
+        size: pixels a side of its images, or None.
+        gibibytes: of memory that it will take.
+        device: on which it runs.
+    """
+
+    name: str
+    size: int | None
+    gibibytes: float
+    device: str = "cpu"
+
+
+def tasks_in_order(
+    names: list[str], full_size: bool, resources: Resources, device: str = "cpu"
+) -> list[Task]:
+    """Networks in the order in which they are to begin."""
+    sizes = {name: num_parameters(name) for name in names}
+    tasks = [
+        Task(
+            name,
+            image_size(name, full_size),
+            0.5 + sizes[name] * BYTES_A_PARAMETER / 2**30,
+            device,
+        )
+        for name in sorted(names, key=sizes.__getitem__)
+    ]
+    return tasks if resources.workers == 1 else tasks[::-1]
+
+
 def run_alone(name: str, size: int | None, limits: Limits) -> dict[str, Any]:
     """What is found in a network by a process of its own, or why it found nothing."""
+    ((_, found),) = run_side_by_side([Task(name, size, 0.0)], limits, Resources())
+    return found
+
+
+def run_side_by_side(
+    tasks: list[Task], limits: Limits, resources: Resources
+) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Each network with what a process of its own finds in it, as they end."""
+    deadline = time.monotonic() + resources.seconds
+    waiting, running = list(tasks), dict[Connection, tuple[Task, ForkProcess]]()
+    try:
+        while waiting or running:
+            for task in _next_tasks(waiting, [task for task, _ in running.values()], resources):
+                waiting.remove(task)
+                receiver, process = _start(task, limits)
+                running[receiver] = task, process
+            left = None if math.isinf(deadline) else max(deadline - time.monotonic(), 0.0)
+            ended = [end for end in wait(running, left) if isinstance(end, Connection)]
+            if not ended:
+                return
+            for receiver in ended:
+                task, process = running.pop(receiver)
+                yield task, _received(receiver, process, limits)
+    finally:
+        for _, process in running.values():
+            process.kill()
+            process.join()
+
+
+def _next_tasks(waiting: list[Task], running: list[Task], resources: Resources) -> list[Task]:
+    """Those for which there are a worker and memory; a network that needs all of it runs alone."""
+    chosen: list[Task] = []
+    for task in waiting:
+        beside = [*running, *chosen]
+        memory = sum(other.gibibytes for other in [*beside, task])
+        is_room = len(beside) < resources.workers and memory <= resources.gibibytes
+        if is_room or not beside:
+            chosen.append(task)
+    return chosen
+
+
+def _start(task: Task, limits: Limits) -> tuple[Connection, ForkProcess]:
     processes = multiprocessing.get_context("fork")  # Importing torch takes longer than the rest.
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_send_scores, args=(sender, name, size, limits))
+    process = processes.Process(target=_send_scores, args=(sender, task, limits))
     process.start()
     sender.close()
+    return receiver, process
+
+
+def _received(receiver: Connection, process: ForkProcess, limits: Limits) -> dict[str, Any]:
+    """What a process sent, or how it ended without."""
     try:
         found: dict[str, Any] = receiver.recv()
     except EOFError:
@@ -181,13 +295,14 @@ def run_alone(name: str, size: int | None, limits: Limits) -> dict[str, Any]:
     return found
 
 
-def _send_scores(sender: Connection, name: str, size: int | None, limits: Limits) -> None:
-    memory = int(limits.gibibytes * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+def _send_scores(sender: Connection, task: Task, limits: Limits) -> None:
+    if task.device == "cpu":  # Accelerators map more memory than they use.
+        memory = int(limits.gibibytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     _, most = resource.getrlimit(resource.RLIMIT_CPU)  # There the process would be killed.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, most))
     try:
-        found = scores(name, size)
+        found = scores(task.name, task.size, task.device)
     except Exception as error:
         is_short = isinstance(error, MemoryError) or "allocate memory" in str(error)
         why = f"needs more than {limits.gibibytes:g} GiB" if is_short else f"{error}"
@@ -209,18 +324,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full-size", action="store_true", help="images of 224 pixels")
     parser.add_argument("--seconds", type=int, default=3600, help="limit of a network")
     parser.add_argument("--gibibytes", type=float, default=14.0, help="limit of a network")
+    parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    parser.add_argument("--device", default="cpu", help="where networks run: cuda, say")
+    parser.add_argument("--total-gibibytes", type=float, default=math.inf, help="for all workers")
+    parser.add_argument("--total-seconds", type=float, default=math.inf, help="for all networks")
     options = parser.parse_args(arguments)
     store, limits = Store(options.results), Limits(options.seconds, options.gibibytes)
+    resources = Resources(options.workers, options.total_gibibytes, options.total_seconds)
+    names = options.names or all_names()
+    tasks = [
+        task
+        for task in tasks_in_order(names, options.full_size, resources, options.device)
+        if not is_done(store, the_run(task.name, task.size))
+    ]
     failed = []
-    for name in options.names or names_by_size():
-        size = image_size(name, options.full_size)
-        run = the_run(name, size)
-        if is_done(store, run):
-            continue
-        found = run_alone(name, size, limits)
-        store.save(run, {}, found)
-        failed += [name] * ("failure" in found)
-        print(name, found, flush=True)
+    for task, found in run_side_by_side(tasks, limits, resources):
+        store.save(the_run(task.name, task.size), {}, found)
+        failed += [task.name] * ("failure" in found)
+        tasks.remove(task)
+        print(task.name, found, flush=True)
+    if tasks:
+        print("not finished:", *(task.name for task in tasks))
     if failed:
         raise SystemExit(f"failed: {failed}")
 

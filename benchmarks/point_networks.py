@@ -6,6 +6,7 @@ noise learned with the weights, Adam with the settings of the variational method
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -71,7 +72,8 @@ def laplace_prediction(
 ) -> tuple[Tensor, Tensor]:
     """Linearized predictive of laplace-torch with the full Gauss-Newton matrix.
 
-    Prior precision and noise maximize its marginal likelihood, starting from the network's.
+    Prior precision and noise maximize its marginal likelihood, starting from the network's. In
+    double precision: in single, the matrix need not be positive definite.
 
     :returns: mean and logarithm of the standard deviation, shape ``(1, rows)``.
     """
@@ -80,13 +82,15 @@ def laplace_prediction(
     model = nn.Sequential(
         nn.Linear(layout.inputs, layout.num_units), nn.ReLU(), nn.Linear(layout.num_units, 1)
     )
+    model.double()
     incoming, bias, outgoing = layout.parts(weights[run])
     with torch.no_grad():
         model[0].weight.copy_(incoming)
         model[0].bias.copy_(bias.squeeze(-1))
         model[2].weight.copy_(outgoing.mT)
         model[2].bias.copy_(weights[run, -2:-1])
-    rows = torch.utils.data.TensorDataset(data.x[run], data.y[run].unsqueeze(-1))
+    targets = data.y[run].unsqueeze(-1).double()
+    rows = torch.utils.data.TensorDataset(data.x[run].double(), targets)
     loader = torch.utils.data.DataLoader(rows, batch_size=len(rows))
     noise = float(weights[run, -1].exp())
     laplace = Laplace(
@@ -98,17 +102,18 @@ def laplace_prediction(
         prior_precision=1.0,
     )
     laplace.fit(loader)
-    log_prior, log_noise = (torch.tensor(x, requires_grad=True) for x in (0.0, noise))
-    log_noise = log_noise.detach().log().requires_grad_()
+    log_prior, log_noise = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.0, math.log(noise))
+    )
     optimizer = torch.optim.Adam([log_prior, log_noise], lr=0.1)
     for _ in range(200):
         optimizer.zero_grad()
         loss = -laplace.log_marginal_likelihood(log_prior.exp(), log_noise.exp())
         loss.backward()
         optimizer.step()
-    mean, variance = laplace(data.test_x[run])
+    mean, variance = laplace(data.test_x[run].double())
     deviation = (variance.squeeze(-1) + laplace.sigma_noise.square()).sqrt()
-    return mean.detach().mT, deviation.detach().log().mT
+    return mean.detach().mT.float(), deviation.detach().log().mT.float()
 
 
 def _kept(layout: Layout, x: Tensor, dropout: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-# What some benchmarks compare with, and its module: not needed for the others.
-_PEERS = {"laplace-torch": "laplace"}
+# What some benchmarks compare with or take networks from, and its module.
+_PEERS = {"laplace-torch": "laplace", "torchvision": "torchvision"}
 _PACKAGES = ("pyro_perm", "torch", "pyro-ppl", "numpy", "scipy")
 
 
@@ -114,12 +114,22 @@ class Mean(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, and the commit of the working tree."""
+    """Of what computes, the commit of the working tree, and the processor."""
     peers = [package for package in _PEERS if find_spec(_PEERS[package])]
     installed = {package: version(package) for package in (*_PACKAGES, *peers)}
     threads = str(torch.get_num_threads())
-    python = platform.python_version()
-    return {"python": python, **installed, "commit": _commit(), "threads": threads}
+    computer = {"threads": threads, "processor": _processor()}
+    return {"python": platform.python_version(), **installed, "commit": _commit(), **computer}
+
+
+def _processor() -> str:
+    """The name of its kind, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _commit() -> str:

@@ -207,39 +207,6 @@ COLD_INTRODUCTION = """## Cold posteriors
 the whole divergence from the prior, beside the methods above, on the same splits."""
 
 
-def mnist(store: Store) -> str:
-    """The paper's table."""
-    records = store.records("mnist")
-    if not records:
-        return ""
-    rows = []
-    for data in dict.fromkeys(record["data"] for record in records):
-        runs = by_method([record for record in records if record["data"] == data])
-        for method, found in runs.items():
-            scores = [record["scores"] for record in found.values()]
-            rows.append(
-                [
-                    str(int(data.split()[0])),
-                    method,
-                    str(len(scores)),
-                    Mean.of([s["accuracy"] for s in scores]).text(2),
-                    Mean.of([s["nll"] for s in scores]).text(4),
-                    Mean.of([s["ece"] for s in scores]).text(4),
-                    Mean.of([s["bounds"][BOTH] for s in scores]).text(0),
-                ]
-            )
-    header = ["H", "trained by", "seeds", "accuracy, %", "NLL", "ECE", "bound of both"]
-    return MNIST_INTRODUCTION + "\n\n" + table(header, rows)
-
-
-MNIST_INTRODUCTION = """## The paper's table
-
-`OMP_NUM_THREADS=1 python benchmarks/mnist.py`. Networks 784-H-10 on 5,000 images of MNIST, 4,000 of
-them to train on, where the paper has 60,000: its accuracies (88.4, 93.2, 94.8, 95.4 % at H = 5, 10,
-20, 30, and .03 to .12 more with InfoNCE, K = 20) are out of reach, its differences are what can be
-compared."""
-
-
 def recipes(store: Store) -> str:
     """Training recipes."""
     records = store.records("recipes")

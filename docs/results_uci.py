@@ -17,16 +17,8 @@ from results_tables import (
     verdict,
 )
 
-UCI_METHODS = (
-    MEAN_FIELD,
-    "InfoNCE (K = 32)",
-    "permutations",
-    "scales",
-    BOTH,
-    "deep ensemble",
-    "MC dropout",
-    "Laplace",
-)
+PEERS = ("deep ensemble", "MC dropout", "Laplace")
+UCI_METHODS = (MEAN_FIELD, "InfoNCE (K = 32)", "permutations", "scales", BOTH, *PEERS)
 NUM_TRAINING_ROWS = {"yacht": 277, "energy": 691, "concrete": 927, "wine-red": 1439}
 # Nats in the last tenth of the steps.
 _AT_REST = 2.0
@@ -177,23 +169,9 @@ def moved(trajectory: Sequence[float]) -> float:
 
 def uci_conclusion(sets: Sequence[str], records: Sequence[Record]) -> str:
     """In a sentence for each method, what the paired differences say."""
-    lines = []
-    for method in ("InfoNCE (K = 32)", "permutations", "scales", BOTH):
-        words: dict[str, list[str]] = {}
-        for name in sets:
-            runs = by_method([r for r in records if r["data"] == name])
-            if MEAN_FIELD in runs and method in runs:
-                gain = paired(runs[method], runs[MEAN_FIELD], log_likelihood)
-                if gain is not None:
-                    where = name if gain.num == 20 else f"{name} ({gain.num} splits)"
-                    words.setdefault(verdict(gain), []).append(where)
-        if words:
-            said = "; ".join(
-                f"{word} on {', '.join(words[word])}"
-                for word in ("wins", "ties", "loses")
-                if word in words
-            )
-            lines.append(f"- **{method}** against mean field, in test log-likelihood: {said}.")
+    compared = [(method, MEAN_FIELD) for method in ("InfoNCE (K = 32)", "permutations", "scales")]
+    compared += [(BOTH, MEAN_FIELD), *((peer, BOTH) for peer in PEERS)]
+    lines = [line for pair in compared if (line := _comparison(*pair, sets, records))]
     lines += [line for name in sets if (line := why_both_tie(name, records))]
     restless = [name for name in sets if still_moves([r for r in records if r["data"] == name])]
     if restless:
@@ -204,6 +182,23 @@ def uci_conclusion(sets: Sequence[str], records: Sequence[Record]) -> str:
     if not lines:
         return ""
     return "### What follows\n\n" + "\n".join(lines)
+
+
+def _comparison(
+    method: str, other: str, sets: Sequence[str], records: Sequence[Record]
+) -> str | None:
+    """On which sets a method predicts better than another, and on which worse."""
+    words: dict[str, list[str]] = {}
+    for name in sets:
+        runs = by_method([r for r in records if r["data"] == name])
+        if other in runs and method in runs:
+            gain = paired(runs[method], runs[other], log_likelihood)
+            if gain is not None:
+                where = name if gain.num == 20 else f"{name} ({gain.num} splits)"
+                words.setdefault(verdict(gain), []).append(where)
+    order = [word for word in ("wins", "ties", "loses") if word in words]
+    said = "; ".join(f"{word} on {', '.join(words[word])}" for word in order)
+    return f"- **{method}** against {other}, in test log-likelihood: {said}." if said else None
 
 
 def why_both_tie(name: str, records: Sequence[Record]) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.distributions import Unit
-from pyro.infer.util import is_validation_enabled
 from pyro.ops.provenance import track_provenance
 from torch import Tensor
 
+from pyro_perm.compiled.recorder import active_recorder
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
+from pyro_perm.finite_estimate import finite_estimate
 from pyro_perm.permanent._tracing import is_tracing
 
 
@@ -124,12 +124,7 @@ def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
             "torch.jit.trace cannot record: use Trace_ELBO() or TraceSymmetrized_ELBO(), or find "
             "the symmetry without scales"
         )
-    log_ratio = estimator.log_ratio(density)
-    # This waits for the device, as Pyro's validation of distributions does: one switch for both.
-    validate = is_validation_enabled() and not is_tracing()
-    if validate and not math.isfinite(log_ratio.sum().item()):
-        raise FloatingPointError(
-            f"{estimator} found log q^G(w) - log q(w) = {log_ratio.tolist()}: the base guide's "
-            "parameters have diverged, or its scales underflowed; try a lower learning rate"
-        )
-    return log_ratio
+    recorder = active_recorder()
+    if recorder is not None:
+        return recorder.log_ratio(density, estimator)
+    return finite_estimate(density, estimator)

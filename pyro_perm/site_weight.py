@@ -68,7 +68,7 @@ def common_weight(weights: Mapping[str, SiteWeight]) -> SiteWeight:
     (first, expected), *others = weights.items()
     for site, weight in others:
         for name, one, other in zip(SiteWeight._fields, expected, weight, strict=True):
-            if not _equal(one, other):
+            if one is not other and not _equal(one, other):
                 raise ValueError(
                     f"the base guide's site '{first}' has {name} {_described(one)}, but its site "
                     f"'{site}' has {name} {_described(other)}. {_FIX}"
@@ -80,7 +80,7 @@ def _equal(one: float | Tensor | None, other: float | Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return one is other or torch.equal(*map(torch.as_tensor, (one, other)))
+        return torch.equal(*map(torch.as_tensor, (one, other)))
     return one == other
 
 

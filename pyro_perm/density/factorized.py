@@ -85,6 +85,11 @@ class FactorizedDensity:
         return replace(self, values=values, batch_shape=torch.Size([num]))
 
     @property
+    def device(self) -> torch.device:
+        """Where the draw lies."""
+        return next(iter(self.values.values())).device
+
+    @property
     def draws_require_grad(self) -> bool:
         """Whether autograd can reach the parameters through the draw."""
         return any(value.requires_grad for value in self.values.values())
@@ -232,7 +237,7 @@ class FactorizedDensity:
         factor = self.symmetry.factor(group)
         if factor.size == 1 or not factor.permutes:
             return False
-        permutation = {group: factor.identity(next(iter(self.locs.values())).device).roll(1)}
+        permutation = {group: factor.identity(self.device).roll(1)}
         sites = [s for s in self.symmetry.spec[group] if not self.symmetry.is_simplex(s)]
         parameters = ({s: tensors[s] for s in sites} for tensors in (self.locs, self.scales))
         return bool(sites) and all(
@@ -242,8 +247,7 @@ class FactorizedDensity:
         )
 
     def _log_ratio_of_sites(self, permutations: Elements, sites: Iterable[str]) -> Tensor:
-        device = next(iter(self.values.values())).device
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for site in sites:
             log_ratio = self._log_ratio_of_site(permutations, site)
             total = total + log_ratio

@@ -85,7 +85,7 @@ def _in_double_precision(gaussian: JointGaussian) -> Distribution:
 
 def unexpanded(tensor: Tensor, rank: int) -> Tensor:
     """Drop batch dimensions along which a parameter was only expanded."""
-    if isinstance(tensor, ProvenanceTensor):
+    if type(tensor) is ProvenanceTensor:  # Not isinstance, which is slow: this is every step.
         tensor = detach_provenance(tensor)
     while tensor.dim() > rank and (tensor.stride(0) == 0 or tensor.shape[0] == 1):
         tensor = tensor[0]

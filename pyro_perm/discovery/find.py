@@ -11,20 +11,22 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.scales import with_scales
 from pyro_perm.discovery.gradings.signs import with_signs
-from pyro_perm.discovery.permutations.algebra import (
+from pyro_perm.discovery.permutations.algebra import freeze, tie
+from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
+from pyro_perm.discovery.permutations.expressions import (
     Atom,
     Reason,
     atoms_of,
-    freeze,
     is_frozen,
     resolve,
-    tie,
     why_fixed,
 )
-from pyro_perm.discovery.permutations.classes import colour_classes, common_classes
 from pyro_perm.discovery.permutations.interpreter import Constant, Interpreter
 from pyro_perm.discovery.permutations.opaque_priors import OpaquePrior, opaque_priors
-from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
+from pyro_perm.discovery.permutations.structured_axes import (
+    sites_along,
+    sites_of_free_atoms,
+)
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import refuse_shared_keywords
@@ -155,7 +157,7 @@ def _extract(
     spec: Spec = {}
     notes: dict[Atom, Reason] = {}
     axes = {name: interpreter.axes(latent.node) for name, latent in joint.latents.items()}
-    for atom in free_atoms(axes):
+    for atom, its_sites in sites_of_free_atoms(axes).items():
         labels, source = _classes(atom, interpreter.constants, priors)
         sizes = torch.bincount(labels)
         if len(sizes) > 1:
@@ -163,7 +165,7 @@ def _extract(
         for label in range(len(sizes)):
             if sizes[label] > 1:
                 members = (labels == label).nonzero().squeeze(1)
-                spec[f"P{len(spec)}"] = sites_along(axes, atom, members)
+                spec[f"P{len(spec)}"] = sites_along(its_sites, atom, members)
         if not bool((sizes > 1).any()):
             freeze(atom, notes[atom])
     return spec, dict(_reasons(interpreter, joint, notes))

@@ -28,7 +28,7 @@ from pyro_perm.symmetry.separable import separable_sites
 
 def uniform_marginals(density: FactorizedDensity) -> dict[str, Tensor]:
     """Group -> the doubly stochastic matrix with equal entries, shape ``(*batch, n, n)``."""
-    device = next(iter(density.values.values())).device
+    device = density.device
     return {
         group: torch.full((*density.batch_shape, n, n), 1 / n, dtype=torch.float64, device=device)
         for group, n in density.symmetry.groups.items()
@@ -51,7 +51,7 @@ def expected_pairs(
     symmetry = density.symmetry
     in_place = frozenset(symmetry.spec) - frozenset(marginals)
     separable = separable_sites(symmetry, group, in_place)
-    size, device = symmetry.groups[group], next(iter(density.values.values())).device
+    size, device = symmetry.groups[group], density.device
     strength = torch.as_tensor(strength, dtype=torch.float64, device=device)[..., None, None]
     nothing = torch.zeros(*density.batch_shape, size, size, dtype=torch.float64, device=device)
     terms = [density.unit_pairs(group, separable)] if separable else []

@@ -152,15 +152,13 @@ def num_affordable(density: FactorizedDensity) -> int:
 
 
 def _filled(density: FactorizedDensity, number: float) -> Tensor:
-    device = next(iter(density.values.values())).device
-    return torch.full(density.batch_shape, number, dtype=torch.float64, device=device)
+    return torch.full(density.batch_shape, number, dtype=torch.float64, device=density.device)
 
 
 def identity(density: FactorizedDensity, num: int = 1) -> dict[str, Tensor]:
     """The true permutation, group -> shape ``(num, *batch, n)``."""
-    device = next(iter(density.values.values())).device
     return {
-        group: torch.arange(n, device=device).expand(num, *density.batch_shape, n)
+        group: torch.arange(n, device=density.device).expand(num, *density.batch_shape, n)
         for group, n in density.symmetry.groups.items()
     }
 

@@ -85,7 +85,7 @@ class Bethe(Estimator):
             else:  # Nothing tells its permutations apart.
                 total = total + symmetry.log_orders[term.group]
         if not isinstance(total, Tensor):
-            device = next(iter(density.values.values())).device
+            device = density.device
             total = torch.tensor(total, dtype=torch.float64, device=device)
         return total.double().expand(density.batch_shape)
 

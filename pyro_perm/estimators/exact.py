@@ -123,7 +123,8 @@ def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elem
     """
     batched = (slice(None), *[None] * len(density.batch_shape))
     element = {
-        group: transform(lambda part: part[batched], table) for group, table in elements.items()
+        group: transform(lambda part: part[batched].to(density.device), table)
+        for group, table in elements.items()
     }
     moved = replace(density, values=density.symmetry.apply(element, density.values))
     total = density.log_ratio(element)

@@ -57,8 +57,8 @@ class InfoNCE(Estimator):
 
 def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
-    device = next(iter(density.values.values())).device
-    elements = density.symmetry.compact_part.sample((num, *density.batch_shape), device=device)
+    shape = (num, *density.batch_shape)
+    elements = density.symmetry.compact_part.sample(shape, device=density.device)
     if not elements:  # All that the groups do is summed over.
         ratio = torch.as_tensor(_log_images(density) - _log_volume(density))
         return ratio.expand(num, *density.batch_shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,6 +20,8 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from pyro_perm.compiled.graph_loss import graph_loss
+from pyro_perm.compiled.recorder import Recorder
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal, unexpanded
@@ -33,6 +36,8 @@ from pyro_perm.functional.substitution import NeedsTraces, Substitution
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.log_ratio import LogRatio, log_ratio_of
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.prior_reader import PriorReader
+from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
 Draws = Mapping[str, Draw]
@@ -71,8 +76,9 @@ class FunctionalMeanField_ELBO(ELBO):
 
     def __init__(self, *, num_particles: int = 1, vectorize_particles: bool = False) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
-        self._settled_for: tuple[Program, Program] | None = None
+        self._settled_for: tuple[Program | None, Program | None] = None, None
         self._sites: IndependentDraws
+        self._recorder: Recorder
         # Sites whose divergence is left to Monte Carlo, as TraceSymmetrized_ELBO leaves them.
         self._sampled: frozenset[str] = frozenset()
 
@@ -97,15 +103,24 @@ class FunctionalMeanField_ELBO(ELBO):
         :raises TypeError: if the guide is of another kind, or the model has latent sites that are
             not served; names it.
         """
-        if self._settled_for != (model, guide):
+        is_settled = self._settled_for[0] is model and self._settled_for[1] is guide
+        if torch.compiler.is_dynamo_compiling():
+            recorder = self._recorder if is_settled else None
+            return graph_loss(recorder, self.differentiable_loss, (model, guide), args, kwargs)
+        if not is_settled:
             self._settle(model, guide, args, kwargs)
             self._settled_for = model, guide
+            self._recorder = Recorder(partial(self._estimate, model), model, guide)
+        return self._estimate(model, *args, **kwargs)
+
+    def _estimate(self, model: Program, *args: Any, **kwargs: Any) -> Tensor:
         run = _LogJoint(self._sites, self._sampled, model, args, kwargs)
         if self.num_particles > 1 and self.vectorize_particles:
             draws = self._sites.draw([self.num_particles])
             with pyro.validation_enabled(False):
                 terms = run.vectorized(draws)
-            return _loss(terms, self._correction(draws, None)).mean()
+            priors = self._shared_priors(args, kwargs)
+            return _loss(terms, self._correction(draws, priors)).mean()
         losses = []
         for _ in range(self.num_particles):
             draws = self._sites.draw()
@@ -144,10 +159,17 @@ class FunctionalMeanField_ELBO(ELBO):
             with torch.no_grad():
                 _LogJoint(self._sites, self._sampled, model, args, kwargs)(self._sites.draw())
 
-    def _correction(self, draws: Draws, priors: DrawnPriors | None) -> Tensor | float:
+    def _shared_priors(self, args: Any, kwargs: Any) -> DrawnPriors:
+        """Priors that all particles share, of the sites whose priors the correction depends on.
+
+        :raises ValueError: if each particle has its own.
+        """
+        return {}
+
+    def _correction(self, draws: Draws, priors: DrawnPriors) -> Tensor | float:
         """What the draws add to the loss besides, shape ``(*batch)``.
 
-        :param priors: of the sites, given the draws; None where they were not seen.
+        :param priors: of the sites, given the draws.
         """
         return 0.0
 
@@ -188,23 +210,30 @@ class FunctionalSymmetrized_ELBO(FunctionalMeanField_ELBO):
     ) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
         self._traced = TraceSymmetrized_ELBO(symmetry=symmetry, estimator=estimator)
-        self._log_ratios: list[LogRatio] = []
+        self._corrections: list[_Correction] = []
+        self._priors: PriorReader | None = None
 
     def _settle(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         base = self._auto_normal(guide.base if isinstance(guide, AutoSymmetrized) else guide)
-        self._log_ratios = self._traced.log_ratios(model, guide, args, kwargs)
-        priors = guide.priors if isinstance(guide, AutoSymmetrized) else self._traced.priors
-        if self.vectorize_particles and priors is not None and not priors.are_constant:
+        log_ratios = self._traced.log_ratios(model, guide, args, kwargs)
+        self._corrections = [_Correction.like(log_ratio) for log_ratio in log_ratios]
+        self._priors = guide.priors if isinstance(guide, AutoSymmetrized) else self._traced.priors
+        self._sampled = frozenset().union(*(each.rescaled for each in self._corrections))
+        self._prepare(base, model, args, kwargs)
+
+    def _shared_priors(self, args: Any, kwargs: Any) -> DrawnPriors:
+        if self._priors is None or not self._priors.sites:
+            return {}
+        if not self._priors.are_constant:
             raise ValueError(
                 "the priors of rescaled sites depend on other sites or parameters, so that each "
                 "particle has its own: leave out vectorize_particles=True"
             )
-        rescaled = (ratio.density.priors for ratio in self._log_ratios)
-        self._sampled = frozenset(s for each in rescaled if each is not None for s in each.sites)
-        self._prepare(base, model, args, kwargs)
+        priors = self._priors({}, args, kwargs)
+        return {} if priors is None else priors.sites
 
-    def _correction(self, draws: Draws, priors: DrawnPriors | None) -> Tensor | float:
-        return sum(_log_ratio(draws, settled, priors) for settled in self._log_ratios)
+    def _correction(self, draws: Draws, priors: DrawnPriors) -> Tensor | float:
+        return sum(correction(draws, priors) for correction in self._corrections)
 
 
 class _Terms(NamedTuple):
@@ -300,22 +329,41 @@ class _LogJoint:
         return log_density
 
 
-def _log_ratio(draws: Draws, settled: LogRatio, priors: DrawnPriors | None) -> Tensor:
-    """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
+class _Correction(NamedTuple):
+    """What a symmetrized guide is corrected by.
 
-    :param settled: that of an earlier draw.
-    :param priors: of the sites, where they may have changed since.
+    Attributes:
+        symmetry: the group.
+        estimator: what estimates.
+        rescaled: sites that are rescaled.
     """
-    symmetry, rescaled = settled.density.symmetry, settled.density.priors
-    if rescaled is not None and priors is not None:
-        rescaled = Priors({site: elementwise(priors[site]) for site in rescaled.sites})
-    nodes = {
-        unconstrained_node(site): {
-            "fn": Normal(draws[site].loc, draws[site].scale, validate_args=False),
-            "value": draws[site].unconstrained,
+
+    symmetry: SymmetryGroup
+    estimator: Estimator
+    rescaled: frozenset[str]
+
+    @classmethod
+    def like(cls, log_ratio: LogRatio) -> _Correction:
+        """As in a trace of the guide."""
+        density, priors = log_ratio.density, log_ratio.density.priors
+        rescaled = frozenset(() if priors is None else priors.sites)
+        return cls(density.symmetry, log_ratio.estimator, rescaled)
+
+    def __call__(self, draws: Draws, priors: DrawnPriors) -> Tensor:
+        """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
+
+        :param priors: of the rescaled sites, given the draws.
+        """
+        nodes = {
+            unconstrained_node(site): {
+                "fn": Normal(draws[site].loc, draws[site].scale, validate_args=False),
+                "value": draws[site].unconstrained,
+            }
+            for site in self.symmetry.sites
         }
-        for site in symmetry.sites
-    }
-    density = replace(read_density(nodes, symmetry), priors=rescaled)
-    dtype = draws[symmetry.sites[0]].loc.dtype
-    return log_ratio_of(density, settled.estimator).to(dtype)
+        density = read_density(nodes, self.symmetry)
+        if self.rescaled:
+            under = Priors({site: elementwise(priors[site]) for site in self.rescaled})
+            density = replace(density, priors=under)
+        dtype = draws[self.symmetry.sites[0]].loc.dtype
+        return log_ratio_of(density, self.estimator).to(dtype)

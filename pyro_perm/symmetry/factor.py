@@ -202,7 +202,7 @@ class Motion(NamedTuple):
 
 def commute(first: Factor, axis: Axis, second: Factor, other: Axis, length: int) -> bool:
     """Whether two groups along two axes of one site commute, whatever their elements."""
-    if axis.dim != other.dim:
+    if axis.dim != other.dim or axis.is_disjoint_from(other, length):
         return True
     # An entry of the result tells by its size, and its sign, where it comes from.
     probe = 1 + torch.arange(length, dtype=torch.float64, device="cpu") / (length + 1)

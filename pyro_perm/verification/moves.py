@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from pyro_perm.symmetry.actions.scale import Scale
@@ -85,10 +86,26 @@ def rescalings(group: SymmetryGroup) -> Iterator[Move]:
 
 def apply_all(moves: Iterable[Move], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What several moves make of some values, one after the other."""
-    moved = dict(values)
+    acting: dict[str, list[tuple[Motion, Axis]]] = {}
     for move in moves:
-        moved.update(move.apply(moved))
-    return moved
+        for site, axis in move.axes:
+            acting.setdefault(site, []).append((move.motion, axis))
+    return {**values, **{site: _move(values[site], each) for site, each in acting.items()}}
+
+
+def _move(value: Tensor, acting: list[tuple[Motion, Axis]]) -> Tensor:
+    """A site's value after several motions; where all permute, one selection a dimension."""
+    if any(motion.parts for motion, _ in acting):
+        for motion, axis in acting:
+            value = motion.apply(value, axis, value.dim())
+        return value
+    by_dim: dict[int, Tensor] = {}
+    for motion, axis in acting:
+        sources = by_dim.get(axis.dim, torch.arange(value.shape[axis.dim], device=value.device))
+        by_dim[axis.dim] = motion.apply(sources, replace(axis, dim=-1), rank=1)
+    for dim, sources in by_dim.items():
+        value = value.index_select(dim, sources)
+    return value
 
 
 def _axes_of(action: UnitAction, factor: Factor) -> SiteAxes:

@@ -1,5 +1,9 @@
 """Smoke runs of the short benchmarks: they write their files, and do not repeat themselves."""
 
+import sys
+from collections import Counter
+from pathlib import Path
+
 import cold_posterior
 import device
 import mnist
@@ -9,7 +13,10 @@ import pytest
 import recipes
 import torch
 from recipe_table import convergence
-from results_store import Store
+from results_store import Run, Store
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+import results_devices
 
 
 def test_pruning(tmp_path, monkeypatch):
@@ -102,10 +109,28 @@ def test_a_recipes_cache_that_is_further_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_device(capsys):
-    device.main(["--quick", "--steps", "1"])
+def test_device(capsys, tmp_path):
+    device.main(["--quick", "--steps", "1", "--results", str(tmp_path)])
     first, _, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("cpu") or torch.accelerator.is_available()
     assert [row.strip() for row in rows if not row.startswith("  ")] == list(device.QUICK)
     steps_a_second = [float(row[28:38]) for row in rows if row.startswith("  ")]
     assert len(steps_a_second) == 5 and min(steps_a_second) > 0
+    found = [r["scores"]["steps_per_second"] for r in Store(tmp_path).records("device")]
+    assert sorted(found) == pytest.approx(sorted(steps_a_second), abs=0.05)
+
+
+def test_the_table_of_devices(tmp_path):
+    store, plain = Store(tmp_path), device.Measured(0.004, 80.0, Counter("ab"))
+    for method, found in {
+        "AutoNormal": plain,
+        "permutations": device.Measured(0.005, 93.0, Counter("aab")),
+    }.items():
+        for checks in ("checked", "unchecked"):
+            run = Run("device", "Some Card: 784-400-10", f"{method}, {checks}", 0)
+            store.save(run, {}, device.scores(found, plain))
+    page = results_devices.devices(store)
+    assert "| 784-400-10 | AutoNormal | 250 | 250 |  | 80 | 2 |" in page
+    assert "| 784-400-10 | permutations | 200 | 200 | 1.0 | 93 | 3 |" in page
+    assert page.index("AutoNormal |") < page.index("permutations |")
+    assert "Some Card" in page

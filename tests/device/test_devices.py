@@ -24,13 +24,6 @@ BOTH_SIDES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def device():
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no accelerator that has double precision")
-    return torch.device("cuda")
-
-
 def on(device, density):
     """The density, with leaves of its own on a device."""
     values, locs, scales = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_perm.program import _torch_internals as internals
 
@@ -103,3 +104,28 @@ def test_sparse_tensors_are_made_of_dense_ones(convert: Any) -> None:
     assert all(part.layout == torch.strided for part in parts)
     assert any(part.flatten().tolist() == [1.0, 2.0, 3.0] for part in parts)
     assert internals.sparse_parts(torch.ones(2)) == []
+
+
+def test_autograd_records_inside_of_an_operator() -> None:
+    @torch.library.custom_op("pyro_perm_test::slope", mutates_args=())
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        with internals.autograd_in_operators():
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(leaf.square().sum(), leaf)[0]
+
+    for requires_grad in (False, True):
+        x = torch.ones(2, requires_grad=requires_grad)
+        assert slope(x).tolist() == [2.0, 2.0]
+        assert not x.detach().square().requires_grad  # Afterwards all is as before.
+
+
+def test_tensors_without_contents_are_told_from_others() -> None:
+    def told(x: torch.Tensor) -> list[bool]:
+        found = [internals.has_no_contents(x)]
+        torch.func.vmap(lambda row: (found.append(internals.has_no_contents(row)), row)[1])(x)
+        return found
+
+    x = torch.ones(2, 3)
+    assert told(x) == [False, False]
+    with FakeTensorMode() as mode:
+        assert told(mode.from_tensor(x)) == [True, True]

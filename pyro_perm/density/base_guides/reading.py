@@ -127,7 +127,7 @@ def _without_plates(tensor: Tensor, rank: int, padding: int) -> Tensor:
 
     Nor does the result track its provenance, which the estimators' arithmetic would lose.
     """
-    if isinstance(tensor, ProvenanceTensor):
+    if type(tensor) is ProvenanceTensor:  # Not isinstance, which is slow: this is every step.
         tensor = detach_provenance(tensor)
     batch = tensor.dim() - rank
     for _ in range(min(padding, batch)):

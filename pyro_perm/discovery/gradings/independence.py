@@ -10,7 +10,7 @@ import torch
 
 from pyro_perm.discovery.gradings.dataflow import Sites
 from pyro_perm.discovery.gradings.linear_equations import Equations, Field, LinearForm
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 from pyro_perm.symmetry.axis import Axis
 
 Shapes = Mapping[str, tuple[int, ...]]

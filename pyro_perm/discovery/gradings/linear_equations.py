@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import permutations
 
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 
 LinearForm = tuple[Fraction, ...]
 

@@ -12,7 +12,7 @@ from pyro_perm.discovery.gradings.independence import Shapes, dependent_groups
 from pyro_perm.discovery.gradings.linear_equations import sparse_basis
 from pyro_perm.discovery.gradings.rules import SIGNS
 from pyro_perm.discovery.gradings.single_units import single_unit_groups, sites_of_single_units
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 from pyro_perm.discovery.recording.log_joint import LogJoint
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import unwrapped

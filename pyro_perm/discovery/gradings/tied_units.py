@@ -12,10 +12,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pyro_perm.discovery.gradings.rules import SCALES
-from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, Reason, axis_of_size, freeze
+from pyro_perm.discovery.permutations.algebra import freeze
 from pyro_perm.discovery.permutations.classes import colour_classes
+from pyro_perm.discovery.permutations.expressions import Atom, AxisExpr, Reason, axis_of_size
 from pyro_perm.discovery.permutations.interpreter import Interpreter
-from pyro_perm.discovery.permutations.structured_axes import free_atoms, sites_along
+from pyro_perm.discovery.permutations.structured_axes import (
+    AxesOfSites,
+    sites_along,
+    sites_of_free_atoms,
+)
 from pyro_perm.discovery.recording.graph import Node
 from pyro_perm.discovery.recording.log_joint import LogJoint
 from pyro_perm.symmetry.axis import Axis
@@ -26,12 +31,12 @@ class TiedUnits:
     """Units that the likelihood ties together.
 
     Attributes:
-        axes: site -> its axes.
+        axes: site -> its axes, of the sites with such units.
         atom: the units, along these axes.
         classes: units that are multiplied by the same, for each class.
     """
 
-    axes: dict[str, tuple[AxisExpr, ...]]
+    axes: AxesOfSites
     atom: Atom
     classes: list[Tensor]
 
@@ -53,10 +58,10 @@ def units_of_likelihood(joint: LogJoint) -> Iterator[TiedUnits]:
         replace(constant, content=SCALES.degrees_of(constant.content))
         for constant in interpreter.constants
     ]
-    for atom in free_atoms(axes):
+    for atom, its_sites in sites_of_free_atoms(axes).items():
         labels, _ = colour_classes(atom, constants)
         classes = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
-        yield TiedUnits(axes, atom, classes)
+        yield TiedUnits(its_sites, atom, classes)
 
 
 class _Unfrozen(Interpreter):

@@ -10,7 +10,7 @@ from functools import cached_property
 from pyro_perm.discovery.gradings.dataflow import Demands, GradedJoint, Sites, Unknown
 from pyro_perm.discovery.gradings.linear_equations import LinearForm, sparse_basis, unit_form
 from pyro_perm.discovery.gradings.rules import SCALES
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 from pyro_perm.discovery.recording.graph import Graph, Node
 from pyro_perm.discovery.recording.log_joint import LogJoint
 

@@ -1,14 +1,4 @@
-"""The algebra of tensor axes: what may be permuted along each dimension of each tensor.
-
-The coordinates of a dimension are described by an expression::
-
-    axis  =  atom                    n coordinates that a group S_n may permute
-          |  axis * axis * ...       a product: the row-major flattening of several axes
-          |  axis + axis + ...       a sum: segments laid end to end
-
-``UNIT`` is the axis of a single coordinate, the empty product. Give every atom a permutation of
-its coordinates; then an expression *denotes* a permutation of its own coordinates
-(:func:`denotation`): products act factor by factor, sums segment by segment.
+"""The algebra of tensor axes: tying, cutting and freezing them.
 
 An operation of the model constrains its axes. Adding two tensors, say, makes sense under a
 permutation only if both are permuted alike, so their axes are *tied* (:func:`tie`). Tying makes two
@@ -16,173 +6,38 @@ expressions denote the same permutation, whatever the atoms' permutations are. I
 the group: an atom is merged with another, *refined* into a product or a sum of smaller atoms
 (``S_12`` shrinks to ``S_3 x S_4`` when the axis is viewed as ``3 * 4``), or *frozen* to the
 identity with a reason. Where two layouts have no common refinement, both are frozen.
-
-Sizes strictly decrease from an atom to the atoms of its refinement, so every refinement ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from math import prod
+from collections import Counter
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why an axis is not permuted.
-
-    Attributes:
-        text: the cause, to be read after "is fixed:".
-        source: the model's source line where the cause met the axis.
-    """
-
-    text: str
-    source: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.source})" if self.source else self.text
-
-    def seen_at(self, source: str | None) -> Reason:
-        """The same cause, located where it spread to another axis if it has no place of its own."""
-        return self if self.source else replace(self, source=source)
-
-
-class Atom:
-    """Coordinates that are permuted together; compared by identity.
-
-    Attributes:
-        size: how many coordinates there are, at least 2.
-        refinement: what the atom turned out to be, once it is tied or split.
-        frozen: why the atom is not permuted, once that is known.
-        cause: why the atom was refined.
-    """
-
-    __slots__ = ("cause", "frozen", "refinement", "size")
-
-    def __init__(self, size: int, frozen: Reason | None = None) -> None:
-        self.size = size
-        self.frozen = frozen
-        self.refinement: AxisExpr | None = None
-        self.cause: Reason | None = None
-
-    def __repr__(self) -> str:
-        return f"{'frozen' if self.frozen else 'atom'}{self.size}@{id(self) % 10007}"
-
-
-@dataclass(frozen=True)
-class Product:
-    """Row-major flattening of several axes; the empty product is one coordinate."""
-
-    factors: tuple[AxisExpr, ...]
-
-
-@dataclass(frozen=True)
-class Sum:
-    """Segments laid end to end; the empty sum has no coordinate.
-
-    Attributes:
-        segments: the segments.
-        cause: why they had to be told apart, if they were one axis before.
-    """
-
-    segments: tuple[AxisExpr, ...]
-    cause: Reason | None = field(default=None, compare=False)
-
-
-AxisExpr = Atom | Product | Sum
-
-UNIT = Product(())
-EMPTY = Sum(())
+from pyro_perm.discovery.permutations.expressions import (
+    EMPTY,
+    UNIT,
+    Atom,
+    AxisExpr,
+    Product,
+    Rearrangement,
+    Reason,
+    Sum,
+    atoms_of,
+    axis_of_size,
+    inverse,
+    is_frozen,
+    places_of_digits,
+    product_of,
+    rearranged,
+    resolve,
+    size_of,
+    sum_of,
+    sum_within,
+)
 
 
 class IncompatibleLayoutError(Exception):
     """Two axes of equal length have no common refinement."""
-
-
-def axis_of_size(size: int, frozen: Reason | None = None) -> AxisExpr:
-    """A new axis that nothing constrains yet, or that is frozen for a reason."""
-    if size == 0:
-        return EMPTY
-    return UNIT if size == 1 else Atom(size, frozen)
-
-
-def product_of(factors: Iterable[AxisExpr]) -> AxisExpr:
-    """The product in normal form: flat, without units."""
-    flat: list[AxisExpr] = []
-    for factor in factors:
-        flat.extend(factor.factors if isinstance(factor, Product) else [factor])
-    if EMPTY in flat:
-        return EMPTY
-    return flat[0] if len(flat) == 1 else Product(tuple(flat))
-
-
-def sum_of(segments: Iterable[AxisExpr], cause: Reason | None = None) -> AxisExpr:
-    """The sum in normal form: flat, without empty segments."""
-    flat: list[AxisExpr] = []
-    for segment in segments:
-        if isinstance(segment, Sum):
-            flat.extend(segment.segments)
-            cause = cause or segment.cause
-        else:
-            flat.append(segment)
-    return flat[0] if len(flat) == 1 else Sum(tuple(flat), cause)
-
-
-def size_of(axis: AxisExpr) -> int:
-    """Number of coordinates."""
-    if isinstance(axis, Atom):
-        return axis.size
-    if isinstance(axis, Product):
-        return prod(size_of(factor) for factor in axis.factors)
-    return sum(size_of(segment) for segment in axis.segments)
-
-
-def resolve(axis: AxisExpr) -> AxisExpr:
-    """The axis in terms of atoms that are not refined any further."""
-    if isinstance(axis, Atom):
-        target = axis.refinement
-        if target is None:
-            return axis
-        axis.refinement = resolve(target)
-        if isinstance(target, Atom) and target.refinement is not None:
-            axis.cause = target.cause
-        return axis.refinement
-    if isinstance(axis, Product):
-        return product_of(resolve(factor) for factor in axis.factors)
-    return sum_of(map(resolve, axis.segments), axis.cause)
-
-
-def atoms_of(axis: AxisExpr) -> Iterator[Atom]:
-    """The atoms of a resolved axis, from left to right, with repetitions."""
-    if isinstance(axis, Atom):
-        yield axis
-    else:
-        for part in axis.factors if isinstance(axis, Product) else axis.segments:
-            yield from atoms_of(part)
-
-
-def denotation(axis: AxisExpr, permutations: Mapping[Atom, Tensor]) -> Tensor:
-    """The permutation of an axis's coordinates, given permutations of its free atoms.
-
-    :returns: shape ``(size,)``; atoms that are not in the mapping stay where they are.
-    """
-    axis = resolve(axis)
-    if isinstance(axis, Atom):
-        return permutations.get(axis, torch.arange(axis.size, device="cpu"))
-    if isinstance(axis, Product):
-        moved = torch.zeros(1, dtype=torch.long, device="cpu")
-        for factor in axis.factors:
-            inner = denotation(factor, permutations)
-            moved = (moved[:, None] * len(inner) + inner).flatten()
-        return moved
-    parts, offset = [torch.zeros(0, dtype=torch.long, device="cpu")], 0
-    for segment in axis.segments:
-        parts.append(denotation(segment, permutations) + offset)
-        offset += size_of(segment)
-    return torch.cat(parts)
 
 
 def freeze(axis: AxisExpr, why: Reason) -> None:
@@ -190,11 +45,6 @@ def freeze(axis: AxisExpr, why: Reason) -> None:
     for atom in atoms_of(resolve(axis)):
         if atom.frozen is None:
             atom.frozen = why
-
-
-def is_frozen(axis: AxisExpr) -> bool:
-    """Whether no coordinate of the axis is permuted."""
-    return all(atom.frozen is not None for atom in atoms_of(resolve(axis)))
 
 
 def tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
@@ -207,6 +57,19 @@ def tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
     except IncompatibleLayoutError:
         freeze(x, why)
         freeze(y, why)
+
+
+def factor(axis: AxisExpr, sizes: Sequence[int], why: Reason) -> list[AxisExpr]:
+    """Write an axis as a product of factors of given sizes, or freeze it where it is none."""
+    whole, factors = axis, list[AxisExpr]()
+    for size in reversed(sizes):
+        try:
+            axis, right = split_product(axis, size, why)
+        except IncompatibleLayoutError:
+            freeze(whole, why)
+            return [axis_of_size(size, why) for size in sizes]
+        factors.insert(0, right)
+    return factors
 
 
 def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
@@ -224,8 +87,11 @@ def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, Ax
         raise IncompatibleLayoutError
     if isinstance(axis, Atom):
         return _refine_into_product(axis, size // right, right, why)
+    if isinstance(axis, Rearrangement):
+        return _split_rearrangement(axis, right, why)
     if isinstance(axis, Product):
         return _split_factors(axis, right, why)
+    assert isinstance(axis, Sum)
     halves = [split_product(segment, right, why) for segment in axis.segments]
     common = halves[0][1]
     for _, other in halves[1:]:
@@ -235,19 +101,10 @@ def split_product(axis: AxisExpr, right: int, why: Reason) -> tuple[AxisExpr, Ax
 
 def has_factor(axis: AxisExpr, right: int) -> bool:
     """Whether :func:`split_product` can write an axis as ``left * right``."""
-    axis = resolve(axis)
-    size = size_of(axis)
-    if right in (1, size):
-        return True
-    if right == 0 or size % right:
+    try:
+        split_product(_copy(resolve(axis), {}), right, Reason("tried"))
+    except IncompatibleLayoutError:
         return False
-    if isinstance(axis, Sum):
-        return all(has_factor(segment, right) for segment in axis.segments)
-    if isinstance(axis, Product):
-        last, rest = axis.factors[-1], product_of(axis.factors[:-1])
-        length = size_of(last)
-        is_whole = right % length == 0
-        return has_factor(rest, right // length) if is_whole else has_factor(last, right)
     return True
 
 
@@ -261,8 +118,8 @@ def split_sum(axis: AxisExpr, first: int, why: Reason) -> tuple[AxisExpr, AxisEx
         return axis, EMPTY
     if isinstance(axis, Atom):
         return _refine_into_sum(axis, first, size - first, why)
-    if isinstance(axis, Product):
-        return _split_copies(axis, first, why)
+    if not isinstance(axis, Sum):
+        return _divide(axis, [place < first for place in range(size)], why)
     before: list[AxisExpr] = []
     for position, segment in enumerate(axis.segments):
         length = size_of(segment)
@@ -286,18 +143,51 @@ def _tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
             freeze(other, _first_reason(one, _cause_of(one) or why).seen_at(why.source))
             return
     if isinstance(x, Atom):
-        x.refinement, x.cause = y, _cause_of(y) or why
+        _refine(x, y, why)
     elif isinstance(y, Atom):
-        y.refinement, y.cause = x, _cause_of(x) or why
+        _refine(y, x, why)
     elif isinstance(x, Sum):
         _tie_segments(x, y, why)
     elif isinstance(y, Sum):
         _tie_segments(y, x, why)
+    elif isinstance(x, Rearrangement) and not isinstance(x.axis, Product):
+        _tie(x.axis, rearranged(y, inverse(x.places)), why)
+    elif isinstance(y, Rearrangement) and not isinstance(y.axis, Product):
+        _tie(y.axis, rearranged(x, inverse(y.places)), why)
+    elif isinstance(x, Rearrangement) and isinstance(y, Rearrangement):
+        _tie(x.axis, rearranged(y, inverse(x.places)), why)
     else:
-        right = min(size_of(x.factors[-1]), size_of(y.factors[-1]))
+        right = min(size_of(z.factors[-1]) for z in (x, y) if isinstance(z, Product))
         (x_left, x_right), (y_left, y_right) = (split_product(z, right, why) for z in (x, y))
         _tie(x_right, y_right, why)
         _tie(x_left, y_left, why)
+
+
+def _refine(atom: Atom, axis: AxisExpr, why: Reason) -> None:
+    """An atom becomes what it is tied to; if that is itself in another order, cycles of one length.
+
+    What commutes with a permutation moves its cycles as wholes.
+    """
+    if isinstance(axis, Rearrangement) and axis.axis is atom:
+        axis = _movable_cycles(axis.places, why)
+    atom.refinement, atom.cause = axis, _cause_of(axis) or why
+
+
+def _movable_cycles(places: Sequence[int], why: Reason) -> AxisExpr:
+    cycles: list[list[int]] = []
+    unseen = dict.fromkeys(range(len(places)))
+    while unseen:
+        place, cycle = next(iter(unseen)), list[int]()
+        while place in unseen:
+            del unseen[place]
+            cycle.append(place)
+            place = places[place]
+        cycles.append(cycle)
+    cycles.sort(key=len)
+    numbers = Counter(map(len, cycles))
+    within = {length: axis_of_size(length, why) for length in numbers}
+    rows = [product_of([axis_of_size(n), within[length]]) for length, n in numbers.items()]
+    return rearranged(sum_of(rows, why), inverse([place for cycle in cycles for place in cycle]))
 
 
 def _tie_segments(x: Sum, y: AxisExpr, why: Reason) -> None:
@@ -320,20 +210,85 @@ def _split_factors(axis: Product, right: int, why: Reason) -> tuple[AxisExpr, Ax
     return product_of([rest, left]), inner
 
 
-def _split_copies(axis: Product, first: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
-    """``n * R`` is ``R + R + ...``, ``n`` times: split between two copies, or inside one."""
-    outer, copy = axis.factors[0], product_of(axis.factors[1:])
-    whole, inside = divmod(first, size_of(copy))
-    before, after = split_sum(outer, whole, why)
-    if not inside:
-        return product_of([before, copy]), product_of([after, copy])
-    _, after = split_sum(after, 1, why)
-    left, right = split_sum(copy, inside, why)
-    copy = resolve(copy)
-    return (
-        sum_of([product_of([before, copy]), left]),
-        sum_of([right, product_of([after, copy])]),
-    )
+def _split_rearrangement(axis: Rearrangement, right: int, why: Reason) -> tuple[AxisExpr, AxisExpr]:
+    size, inner = len(axis.places), axis.axis
+    if isinstance(inner, Atom):
+        factors = tuple(axis_of_size(n, inner.frozen) for n in (size // right, right))
+        inner.refinement = rearranged(Product(factors), inverse(axis.places))
+        inner.cause = why
+        return factors[0], factors[1]
+    columns = axis.places[1]  # of a matrix that is read by columns
+    rows = size // max(columns, 1)
+    if list(axis.places) != places_of_digits([rows, columns], [1, 0]):
+        raise IncompatibleLayoutError
+    row, column = split_product(inner, columns, why)
+    return split_product(product_of([column, row]), right, why)
+
+
+def _divide(axis: AxisExpr, is_first: Sequence[bool], why: Reason) -> tuple[AxisExpr, AxisExpr]:
+    """An axis of some of the coordinates, and one of the others, in the order that they have."""
+    axis = resolve(axis)
+    if all(is_first):
+        return axis, EMPTY
+    if not any(is_first):
+        return EMPTY, axis
+    if isinstance(axis, Atom):
+        return _refine_into_parts(axis, is_first, why)
+    if isinstance(axis, Sum):
+        return _divide_segments(axis, is_first, why)
+    if isinstance(axis, Product):
+        return _divide_rows(axis, is_first, why)
+    assert isinstance(axis, Rearrangement)
+    inner = [is_first[position] for position in inverse(axis.places)]
+    first, rest = _divide(axis.axis, inner, why)
+    chosen = [place for place, is_in in zip(axis.places, is_first, strict=True) if is_in]
+    others = [place for place, is_in in zip(axis.places, is_first, strict=True) if not is_in]
+    return rearranged(first, _ranks(chosen)), rearranged(rest, _ranks(others))
+
+
+def _order(keys: Sequence[int]) -> list[int]:
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def _ranks(keys: Sequence[int]) -> list[int]:
+    return inverse(_order(keys))
+
+
+def _divide_segments(axis: Sum, is_first: Sequence[bool], why: Reason) -> tuple[AxisExpr, AxisExpr]:
+    parts, start = [], 0
+    for segment in axis.segments:
+        stop = start + size_of(segment)
+        parts.append(_divide(segment, is_first[start:stop], why))
+        start = stop
+    first, rest = zip(*parts, strict=True)
+    return sum_of(first, axis.cause), sum_of(rest, axis.cause)
+
+
+def _divide_rows(axis: Product, is_first: Sequence[bool], why: Reason) -> tuple[AxisExpr, AxisExpr]:
+    """``n * R`` is ``n`` rows: those alike are divided alike, and told apart from the others."""
+    outer, row = axis.factors[0], product_of(axis.factors[1:])
+    num, length = size_of(outer), size_of(row)
+    patterns = [tuple(is_first[i * length : (i + 1) * length]) for i in range(num)]
+    kinds = dict.fromkeys(patterns)
+    rows = {}
+    left, remaining = outer, list(range(num))
+    for kind in kinds:
+        rows[kind], left = _divide(left, [patterns[i] == kind for i in remaining], why)
+        remaining = [i for i in remaining if patterns[i] != kind]
+    divided = {kind: _divide(row, kind, why) for kind in kinds}
+    halves = []
+    for half, wanted in enumerate((True, False)):
+        keys = [
+            i * length + j
+            for kind in kinds
+            for i in range(num)
+            if patterns[i] == kind
+            for j in range(length)
+            if kind[j] == wanted
+        ]
+        parts = [product_of([rows[kind], divided[kind][half]]) for kind in kinds]
+        halves.append(rearranged(sum_of(parts), _order(keys)))
+    return halves[0], halves[1]
 
 
 def _refine_into_product(
@@ -350,29 +305,33 @@ def _refine_into_sum(atom: Atom, first: int, rest: int, why: Reason) -> tuple[Ax
     return segments
 
 
+def _refine_into_parts(
+    atom: Atom, is_first: Sequence[bool], why: Reason
+) -> tuple[AxisExpr, AxisExpr]:
+    number = sum(is_first)
+    parts = axis_of_size(number, atom.frozen), axis_of_size(atom.size - number, atom.frozen)
+    order = sorted(range(atom.size), key=lambda place: not is_first[place])
+    atom.refinement, atom.cause = rearranged(Sum(parts, why), inverse(order)), why
+    return parts
+
+
+def _copy(axis: AxisExpr, copies: dict[Atom, Atom]) -> AxisExpr:
+    """The same axis of other atoms."""
+    if isinstance(axis, Atom):
+        return copies.setdefault(axis, Atom(axis.size, axis.frozen))
+    if isinstance(axis, Rearrangement):
+        return Rearrangement(_copy(axis.axis, copies), axis.places)
+    if isinstance(axis, Product):
+        return Product(tuple(_copy(factor, copies) for factor in axis.factors))
+    assert isinstance(axis, Sum)
+    return Sum(tuple(_copy(segment, copies) for segment in axis.segments), axis.cause)
+
+
 def _cause_of(axis: AxisExpr) -> Reason | None:
-    return axis.cause if isinstance(axis, Sum) else None
+    inner = sum_within(axis)
+    return inner.cause if inner else None
 
 
 def _first_reason(axis: AxisExpr, default: Reason) -> Reason:
     reasons = (atom.frozen for atom in atoms_of(axis) if atom.frozen is not None)
     return next(reasons, default)
-
-
-def why_fixed(axis: AxisExpr) -> Reason | None:
-    """Why an axis, or part of it, is not permuted: an atom was frozen, or one unit cut off."""
-    cause: Reason | None = None
-    seen: list[AxisExpr] = [axis]
-    while seen:
-        part = seen.pop(0)
-        if isinstance(part, Product):
-            seen.extend(part.factors)
-        elif isinstance(part, Sum):
-            seen.extend(part.segments)
-        elif part.frozen is not None:
-            return part.frozen
-        elif part.refinement is not None:
-            seen.append(part.refinement)
-            if isinstance(part.refinement, Sum) and UNIT in part.refinement.segments:
-                cause = cause or part.cause
-    return cause

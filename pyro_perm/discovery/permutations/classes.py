@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import Atom, atoms_of, denotation, resolve
+from pyro_perm.discovery.permutations.expressions import Atom, atoms_of, denotation, resolve
 from pyro_perm.discovery.permutations.interpreter import Constant
 
 

@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import (
-    AxisExpr,
-    Reason,
-    axis_of_size,
-    freeze,
-    size_of,
-    tie,
-)
+from pyro_perm.discovery.permutations.algebra import freeze, tie
+from pyro_perm.discovery.permutations.digits import settled
+from pyro_perm.discovery.permutations.expressions import AxisExpr, Reason, axis_of_size, size_of
 from pyro_perm.discovery.permutations.rules import AxisRules, rule_for
-from pyro_perm.discovery.permutations.rules.table import AxisTensor
+from pyro_perm.discovery.permutations.rules.table import AxisRule, AxisTensor, needs_products
 from pyro_perm.discovery.recording.graph import Call, Graph, Node
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
 
@@ -73,10 +68,13 @@ class Interpreter:
         operation = call.name.replace("::", ".")
         shapes = tuple(node.shape for node in call.outputs)
         rules = AxisRules(operation, call.source, shapes, is_used)
+        rule = None if call.blame else rule_for(call)
+        is_settled = rule is None or needs_products(rule)
         arguments = tree_map(
-            lambda leaf: self._tensor(leaf) if isinstance(leaf, Node) else leaf, call.arguments
+            lambda leaf: self._tensor(leaf, is_settled) if isinstance(leaf, Node) else leaf,
+            call.arguments,
         )
-        results = None if call.blame else _apply_rule(call, rules, arguments)
+        results = _apply_rule(rule, call, rules, arguments)
         for tensor in tree_leaves(arguments):
             if isinstance(tensor, AxisTensor) and tensor not in rules.names:
                 self._add_constant(tensor, call.source)
@@ -90,8 +88,11 @@ class Interpreter:
             if not node.fixed:
                 self._axes[id(node)] = tuple(axes)
 
-    def _tensor(self, node: Node) -> AxisTensor:
-        return AxisTensor(self.axes(node), node.is_mask, node.content)
+    def _tensor(self, node: Node, is_settled: bool) -> AxisTensor:
+        axes = self.axes(node)
+        if is_settled or node.content is not None:
+            axes = tuple(map(settled, axes))
+        return AxisTensor(axes, node.is_mask, node.content)
 
     def _add_constant(self, tensor: AxisTensor, source: str | None) -> None:
         if tensor.content is None:
@@ -108,10 +109,9 @@ class Interpreter:
 
 
 def _apply_rule(
-    call: Call, rules: AxisRules, arguments: Sequence[Any]
+    rule: AxisRule | None, call: Call, rules: AxisRules, arguments: Sequence[Any]
 ) -> list[list[AxisExpr]] | None:
     """The axes of a call's outputs, or None if no rule fits."""
-    rule = rule_for(call)
     if rule is None:
         return None
     found = rule(rules, *arguments)

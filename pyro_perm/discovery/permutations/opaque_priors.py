@@ -12,8 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import Atom, AxisExpr, atoms_of, denotation, resolve
 from pyro_perm.discovery.permutations.classes import classes_by_swapping
+from pyro_perm.discovery.permutations.expressions import (
+    Atom,
+    AxisExpr,
+    atoms_of,
+    denotation,
+    resolve,
+)
 from pyro_perm.discovery.permutations.rules import rule_for
 from pyro_perm.discovery.recording.graph import Graph
 from pyro_perm.discovery.recording.log_joint import LogJoint

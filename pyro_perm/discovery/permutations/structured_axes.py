@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import (
+from pyro_perm.discovery.permutations.expressions import (
     Atom,
     AxisExpr,
     Product,
+    Rearrangement,
+    Sum,
     atoms_of,
     resolve,
     size_of,
@@ -20,21 +22,21 @@ from pyro_perm.symmetry.axis import Axis
 AxesOfSites = Mapping[str, Sequence[AxisExpr]]
 
 
-def free_atoms(axes: AxesOfSites) -> list[Atom]:
-    """The atoms along some sites' axes that are not frozen, in order."""
-    atoms = (
-        atom
-        for each in axes.values()
-        for axis in each
-        for atom in atoms_of(resolve(axis))
-        if atom.frozen is None
-    )
-    return list(dict.fromkeys(atoms))
+def sites_of_free_atoms(axes: AxesOfSites) -> dict[Atom, AxesOfSites]:
+    """The atoms that are not frozen, in order, and the sites along whose axes each of them lies."""
+    sites: dict[Atom, dict[str, Sequence[AxisExpr]]] = {}
+    for name, each in axes.items():
+        for axis in each:
+            for atom in atoms_of(resolve(axis)):
+                if atom.frozen is None:
+                    sites.setdefault(atom, {})[name] = each
+    return dict(sites)
 
 
 def sites_along(axes: AxesOfSites, atom: Atom, members: Tensor) -> dict[str, tuple[Axis, ...]]:
     """Every site with some of an atom's units, and the axes that they lie along.
 
+    :param axes: those of the atom's sites; of others nothing is said.
     :param members: the units, shape ``(n,)``.
     """
     along = {
@@ -74,6 +76,10 @@ def _tables(axis: AxisExpr, atom: Atom) -> list[Tensor]:
         return [torch.arange(axis.size, device="cpu").view(1, -1, 1)] if axis is atom else []
     if isinstance(axis, Product):
         return _product_tables(axis, atom)
+    if isinstance(axis, Rearrangement):
+        positions = torch.tensor(axis.places, device="cpu").argsort()
+        return [positions[table] for table in _tables(axis.axis, atom)]
+    assert isinstance(axis, Sum)
     offset, offsets = 0, dict[AxisExpr, list[int]]()
     for segment in axis.segments:
         offsets.setdefault(segment, []).append(offset)

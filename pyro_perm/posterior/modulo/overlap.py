@@ -67,8 +67,7 @@ def unit_overlap(
 def _marginals(density: FactorizedDensity, group: str) -> Tensor:
     factor = density.symmetry.factor(group)
     if not factor.permutes:
-        device = next(iter(density.values.values())).device
-        return torch.eye(factor.size, dtype=torch.float64, device=device)
+        return torch.eye(factor.size, dtype=torch.float64, device=density.device)
     pairs = expected_pairs(density, group, {})
     if pairs.shape[-1] <= _MOST_UNITS_SUMMED:
         return permutation_marginals(pairs)

@@ -15,7 +15,7 @@ from pyro_perm.discovery.gradings.linear_equations import (
     LinearForm,
     sparse_basis,
 )
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 
 NUM_UNKNOWNS = 5
 

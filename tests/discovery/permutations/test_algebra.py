@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_perm.discovery.permutations.algebra import (
+    IncompatibleLayoutError,
+    freeze,
+    has_factor,
+    split_product,
+    split_sum,
+    tie,
+)
+from pyro_perm.discovery.permutations.expressions import (
     EMPTY,
     UNIT,
     Atom,
     AxisExpr,
-    IncompatibleLayoutError,
     Reason,
     atoms_of,
     axis_of_size,
     denotation,
-    freeze,
-    has_factor,
+    inverse,
     is_frozen,
+    places_of_digits,
     product_of,
+    rearranged,
     resolve,
     size_of,
-    split_product,
-    split_sum,
     sum_of,
-    tie,
     why_fixed,
 )
 from pyro_perm.discovery.permutations.structured_axes import axes_along
@@ -37,9 +45,13 @@ WHY = Reason("a test", "test_axes.py:1")
 
 
 def random_axis(size: int, choose: random.Random, depth: int = 3) -> AxisExpr:
-    """An axis built from atoms, products, sums and repeated segments."""
+    """An axis built from atoms, products, sums, repeated segments and rearrangements."""
     divisors = [d for d in range(2, size) if size % d == 0]
-    kind = choose.choice(["atom", "product", "sum", "repeated"]) if depth and size > 1 else "atom"
+    kinds = ["atom", "product", "sum", "repeated", "shuffled", "in any order"]
+    kind = choose.choice(kinds) if depth and size > 1 else "atom"
+    if kind == "in any order":
+        places = choose.sample(range(size), size)
+        return rearranged(random_axis(size, choose, depth - 1), places)
     if kind == "sum":
         first = choose.randrange(1, size)
         sizes = [first, size - first]
@@ -47,6 +59,9 @@ def random_axis(size: int, choose: random.Random, depth: int = 3) -> AxisExpr:
     if kind == "atom" or not divisors:
         return axis_of_size(size)
     d = choose.choice(divisors)
+    if kind == "shuffled":
+        places = places_of_digits([d, size // d], [1, 0])
+        return rearranged(random_axis(size, choose, depth - 1), places)
     if kind == "product":
         return product_of(random_axis(n, choose, depth - 1) for n in (d, size // d))
     return sum_of([random_axis(d, choose, depth - 1)] * (size // d))
@@ -123,10 +138,10 @@ def test_an_axis_has_a_factor_if_it_can_be_split(seed: int, right: int) -> None:
 def test_tying_is_idempotent(pair: tuple[AxisExpr, AxisExpr]) -> None:
     x, y = pair
     tie(x, y, WHY)
-    before = resolve(x), resolve(y)
+    before = free_atoms(x, y)
     tie(x, y, WHY)
     tie(y, x, WHY)
-    assert (resolve(x), resolve(y)) == before
+    assert free_atoms(x, y) == before
 
 
 @laws
@@ -219,6 +234,70 @@ def test_structured_axes_move_coordinates_as_the_denotation(axis: AxisExpr) -> N
         for along in axes_along(axis, atom, torch.arange(atom.size), -1):
             moved = moved[along.gather_index(permutation, length)]
         assert torch.equal(moved, denotation(axis, {atom: permutation}))
+
+
+@laws
+@given(AXES, st.data())
+def test_a_rearrangement_moves_the_same_coordinates(axis: AxisExpr, data: st.DataObject) -> None:
+    places = data.draw(st.permutations(range(size_of(axis))))
+    permutations = random_permutations(axis)
+    content = denotation(axis, permutations)  # of a tensor that counts its coordinates
+    moved = denotation(rearranged(axis, places), permutations)
+    assert torch.equal(torch.tensor(places)[moved], content[places])
+
+
+@laws
+@given(AXES, st.data())
+def test_rearranging_back_is_the_same_axis(axis: AxisExpr, data: st.DataObject) -> None:
+    places = data.draw(st.permutations(range(size_of(axis))))
+    axis = resolve(axis)
+    assert rearranged(rearranged(axis, places), inverse(places)) == axis
+
+
+@laws
+@given(st.integers(1, 12).flatmap(lambda n: st.permutations(range(n))))
+def test_what_is_tied_to_its_own_rearrangement_moves_whole_cycles(places: list[int]) -> None:
+    axis = axis_of_size(len(places))
+    tie(axis, rearranged(axis, places), WHY)
+    permutations = random_permutations(axis)
+    moved = denotation(axis, permutations)
+    assert torch.equal(moved[torch.tensor(places)], torch.tensor(places)[moved])
+    lengths = Counter(len(cycle) for cycle in cycles_of(places))
+    assert log_order(axis) == pytest.approx(sum(math.lgamma(n + 1) for n in lengths.values()))
+
+
+def cycles_of(places: list[int]) -> set[frozenset[int]]:
+    def cycle(start: int) -> Iterator[int]:
+        place = start
+        while True:
+            yield place
+            place = places[place]
+            if place == start:
+                return
+
+    return {frozenset(cycle(start)) for start in range(len(places))}
+
+
+def test_shuffled_atoms_are_cut_where_they_lie() -> None:
+    first, second = axis_of_size(6), axis_of_size(6)
+    shuffled = rearranged(sum_of([first, second]), places_of_digits([2, 6], [1, 0]))
+    left, right = split_sum(shuffled, 6, WHY)
+    assert [atom.size for atom in free_atoms(first, second)] == [3, 3, 3, 3]
+    tie(left, axis_of_size(6), WHY)
+    tie(right, axis_of_size(6), WHY)
+    assert log_order(first, second) == 4 * math.lgamma(4)
+
+
+def test_shuffles_of_whole_groups_are_products() -> None:
+    group, member = axis_of_size(3), axis_of_size(4)
+    shuffled = rearranged(product_of([group, member]), places_of_digits([3, 4], [1, 0]))
+    assert shuffled == product_of([member, group])
+    channels = axis_of_size(12)
+    outer, inner = split_product(
+        rearranged(channels, places_of_digits([3, 4], [1, 0])), 6, WHY
+    )  # any atom can be of two rows, wherever they are
+    assert [atom.size for atom in free_atoms(channels)] == [2, 6]
+    assert free_atoms(outer, inner) == free_atoms(channels)
 
 
 def test_normal_forms() -> None:

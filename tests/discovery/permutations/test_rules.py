@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from rule_analysis import Analysis, Operation, tensors
 from torch import Tensor
 
-from pyro_perm.discovery.permutations.algebra import Atom, atoms_of, denotation, resolve
-from pyro_perm.discovery.permutations.classes import colour_classes
-from pyro_perm.discovery.permutations.interpreter import Interpreter
-from pyro_perm.discovery.recording.graph import Node
-from pyro_perm.discovery.recording.recorder import Recorder
+from pyro_perm.discovery.permutations.expressions import atoms_of, resolve
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")
@@ -24,7 +21,6 @@ pytestmark = [
     )
 ]
 
-Operation = Callable[..., Any]
 IN_ORDER, REVERSED = torch.arange(4), torch.arange(4).flip(0)
 TWICE = torch.tensor([0, 2, 2, 0])
 
@@ -132,6 +128,15 @@ OPERATIONS: dict[str, tuple[Operation, list[tuple[int, ...]]]] = {
     "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), [(2, 12, 2, 3)]),
     "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 2), [(2, 3, 4, 6)]),
     "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), [(2, 6, 2, 2)]),
+    "flip": (lambda x, y: x.flip(0, 1) + y, [(3, 4), (4,)]),
+    "roll": (lambda x, y: x.roll((1, -1), (0, 1)) + y, [(3, 4), (4,)]),
+    "roll of all entries": (lambda x, y: x.roll(5) @ y, [(3, 4), (4, 2)]),
+    "an order of columns": (lambda x, y: x[:, [2, 0, -1, 1]] + y, [(3, 4), (4,)]),
+    "an order of rows": (
+        lambda x, y: x.index_select(0, torch.tensor([2, 0, 1])) @ y,
+        [(3, 4), (4, 2)],
+    ),
+    "norm of all entries": (lambda x: torch.norm(x) + torch.ops.aten.norm.Scalar(x, 3), [(3, 4)]),
     "unfold": (lambda x: F.unfold(x, 2), [(2, 3, 4, 4)]),
     "fold": (lambda x: F.fold(x, (3, 3), 2), [(2, 12, 4)]),
     "embedding_bag": (
@@ -180,55 +185,6 @@ def _written(x: Tensor, write: Callable[[Tensor], Any]) -> Tensor:
     h = x * 1.0
     write(h)
     return h
-
-
-class Analysis:
-    """The axes of an operation's arguments and results.
-
-    :param operation: the operation.
-    :param arguments: its arguments, which are taken for latent values.
-    """
-
-    def __init__(self, operation: Operation, arguments: list[Tensor]) -> None:
-        recorder = Recorder()
-        nodes = [recorder.add_latent(x, f"x{k}") for k, x in enumerate(arguments)]
-        with torch.no_grad(), recorder:
-            results = tensors(operation(*arguments))
-            outputs = [recorder.node(result) for result in results]
-        self.interpreter = Interpreter(recorder.graph)
-        self.interpreter.run(outputs)
-        self.arguments, self.results = nodes, outputs
-        self.atoms = list(
-            dict.fromkeys(
-                atom
-                for node in (*nodes, *outputs)
-                for axis in self.interpreter.axes(node)
-                for atom in atoms_of(resolve(axis))
-                if atom.frozen is None
-            )
-        )
-
-    def permutations(self) -> dict[Atom, Tensor]:
-        """A random permutation of each atom's units, within the classes of its constants."""
-        return {atom: self._within_classes(atom) for atom in self.atoms}
-
-    def move(self, node: Node, value: Tensor, permutations: dict[Atom, Tensor]) -> Tensor:
-        """A tensor, permuted along its axes."""
-        for dim, axis in enumerate(self.interpreter.axes(node)):
-            value = value.index_select(dim, denotation(axis, permutations))
-        return value
-
-    def _within_classes(self, atom: Atom) -> Tensor:
-        labels, _ = colour_classes(atom, self.interpreter.constants)
-        moved = torch.arange(atom.size)
-        for label in labels.unique():
-            members = (labels == label).nonzero().squeeze(1)
-            moved[members] = members[torch.randperm(len(members))]
-        return moved
-
-
-def tensors(result: Any) -> list[Tensor]:
-    return list(result) if isinstance(result, tuple | list) else [result]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_perm.discovery.gradings.degrees import ANY, INVARIANT, DegreeTable
 from pyro_perm.discovery.gradings.linear_equations import Equations, Field
-from pyro_perm.discovery.permutations.algebra import Reason
+from pyro_perm.discovery.permutations.expressions import Reason
 from pyro_perm.discovery.recording.graph import Call
 from pyro_perm.program._torch_internals import writes
 

@@ -6,11 +6,21 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT, AxisExpr, product_of, size_of, sum_of
+from pyro_perm.discovery.permutations.digits import stack_along
+from pyro_perm.discovery.permutations.expressions import (
+    UNIT,
+    AxisExpr,
+    is_frozen,
+    product_of,
+    resolve,
+    size_of,
+    sum_of,
+)
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
+    moves_entries,
     register_axis_rule,
 )
 from pyro_perm.program._torch_internals import operators
@@ -21,6 +31,7 @@ aten = torch.ops.aten
 @register_axis_rule(
     *(aten.view.default, aten.reshape, aten.view_copy), *operators("_unsafe_view", "_reshape_alias")
 )
+@moves_entries
 def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> Axes:
     """Row-major reshape: runs of dimensions with equal products are flattened, then unflattened."""
     total = size_of(product_of(tensor))
@@ -36,7 +47,7 @@ def view(rules: AxisRules, tensor: AxisTensor, shape: list[int], *rest: Any) -> 
                 run_old.append(old.pop(0))
             else:
                 run_new.append(new.pop(0))
-        result += rules.factors(product_of(run_old), run_new)
+        result += rules.unflatten(rules.flatten(run_old), run_new)
     return result
 
 
@@ -57,18 +68,21 @@ def as_strided(
 
 
 @register_axis_rule(aten.permute)
+@moves_entries
 def permute(rules: AxisRules, tensor: AxisTensor, dims: list[int]) -> Axes:
     """Reorder dimensions."""
     return [tensor[dim] for dim in dims]
 
 
 @register_axis_rule(aten.t)
+@moves_entries
 def matrix_transpose(rules: AxisRules, tensor: AxisTensor) -> Axes:
     """Transpose a matrix, or leave a vector alone."""
     return list(tensor)[::-1]
 
 
 @register_axis_rule(aten.transpose)
+@moves_entries
 def transpose(rules: AxisRules, tensor: AxisTensor, first: int, second: int) -> Axes:
     """Swap two dimensions."""
     axes = list(tensor)
@@ -78,6 +92,7 @@ def transpose(rules: AxisRules, tensor: AxisTensor, first: int, second: int) -> 
 
 
 @register_axis_rule(aten.unsqueeze)
+@moves_entries
 def unsqueeze(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
     """Insert a dimension of length one."""
     axes = list(tensor)
@@ -86,6 +101,7 @@ def unsqueeze(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
 
 
 @register_axis_rule(aten.squeeze)
+@moves_entries
 def squeeze(rules: AxisRules, tensor: AxisTensor, dims: int | list[int] | None = None) -> Axes:
     """Remove dimensions of length one."""
     rank = len(tensor)
@@ -112,6 +128,7 @@ def repeat(rules: AxisRules, tensor: AxisTensor, repeats: list[int]) -> Axes:
 
 
 @register_axis_rule(aten.slice.Tensor)
+@moves_entries
 def cut(
     rules: AxisRules,
     tensor: AxisTensor,
@@ -123,7 +140,10 @@ def cut(
     """A segment of a dimension, or every ``step``-th entry of it."""
     axes, length = list(tensor), tensor.shape[dim]
     begin, stop, _ = slice(start, end).indices(length)
-    if step == 1:
+    stacked = stack_along(axes, dim)
+    if stacked and step == 1 and begin < stop:
+        axes = stacked.replaced(axes, stacked.some(slice(begin, stop)).axes())
+    elif step == 1:
         stop = max(begin, stop)
         axes[dim] = rules.segments(axes[dim], [begin, stop - begin, length - stop])[1]
     else:
@@ -145,10 +165,14 @@ def _column(rules: AxisRules, axis: AxisExpr, places: range) -> AxisExpr:
 
 
 @register_axis_rule(aten.select.int)
+@moves_entries
 def select(rules: AxisRules, tensor: AxisTensor, dim: int, index: int) -> Axes:
     """One entry of a dimension."""
     axes, length = list(tensor), tensor.shape[dim]
-    rules.segments(axes[dim], [index % length, 1, length - 1 - index % length])
+    if stacked := stack_along(axes, dim):
+        axes = stacked.replaced(axes, [UNIT, stacked.rows[index]])
+    else:
+        rules.segments(axes[dim], [index % length, 1, length - 1 - index % length])
     del axes[dim]
     return axes
 
@@ -182,9 +206,13 @@ def gated_half(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
 
 
 @register_axis_rule(aten.unbind)
+@moves_entries
 def unbind(rules: AxisRules, tensor: AxisTensor, dim: int) -> tuple[Axes, ...]:
     """Every entry of a dimension by itself."""
     dim %= len(tensor)
+    if stacked := stack_along(tensor.axes, dim):
+        entries = [stacked.replaced(tensor.axes, [UNIT, row]) for row in stacked.rows]
+        return tuple([*axes[:dim], *axes[dim + 1 :]] for axes in entries)
     rules.freeze(tensor[dim], f"taken apart by {rules.operation}")
     return tuple([*tensor.axes[:dim], *tensor.axes[dim + 1 :]] for _ in range(tensor.shape[dim]))
 
@@ -201,9 +229,20 @@ def cat(rules: AxisRules, tensors: list[AxisTensor], dim: int) -> Axes:
 @register_axis_rule(aten.stack)
 def stack(rules: AxisRules, tensors: list[AxisTensor], dim: int) -> Axes:
     """Lay tensors side by side along a new dimension."""
-    axes = _tied_beside(rules, tensors, None)
-    axes.insert(dim % (len(axes) + 1), rules.fixed(len(tensors), f"joined by {rules.operation}"))
+    first, *others = tensors
+    own = [d for d, axis in enumerate(first) if any(_differ(axis, x[d]) for x in others)]
+    if len(own) == 1:
+        axes = _tied_beside(rules, tensors, own[0])
+        number, axes[own[0]] = rules.stack([tensor[own[0]] for tensor in tensors])
+    else:
+        axes = _tied_beside(rules, tensors, None)
+        number = rules.fixed(len(tensors), f"joined by {rules.operation}")
+    axes.insert(dim % (len(axes) + 1), number)
     return axes
+
+
+def _differ(x: AxisExpr, y: AxisExpr) -> bool:
+    return resolve(x) != resolve(y) and not (is_frozen(x) and is_frozen(y))
 
 
 @register_axis_rule(aten.constant_pad_nd)

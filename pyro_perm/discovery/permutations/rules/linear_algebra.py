@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT, AxisExpr
+from pyro_perm.discovery.permutations.expressions import UNIT, AxisExpr
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,

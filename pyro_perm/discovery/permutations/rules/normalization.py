@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT, product_of, size_of
+from pyro_perm.discovery.permutations.expressions import UNIT, product_of, size_of
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,

@@ -7,7 +7,7 @@ entries, one entry of the axis has a role of its own; everything else stays in p
 
 from __future__ import annotations
 
-from pyro_perm.discovery.permutations.algebra import AxisExpr, size_of
+from pyro_perm.discovery.permutations.expressions import AxisExpr, size_of
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT
+from pyro_perm.discovery.permutations.expressions import UNIT
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
     AxisTensor,
+    moves_entries,
     register_axis_rule,
 )
 from pyro_perm.program._torch_internals import operators
@@ -36,6 +37,7 @@ def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
     *operators("_to_copy", "_conj", "_prelu_kernel"),
     *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone, aten.hardswish),
 )
+@moves_entries
 def pointwise(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
     """Every entry of the result is a function of the arguments' entries at the same place."""
     axes = broadcast(rules, [a for a in arguments if isinstance(a, AxisTensor)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import UNIT
+from pyro_perm.discovery.permutations.expressions import UNIT
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
@@ -71,6 +71,12 @@ def norm(
 ) -> Axes:
     """A vector norm."""
     return remaining_axes(tensor, dims, keepdim)
+
+
+@register_axis_rule(aten.norm.Scalar, aten.norm.ScalarOpt_dtype)
+def norm_of_all(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
+    """The norm of all entries."""
+    return []
 
 
 @register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import AxisExpr, size_of
+from pyro_perm.discovery.permutations.expressions import AxisExpr, size_of
 from pyro_perm.discovery.permutations.rules.indexing import BY_A_MASK, look_up, naming_dim
 from pyro_perm.discovery.permutations.rules.indexing import index as look_up_all
 from pyro_perm.discovery.permutations.rules.pointwise import broadcast

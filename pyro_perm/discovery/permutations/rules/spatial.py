@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.algebra import AxisExpr, product_of, size_of
+from pyro_perm.discovery.permutations.expressions import AxisExpr, product_of, size_of
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,

@@ -8,8 +8,15 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from pyro_perm.discovery.permutations import algebra
-from pyro_perm.discovery.permutations.algebra import AxisExpr, Reason
+from pyro_perm.discovery.permutations import algebra, digits
+from pyro_perm.discovery.permutations.expressions import (
+    AxisExpr,
+    Reason,
+    axis_of_size,
+    rearranged,
+    resolve,
+    size_of,
+)
 from pyro_perm.discovery.recording.graph import OVERLAY, Call
 from pyro_perm.program._torch_internals import is_operator
 
@@ -32,7 +39,7 @@ class AxisTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple(algebra.size_of(axis) for axis in self.axes)
+        return tuple(size_of(axis) for axis in self.axes)
 
     def __getitem__(self, dim: int) -> AxisExpr:
         return self.axes[dim]
@@ -78,11 +85,11 @@ class AxisRules:
 
     def free(self, size: int) -> AxisExpr:
         """A new axis along which all entries of a tensor are equal."""
-        return algebra.axis_of_size(size)
+        return axis_of_size(size)
 
     def fixed(self, size: int, cause: str | None = None) -> AxisExpr:
         """A new axis along which nothing is permuted."""
-        return algebra.axis_of_size(size, self._why(cause or f"order-dependent {self.operation}"))
+        return axis_of_size(size, self._why(cause or f"order-dependent {self.operation}"))
 
     def segments(
         self, axis: AxisExpr, sizes: Sequence[int], cause: str | None = None
@@ -99,17 +106,33 @@ class AxisRules:
 
     def factors(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
         """Unflatten an axis, row-major; freezes it where its layout does not allow that."""
-        factors: list[AxisExpr] = []
-        why = self._why(f"reshaped by {self.operation}")
-        whole = axis
-        for size in reversed(sizes):
-            try:
-                axis, right = algebra.split_product(axis, size, why)
-            except algebra.IncompatibleLayoutError:
-                algebra.freeze(whole, why)
-                return [algebra.axis_of_size(size, why) for size in sizes]
-            factors.insert(0, right)
-        return factors
+        return algebra.factor(axis, sizes, self._why(f"reshaped by {self.operation}"))
+
+    def unflatten(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
+        """Unflatten an axis as :meth:`factors` does, but not before a factor is asked for.
+
+        Only rules with :func:`moves_entries` see such factors.
+        """
+        return digits.unflatten(axis, sizes, self._why(f"reshaped by {self.operation}"))
+
+    def flatten(self, axes: Sequence[AxisExpr]) -> AxisExpr:
+        """Flatten axes, row-major; what was unflattened and moved since is an axis in disorder."""
+        return digits.flatten(axes)
+
+    def stack(self, rows: Sequence[AxisExpr]) -> list[AxisExpr]:
+        """Axes of tensors side by side: which tensor it is, and one that is theirs.
+
+        They are not permuted alike before either is asked for, as those of :meth:`unflatten`.
+        """
+        joined, tied = (self._why(f"{verb} by {self.operation}") for verb in ("joined", "combined"))
+        return digits.Stack(rows, joined, tied).axes()
+
+    def rearranged(self, axis: AxisExpr, places: Sequence[int]) -> AxisExpr:
+        """The axis of the same coordinates in another order.
+
+        :param places: for each coordinate of the result, which one of the axis it is.
+        """
+        return rearranged(resolve(axis), places)
 
     def has_factor(self, axis: AxisExpr, right: int) -> bool:
         """Whether an axis can be unflattened to rows of some length without freezing it."""
@@ -135,6 +158,7 @@ class AxisRule(Protocol):
 
 
 _TABLE: dict[str, AxisRule] = {}
+_MOVES_ENTRIES: set[AxisRule] = set()
 
 
 Rule = TypeVar("Rule", bound=AxisRule)
@@ -169,6 +193,20 @@ def register_axis_rule(*operations: Any) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def moves_entries(rule: Rule) -> Rule:
+    """Mark the rule of an operation that moves all entries, or does the same to each of them.
+
+    It may leave axes that were unflattened alone, whether or not they have become products.
+    """
+    _MOVES_ENTRIES.add(rule)
+    return rule
+
+
+def needs_products(rule: AxisRule) -> bool:
+    """Whether all of a rule's axes must be known to be permuted each by itself."""
+    return rule not in _MOVES_ENTRIES
 
 
 def rule_for(call: Call) -> AxisRule | None:
