@@ -42,9 +42,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m pyro_perm $(ARGS)
 
 # One thread a worker: two workers with a thread pool each fight for the cores. Whoever is done takes
-# over half of what the other has left.
+# over half of what the other has left. Bytecode is kept even where Python is told not to: it saves each
+# worker seconds of rewriting assertions at the next run.
 test: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The tests' set-up imports torch, which would be a large download for these few.
 test-arviz-1:

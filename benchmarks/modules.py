@@ -124,13 +124,19 @@ def network_and_input(name: str, size: int | None) -> tuple[nn.Module, Tensor]:
 
 
 def randomize(network: nn.Module) -> None:
-    """Norms start with the same values for all channels, which hides what is not moved."""
+    """Norms and scales of layers start with the same value for all channels, and heads of vision
+    transformers at zero, which hides what is not moved.
+    """
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2.0)
-            elif tensor.is_floating_point() and tensor.dim() == 1:
+            elif tensor.is_floating_point() and (tensor.dim() == 1 or is_constant(tensor)):
                 tensor.add_(0.1 * torch.randn_like(tensor))
+
+
+def is_constant(tensor: Tensor) -> bool:
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 @torch.no_grad()

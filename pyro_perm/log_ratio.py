@@ -12,6 +12,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.ops.provenance import track_provenance
 from torch import Tensor
 
+from pyro_perm.compiled.recorder import active_recorder
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.permanent._tracing import is_tracing
@@ -124,6 +125,9 @@ def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
             "torch.jit.trace cannot record: use Trace_ELBO() or TraceSymmetrized_ELBO(), or find "
             "the symmetry without scales"
         )
+    recorder = active_recorder()
+    if recorder is not None:
+        return recorder.log_ratio(density, estimator)
     log_ratio = estimator.log_ratio(density)
     # This waits for the device, as Pyro's validation of distributions does: one switch for both.
     validate = is_validation_enabled() and not is_tracing()

@@ -21,6 +21,7 @@ from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation, without_autoguide_handlers
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.trace import latent_sites, prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -96,7 +97,7 @@ class PriorReader:
             for name, node in drawn.items()
             if node["type"] == "sample"
         }
-        with poutine.block(), poutine.seed(rng_seed=0):
+        with poutine.block(), fixed_seed():
             trace = poutine.trace(GivenValues(values)(self._model)).get_trace(*args, **kwargs)
         latent = [name for name, _ in latent_sites(trace)]
         # What comes later, as observations that are to be predicted, has no say in a prior.

@@ -19,6 +19,7 @@ from pyro_perm.log_ratio import log_ratio_of
 from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import Drawn, FullData
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.rescaled_draws import (
     Unrescaled,
@@ -56,7 +57,7 @@ def set_up(guide: Call) -> None:
 @contextmanager
 def looking_on() -> Iterator[None]:
     """Run a guide for its sites alone: nobody asks for the density, or sees the random numbers."""
-    with poutine.block(), poutine.mask(mask=False), poutine.seed(rng_seed=0), torch.no_grad():
+    with poutine.block(), poutine.mask(mask=False), fixed_seed(), torch.no_grad():
         yield
 
 

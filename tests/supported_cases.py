@@ -43,7 +43,7 @@ from summed_density import summed_guide
 
 import pyro_perm as pp
 
-UNITS = 4
+UNITS = 3
 DATA = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None], torch.zeros(8, dtype=torch.float64)
 SHAPES = {"w1": (UNITS, 1), "w2": (1, UNITS)}
 AXES = {"w1": 0, "w2": 1}

@@ -174,6 +174,7 @@ def test_help_needs_none_of_the_demos_packages(missing, capsys):
     assert "--data {diabetes,wine,digits,breast_cancer}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_readme_example_prints_what_it_says(capsys):
     torch.set_default_dtype(torch.float32)
     text = README.read_text()

@@ -34,7 +34,7 @@ EXAMPLES = [docstring for docstring in DOCSTRINGS if docstring.examples]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if CODE.search(page.read_text())]
-LONG = ("gotchas", "how_it_is_built")
+LONG = ("discovery", "gotchas", "how_it_is_built", "modules", "training")
 SOURCES = sorted(TUTORIALS.glob("*.py"))
 
 

@@ -21,9 +21,9 @@ def _double_precision():
     torch.set_default_dtype(torch.float64)
 
 
-def trained(problem, num=300):
+def trained(problem, num=100):
     mode = AutoLaplaceApproximation(problem.model, init_loc_fn=pp.init_to_fan_in)
-    svi = SVI(problem.model, mode, Adam({"lr": 0.05}), Trace_ELBO())
+    svi = SVI(problem.model, mode, Adam({"lr": 0.1}), Trace_ELBO())
     for _ in range(num):
         svi.step(*problem.args)
     return mode

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import scipy
 import torch
 from numpy import flatnonzero, intp, ones, stack, unique
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pyro_perm.symmetry.actions.orbits import Orbits
@@ -101,8 +100,8 @@ def _components(near: Tensor) -> list[Tensor]:
     """Connected components of at least two units, one tensor ``(sets, size)`` for each size."""
     # SciPy takes ten times as long over a dense matrix.
     ends = near.triu(1).nonzero().T.cpu().numpy()
-    links = coo_array((ones(ends.shape[1]), tuple(ends)), shape=tuple(near.shape))
-    _, labels = connected_components(links, directed=False)
+    links = scipy.sparse.coo_array((ones(ends.shape[1]), tuple(ends)), shape=tuple(near.shape))
+    _, labels = scipy.sparse.csgraph.connected_components(links, directed=False)
     by_size: dict[int, list[NDArray[intp]]] = {}
     names, counts = unique(labels, return_counts=True)
     for name, count in zip(names, counts, strict=True):

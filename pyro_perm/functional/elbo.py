@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,6 +20,8 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from pyro_perm.compiled.graph_loss import graph_loss
+from pyro_perm.compiled.recorder import Recorder
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal, unexpanded
@@ -71,8 +74,9 @@ class FunctionalMeanField_ELBO(ELBO):
 
     def __init__(self, *, num_particles: int = 1, vectorize_particles: bool = False) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
-        self._settled_for: tuple[Program, Program] | None = None
+        self._settled_for: tuple[Program | None, Program | None] = None, None
         self._sites: IndependentDraws
+        self._recorder: Recorder
         # Sites whose divergence is left to Monte Carlo, as TraceSymmetrized_ELBO leaves them.
         self._sampled: frozenset[str] = frozenset()
 
@@ -97,9 +101,17 @@ class FunctionalMeanField_ELBO(ELBO):
         :raises TypeError: if the guide is of another kind, or the model has latent sites that are
             not served; names it.
         """
-        if self._settled_for != (model, guide):
+        is_settled = self._settled_for[0] is model and self._settled_for[1] is guide
+        if torch.compiler.is_dynamo_compiling():
+            recorder = self._recorder if is_settled else None
+            return graph_loss(recorder, self.differentiable_loss, (model, guide), args, kwargs)
+        if not is_settled:
             self._settle(model, guide, args, kwargs)
             self._settled_for = model, guide
+            self._recorder = Recorder(partial(self._estimate, model), model, guide)
+        return self._estimate(model, *args, **kwargs)
+
+    def _estimate(self, model: Program, *args: Any, **kwargs: Any) -> Tensor:
         run = _LogJoint(self._sites, self._sampled, model, args, kwargs)
         if self.num_particles > 1 and self.vectorize_particles:
             draws = self._sites.draw([self.num_particles])

@@ -19,8 +19,8 @@ which is :math:`n` where rows coincide, and 0 where they are apart.
 from typing import Any
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from numpy.typing import NDArray
-from scipy.special import gammaln, xlogy
 
 # A row as uncertain as this counts half.
 _UNCERTAIN = 0.01
@@ -39,7 +39,8 @@ def log_bethe_bias(marginals: NDArray[Any]) -> NDArray[np.float64]:
     rows = np.maximum(counted * (1 + _UNCERTAIN / largest), 1.0)
     others = rows - 1
     # 0 log 0 = 0, where a single row is uncertain.
-    bias: NDArray[np.float64] = gammaln(rows + 1) - rows * (
-        xlogy(others, others) - (others - 1) * np.log(rows)
+    xlogy = scipy.special.xlogy(others, others)
+    bias: NDArray[np.float64] = scipy.special.gammaln(rows + 1) - rows * (
+        xlogy - (others - 1) * np.log(rows)
     )
     return bias

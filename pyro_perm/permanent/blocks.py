@@ -14,10 +14,9 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pyro_perm.permanent._bethe_bias import log_bethe_bias
@@ -258,7 +257,9 @@ def _reached(start: int, links: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _labels(links: NDArray[np.bool_]) -> _Nodes:
     """A number for each node, the same for those of one strongly connected component."""
     if len(links) > _FEW_NODES:
-        _, labels = connected_components(_sparse(links), directed=True, connection="strong")
+        _, labels = scipy.sparse.csgraph.connected_components(
+            _sparse(links), directed=True, connection="strong"
+        )
     else:
         reached = np.eye(len(links)) + links
         for _ in range(len(links).bit_length()):  # Paths of twice the length each time.
@@ -272,7 +273,7 @@ def _sparse(links: NDArray[np.bool_]) -> Any:
     ends = np.zeros(len(links) + 1, dtype=np.int32)
     links.sum(1).cumsum(out=ends[1:])
     columns = (np.flatnonzero(links) % len(links)).astype(np.int32)
-    return csr_array((np.ones(len(columns)), columns, ends), shape=links.shape)
+    return scipy.sparse.csr_array((np.ones(len(columns)), columns, ends), shape=links.shape)
 
 
 def _has_hub(links: NDArray[np.bool_]) -> bool:

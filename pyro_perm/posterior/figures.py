@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -154,7 +153,8 @@ def plot_overlap(overlap: Tensor, *, ax: Axes | None = None) -> Axes:
     """
     ax = ax or _new_axes()
     matrix = overlap.detach().cpu().numpy()
-    order = reverse_cuthill_mckee(csr_array(matrix + matrix.T > _OVERLAPPING), symmetric_mode=True)
+    near = scipy.sparse.csr_array(matrix + matrix.T > _OVERLAPPING)
+    order = scipy.sparse.csgraph.reverse_cuthill_mckee(near, symmetric_mode=True)
     image = ax.imshow(matrix[np.ix_(order, order)], vmin=0, vmax=1, cmap="Blues")
     colorbar = ax.figure.colorbar(image, ax=ax)
     colorbar.set_label("probability")

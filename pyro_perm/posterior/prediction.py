@@ -19,6 +19,7 @@ from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.restoration import restored
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.sampling import looking_on, set_up
@@ -129,7 +130,7 @@ def predict(
     draws = _draws(samples, num_samples)
     with restored(model, posterior, args, kwargs) as writes:
         with writes:
-            with poutine.seed(rng_seed=0):  # What the model is made of only.
+            with fixed_seed():  # What the model is made of only.
                 first = survey(batches[0])
             latent = _latent_values(samples, first, call)
             with looking_on():
@@ -155,7 +156,7 @@ def observed_values(
     :param site: the observed site, where the model has several.
     :raises ValueError: if ``site`` is needed or unknown.
     """
-    with restored(model, args, kwargs) as writes, writes, poutine.seed(rng_seed=0):
+    with restored(model, args, kwargs) as writes, writes, fixed_seed():
         seen = survey(Call(model, args, kwargs))
     observed = seen.names(SiteKind.OBSERVATION)
     candidates = observed if site is None else [site]

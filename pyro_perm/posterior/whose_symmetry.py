@@ -17,6 +17,7 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, model_of
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.sampling import set_up
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import log_ratio_nodes
@@ -94,7 +95,7 @@ def _own_symmetry(guide: Call) -> SymmetryGroup | None:
     if isinstance(guide.program, AutoSymmetrized):
         assert guide.program.symmetry is not None
         return guide.program.symmetry.group
-    with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
+    with poutine.block(), fixed_seed(), torch.no_grad():
         trace = poutine.trace(guide.program).get_trace(*guide.args, **guide.kwargs)
     own = [node["fn"].density.symmetry for node in log_ratio_nodes(trace.nodes).values()]
     return own[0] if len(own) == 1 else _product(own)

@@ -23,6 +23,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, transform_to
 
+from pyro_perm.program.seeds import fixed_seed
+
 
 def outer_handler(model: Callable[..., Any]) -> tuple[Messenger, Callable[..., Any]] | None:
     """The outermost handler of a model, and the model without it.
@@ -79,7 +81,7 @@ def make_prototype_from(guide: AutoGuide, model: Callable[..., Any]) -> None:
     own = guide._model
     guide._model = (model,)
     try:
-        with poutine.block(), poutine.seed(rng_seed=0), torch.no_grad():
+        with poutine.block(), fixed_seed(), torch.no_grad():
             guide._setup_prototype()
     finally:
         guide._model = own

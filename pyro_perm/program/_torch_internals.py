@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
     "EagerDispatchMode",
     "arguments_of",
+    "autograd_in_operators",
+    "has_no_contents",
     "is_composite",
     "is_operator",
     "operators",
@@ -36,6 +40,13 @@ class EagerDispatchMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+def has_no_contents(tensor: Tensor) -> bool:
+    """Whether a tensor stands for those of its shape, as those that compilers run programs on."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # Inside of vmap.
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return isinstance(tensor, FakeTensor) or tensor.is_meta
 
 
 def operators(*names: str) -> Iterator[Any]:
@@ -83,3 +94,20 @@ def sparse_parts(tensor: Tensor) -> list[Tensor]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     return []
+
+
+@contextmanager
+def autograd_in_operators() -> Iterator[None]:
+    """Record gradients inside of an operator of our own, below which PyTorch switches that off."""
+    keys = torch._C.DispatchKey
+    exclude = torch._C._dispatch_tls_local_exclude_set()
+    for key in (
+        keys.AutogradFunctionality,
+        keys.AutogradOther,
+        keys.AutogradNestedTensor,
+        keys.ADInplaceOrView,
+    ):
+        exclude = exclude.remove(key)
+    include = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(include, exclude), torch.enable_grad():
+        yield

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
 from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tree_leaves
 from pyro_perm.program.modules import pyro_modules_among
+from pyro_perm.program.seeds import fixed_seed
 
 _AUTOGUIDE_HANDLERS = (InitMessenger, BlockMessenger)
 
@@ -38,7 +39,7 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     with ExitStack() as stack:
         for context in (
             poutine.block(),
-            poutine.seed(rng_seed=0),
+            fixed_seed(),
             own_calls(pyro_modules_among(model)),
             _without_new_params(),
             torch.no_grad(),

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.modules import tensors_of_modules
 from pyro_perm.program.program import SUMMED_OUT, Announce, Factor, Latent, Run, disregard
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.site_lines import SiteLines
 from pyro_perm.program.trace import (
     Model,
@@ -166,7 +167,7 @@ class PyroModel:
                 value = values.get(name, site["value"].detach())
                 replayed.nodes[name] = {**site, "value": value}
         replay = poutine.replay(self._enumerated_model, trace=replayed)
-        with poutine.seed(rng_seed=0):
+        with fixed_seed():
             return poutine.trace(replay).get_trace(*self.inputs.args, **self.inputs.kwargs)
 
     def _sum_out(self, trace: Any) -> Tensor:

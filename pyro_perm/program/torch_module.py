@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 from pyro_perm.program.program import Announce, Factor, Latent, Run, disregard
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape
 from pyro_perm.symmetry.spec import Spec
@@ -153,7 +153,7 @@ class TorchModule:
             state = {**dict(self.module.named_buffers()), **present}
             present = {name: self.convert(value) for name, value in state.items()}
         present.update((name, values[name]) for name in self.latents.keys() & values.keys())
-        with poutine.seed(rng_seed=0):
+        with fixed_seed():
             returned = torch.func.functional_call(
                 self.module, present, tuple(self.inputs.args), dict(self.inputs.kwargs)
             )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, distributed, nn
 
 from pyro_perm.program.batches import Arguments
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.training.batches import TensorBatches
 
 Parallel = Callable[[nn.Module], Any]
@@ -94,7 +94,7 @@ def with_gradient(
     args, kwargs = call
     wanted = [(name, tensor) for name, tensor in parameters if tensor.requires_grad]
     tensors = [tensor for _, tensor in wanted]
-    with poutine.seed(rng_seed=0):
+    with fixed_seed():
         grads = torch.autograd.grad(loss(*args, **kwargs), tensors, allow_unused=True)
     found = []
     for (name, tensor), grad in zip(wanted, grads, strict=True):

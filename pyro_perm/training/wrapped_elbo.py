@@ -17,6 +17,8 @@ from pyro.infer import (
 )
 from torch import Tensor
 
+from pyro_perm.compiled.graph_loss import python_loss
+
 Program = Callable[..., Any]
 _COMPILED = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -56,6 +58,8 @@ class WrappedELBO(ELBO):
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """The other ELBO's estimate inside of the context, for autograd."""
+        if torch.compiler.is_dynamo_compiling():
+            return python_loss(self.differentiable_loss, (model, guide), args, kwargs)
         if not torch.is_grad_enabled():
             loss: Tensor = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
             return loss

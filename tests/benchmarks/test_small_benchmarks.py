@@ -89,6 +89,7 @@ def test_recipes(tmp_path, monkeypatch):
     recipes.main(arguments)  # Nothing is trained twice.
 
 
+@pytest.mark.slow
 def test_recipes_go_on_where_they_were_cut_off(tmp_path):
     def scores(folder, *calls):
         common = ["--recipe", "warm-up", "--samples", "8"]

@@ -48,14 +48,14 @@ def test_proposals_follow_a_relabelling_of_w(problem):
 
 @on_each(PROBLEMS)
 def test_barber_agakov_lies_below_and_more_draws_are_tighter(problem):
-    _, _, density = draw(problem, num_particles=200)
+    _, _, density = draw(problem, num_particles=100)
     exact = -pp.Exact().log_ratio(density)
     none = pp.ImportanceSampled(0).bounds(density)
     assert none.upper is None
     gap, error = mean_and_error(exact - none.lower)
     assert gap >= -4 * error - 1e-9
     fewer, more = (exact + pp.ImportanceSampled(k).log_ratio(density) for k in (0, 32))
-    assert more.mean() <= fewer.mean() + 4 * (more - fewer).std() / 14 + 1e-9
+    assert more.mean() <= fewer.mean() + 4 * (more - fewer).std() / 10 + 1e-9
 
 
 @pytest.mark.parametrize("loc_scale", [0.0, 0.2, 0.8, 1.6])

@@ -35,6 +35,7 @@ def test_a_dispatch_mode_sees_operations_by_name_and_overload() -> None:
     assert names.seen == ["aten::zeros", "aten::add_.Tensor", "aten::t"]
 
 
+@pytest.mark.slow  # a process of its own
 def test_a_dispatch_mode_does_not_import_the_compiler() -> None:
     program = (
         "import sys, torch\n"

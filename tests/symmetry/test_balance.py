@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -48,9 +48,9 @@ def feedback(units: int) -> SymmetryGroup:
 
 
 GROUPS = {
-    **{str(problem): partial(group_of, problem) for problem in RESCALED_PROBLEMS},
-    "three hidden layers": partial(perceptron, 2, 5, 4, 3, 1),
-    "nine hidden layers": partial(perceptron, *[3] * 11),
+    **{str(problem): cache(partial(group_of, problem)) for problem in RESCALED_PROBLEMS},
+    "three hidden layers": cache(partial(perceptron, 2, 5, 4, 3, 1)),
+    "nine hidden layers": cache(partial(perceptron, *[3] * 11)),
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_perm.discovery.recording.fused_cells import FUSED_CELLS
 from pyro_perm.discovery.recording.graph import OVERLAY, Call, Graph, Node
 from pyro_perm.discovery.recording.memory import (
     in_storage,
@@ -188,6 +189,9 @@ class Recorder(EagerDispatchMode):
         if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
+        if name in FUSED_CELLS:
+            with self:
+                return FUSED_CELLS[name](*args, **kwargs)
         arguments = self._to_nodes(_bind(func, args, kwargs))
         written = written_tensors(func, args, kwargs)
         self._keep_constants(written)

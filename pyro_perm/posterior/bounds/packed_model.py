@@ -13,6 +13,7 @@ from pyro_perm.posterior.bounds.split_data import PerDraw, require_no_local_site
 from pyro_perm.program.batches import Data, call_of
 from pyro_perm.program.call import Program
 from pyro_perm.program.full_data import survey
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.sites import Site, SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 
@@ -28,7 +29,7 @@ class PackedModel:
 
     def __init__(self, model: Program, data: Data) -> None:
         batches = list(data)
-        with torch.no_grad(), poutine.seed(rng_seed=0):
+        with torch.no_grad(), fixed_seed():
             seen = survey(data.call(model))
             self._split = split_of(seen, None, data)
             require_no_local_sites(seen, self._split)
@@ -49,7 +50,7 @@ class PackedModel:
             name: to_support.inv(self._model.sites[name].value).shape
             for name, to_support in self._to_support.items()
         }
-        with torch.no_grad(), poutine.seed(rng_seed=0):
+        with torch.no_grad(), fixed_seed():
             self._require_all_data()
 
     def draw(self, num: int) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -18,6 +17,7 @@ from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, Term, survey
 from pyro_perm.program.restoration import restored
+from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.symmetry.values import require_tensors, with_values
 
 Values = Mapping[str, Tensor]
@@ -138,7 +138,7 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
 
     @functools.cache
     def surveyed() -> FullData:
-        with poutine.seed(rng_seed=0):
+        with fixed_seed():
             return survey(call)
 
     @torch.no_grad()

@@ -21,8 +21,8 @@ from functools import partial
 from itertools import combinations, product
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_perm.symmetry import Axis, SymmetryGroup
@@ -174,7 +174,8 @@ def _assignment(problem: Matching, group: str, pending: frozenset[str] = frozens
 
 def _best_units(gains: Tensor) -> Tensor:
     draws = gains.cpu().numpy()
-    columns = np.stack([linear_sum_assignment(draw, maximize=True)[1] for draw in draws])
+    assign = partial(scipy.optimize.linear_sum_assignment, maximize=True)
+    columns = np.stack([assign(draw)[1] for draw in draws])
     return torch.from_numpy(columns).to(gains.device)
 
 

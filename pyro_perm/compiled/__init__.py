@@ -1,0 +1,1 @@
+"""Losses that ``torch.compile`` takes as one graph."""

@@ -1,0 +1,122 @@
+"""A loss of Pyro as a function of tensors, which is run on tensors without contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from contextvars import ContextVar
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import pyro
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pyro_perm.compiled.log_ratio_operator import Estimate
+from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators import Estimator
+from pyro_perm.program._torch_internals import has_no_contents, tree_leaves
+
+Loss = Callable[..., Tensor]
+
+_numbers = count()
+_active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+class Recorder(torch.nn.Module):
+    """A loss, and the modules whose tensors it depends on.
+
+    :param loss: takes the arguments of a step.
+    :param programs: model and guide; those that are modules have tensors.
+
+    Attributes:
+        number: what graphs know it by.
+    """
+
+    def __init__(self, loss: Loss, *programs: Any) -> None:
+        super().__init__()
+        self._loss = loss
+        self.programs = torch.nn.ModuleList(p for p in programs if isinstance(p, torch.nn.Module))
+        self._estimates: list[Estimate] = []
+        self._take_number()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss."""
+        return self._loss(*args, **kwargs)
+
+    def record(self, tensors: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+        """The loss at other tensors than the modules have, decided by none of their numbers.
+
+        :param tensors: all parameters and buffers, by name.
+        """
+        before = _active.set(self)
+        is_rehearsal = any(map(has_no_contents, tensors.values()))
+        try:
+            with pyro.validation_enabled(False), _OwnTensors() if is_rehearsal else nullcontext():
+                loss: Tensor = torch.func.functional_call(self, dict(tensors), args, kwargs)
+        finally:
+            _active.reset(before)
+        return loss
+
+    def log_ratio(self, density: FactorizedDensity, estimator: Estimator) -> Tensor:
+        """``log q^G(w) - log q(w)`` as an operator of the graph, shape ``(*batch)``, in nats.
+
+        :raises TypeError: if the base guide draws its sites jointly.
+        """
+        if not isinstance(density, FactorizedDensity):
+            raise TypeError(
+                "torch.compile takes guides that draw their sites independently, such as "
+                "AutoNormal: train this one without it"
+            )
+        estimate = Estimate(density.symmetry, estimator, density.priors)
+        self._estimates.append(estimate)
+        return estimate(density)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._take_number()
+
+    def _take_number(self) -> None:
+        self.number = next(_numbers)
+        _recorders[self.number] = self
+
+
+class _OwnTensors(TorchFunctionMode):
+    """Refuses tensors that a graph would hold as they are now, and without their gradients."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and not has_no_contents(tensor):
+                _require_constant(tensor)
+        return func(*args, **(kwargs or {}))
+
+
+def _require_constant(tensor: Tensor) -> None:
+    """Refuse a tensor from outside, unless it is a number.
+
+    :raises ValueError: naming its shape.
+    """
+    if tensor.requires_grad or tensor.dim():
+        raise ValueError(
+            f"a compiled loss uses a tensor of shape {tuple(tensor.shape)} that is neither among "
+            "its arguments nor a parameter or buffer of model or guide: pass it as an argument, "
+            "or make the model a torch.nn.Module that has it (with pyro.nn.PyroParam in place of "
+            "pyro.param)"
+        )
+
+
+_recorders: WeakValueDictionary[int, Recorder] = WeakValueDictionary()
+
+
+def recorder_of(number: int) -> Recorder:
+    """The recorder that graphs know by a number."""
+    return _recorders[number]
+
+
+def active_recorder() -> Recorder | None:
+    """The recorder that is at work, if one is."""
+    return _active.get()
