@@ -51,7 +51,8 @@ a unit makes is consumed by the next one, a quarter by the one after it, and so 
 next stage takes the rest. Channels of one layer may be permuted if the same layers consume them,
 and no others: that is a group for each half, quarter and so on, and all the symmetry there is. A
 test follows the channels of the published widths through the shuffles, and finds the groups of
-the table. Tables of relative positions (Swin, MaxViT) are indexed by place, as they should be."""
+the table. Relative positions stay: their tables are indexed by place (Swin, MaxViT), or computed
+from coordinates, which are data (Swin v2)."""
 
 
 def _found(records: list[Record]) -> list[Record]:
@@ -79,7 +80,7 @@ def _place(record: Record) -> tuple[bool, str, float]:
 def _network(record: Record) -> list[str]:
     scores = record["scores"]
     sizes = {int(size): num for size, num in scores["groups"].items()}
-    not_found = [re.sub(r" \(\w+\.py:\d+\)", "", text) for text in scores["not found"]]
+    not_found = dict.fromkeys(map(_in_short, scores["not found"]))
     return [
         record["data"],
         f"{scores['parameters'] / 1e6:.2f}",
@@ -90,6 +91,12 @@ def _network(record: Record) -> list[str]:
         f"{scores['change']:.0e}",
         "; ".join(not_found) or "-",
     ]
+
+
+def _in_short(reason: str) -> str:
+    """A reason without its place in the code and the number of axes, and a buffer's last name."""
+    reason = re.sub(r"( \(\w+\.py:\d+\))?( \(\d+ axes\))?$", "", reason)
+    return re.sub(r"'[\w.]+\.(\w+)'", r"'\1'", reason)
 
 
 def _is_repeated(record: Record, records: list[Record]) -> bool:
@@ -130,16 +137,17 @@ def _sizes(main: list[Record]) -> str:
 
 def _machines(main: list[Record]) -> str:
     """What computed how many of the networks."""
-    kinds = Counter(_versions(record["versions"]) for record in main)
+    kinds = Counter(map(_computer, main))
     told = "; ".join(f"{kind} ({number} networks)" for kind, number in kinds.most_common())
     return f"Computed by {told}."
 
 
-def _versions(versions: dict[str, str]) -> str:
-    libraries = [
-        f"{name} {versions[name]}" for name in ("torchvision", "torch") if name in versions
-    ]
-    return f"{', '.join(libraries)} on {versions['processor']}"
+def _computer(record: Record) -> str:
+    versions, device = record["versions"], record["scores"].get("device", "cpu")
+    libraries = [name for name in ("torchvision", "torch") if name in versions]
+    told = ", ".join(f"{name} {versions[name]}" for name in libraries)
+    beside = f"{device} beside " if device != "cpu" else ""
+    return f"{told} on {beside}{versions['processor']}"
 
 
 def _agreement(found: list[Record]) -> str:

@@ -153,9 +153,16 @@ def test_networks_are_listed_by_family_with_what_they_ran_on(tmp_path):
         ["| swin_v2", "swin_v2_t"],
         ["| wide_resnet", "wide_resnet50_2"],
     ]
-    assert "| indexed by aten.index (2 axes) |" in page
+    assert "| indexed by aten.index |" in page
     assert "Images have 64 pixels a side, but 96 for swin_t." in page
     assert f"torch {torch.__version__}" in page and "(5 networks)" in page
+
+
+def test_what_is_not_found_is_said_once_in_short():
+    tied, why = "tied to dim 3 of buffer ", ", which is not a latent site"
+    reasons = [f"{tied}'features.{k}.table'{why} (m.py:7) ({k} axes)" for k in range(3)]
+    short = f"{tied}'table'{why}"
+    assert {results_networks._in_short(reason) for reason in reasons} == {short}
 
 
 def following_the_channels(widths, repeats=(4, 8, 4)):

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,9 +140,18 @@ def free_order(analysis: Analysis, argument: int) -> float:
     return sum(math.lgamma(atom.size + 1) for atom in atoms)
 
 
-def test_a_shuffle_by_itself_splits_nothing() -> None:
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h,
+        lambda h: h * h.sigmoid(),
+        lambda h: torch.where(h > 0, h, 0.1 * h),
+        lambda h: h.unsqueeze(1).contiguous().squeeze(1),
+    ],
+)
+def test_a_shuffle_by_itself_splits_nothing(between: Step) -> None:
     analysis = Analysis(
-        lambda x: x.view(BATCH, 3, 4).transpose(1, 2).reshape(BATCH, WIDTH),
+        lambda x: between(x.view(BATCH, 3, 4)).transpose(1, 2).reshape(BATCH, WIDTH),
         [torch.randn(BATCH, WIDTH)],
     )
     assert free_order(analysis, 0) == math.lgamma(WIDTH + 1)
