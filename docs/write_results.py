@@ -1,7 +1,8 @@
-"""Write the page of results from the files of the benchmarks: `python docs/write_results.py`.
+"""Write what pages say of the benchmarks from their files: `python docs/write_results.py`.
 
 Every number of `docs/results.md` comes from a file below `benchmarks/results`, and so do the words
-about wins, ties and losses. A test holds the page against the files.
+about wins, ties and losses; so does the last section of `docs/modules.md`. A test holds the pages
+against the files.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
+NETWORKS = ROOT / "docs" / "modules.md"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from results_figures import draw_pruning  # noqa: E402
+from results_networks import coverage  # noqa: E402
 from results_sections import SECTIONS  # noqa: E402
 from results_store import RESULTS, Store  # noqa: E402
 
+COVERAGE = "\n## Coverage\n\n"
 TITLE = """# Results
 
 What the methods do on the field's common tables: wins, ties and losses alike. This page is written
@@ -34,6 +38,13 @@ def page(root: Path = RESULTS) -> str:
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
+def page_of_networks(root: Path = RESULTS) -> str:
+    """The page on networks, with what is found in them as its last section."""
+    written = NETWORKS.read_text().partition(COVERAGE)[0]
+    return f"{written}{COVERAGE}{coverage(Store(root))}\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    NETWORKS.write_text(page_of_networks())
     draw_pruning(Store(RESULTS), ROOT / "docs" / "figures" / "pruning.png")

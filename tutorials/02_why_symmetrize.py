@@ -15,10 +15,10 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 from pyro.optim import ClippedAdam
+from torch.nn.functional import softplus
 
 import pyro_perm as pp
 
@@ -39,8 +39,8 @@ weights = weights / weights.sum()
 
 
 def log_mixture(x, alpha, s):
-    near, far = dist.Normal(torch.zeros(()), s), dist.Normal(alpha, s)
-    return torch.logaddexp(near.log_prob(x), far.log_prob(x)) - math.log(2)
+    far_over_near = alpha * (x - alpha / 2) / s**2  # log ratio of the components' densities
+    return dist.Normal(0.0, s).log_prob(x) + softplus(far_over_near) - math.log(2)
 
 
 def divergence(loc, scale, alpha, s):
@@ -177,7 +177,7 @@ print(pp.find_symmetry(network(0.1)))
 # %% [markdown]
 # Three guides: `AutoNormal`, and `AutoSymmetrized` with the paper's estimator of two permutations
 # and with the exact sum. They start asymmetric and narrow, because `w1 = w2` is a saddle of the
-# symmetrized objective. All are trained with Pyro's own `Trace_ELBO`.
+# symmetrized objective. All are trained by `pp.fit`, without Pyro's traces.
 
 # %%
 STEPS = 250
@@ -190,10 +190,9 @@ def fit(alpha, estimator):
     guide = base if estimator is None else pp.AutoSymmetrized(base, estimator=estimator)
     # The learning rate falls from 0.05 to 0.0005, so that the fit comes to rest.
     adam = ClippedAdam({"lr": 0.05, "lrd": 0.01 ** (1 / STEPS), "betas": (0.9, 0.99)})
-    loss = Trace_ELBO(num_particles=64, vectorize_particles=True, max_plate_nesting=0)
-    svi = SVI(base.model, guide, adam, loss)
-    for _ in range(STEPS):
-        svi.step()
+    kind = pp.FunctionalMeanField_ELBO if estimator is None else pp.FunctionalSymmetrized_ELBO
+    elbo = kind(num_particles=64, vectorize_particles=True)
+    pp.fit(base.model, guide, [()], steps=STEPS, elbo=elbo, optimizer=adam, progress=False)
     return dist.Normal(base.locs.w.detach(), base.scales.w.detach())
 
 

@@ -12,7 +12,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -328,9 +327,8 @@ except ValueError as error:
 # %%
 pyro.set_rng_seed(0)
 guide = pp.AutoSymmetrized(AutoNormal(mlp, init_loc_fn=pp.init_to_fan_in))
-svi = SVI(mlp, guide, ClippedAdam({"lr": 0.05, "lrd": 0.996}), Trace_ELBO())
-for _ in range(1000):
-    svi.step(x, y, batch_size=100)
+adam = ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / 700)})
+pp.fit(mlp, guide, [(x, y, 100)], steps=700, optimizer=adam, progress=False)
 
 elbo = pp.symmetrized_elbo(mlp, guide, x, y, num_samples=50, progress=False)
 print(f"ELBO(q)   {elbo.base:.1f} +- {elbo.base_standard_error:.1f} nats")

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import ClippedAdam
@@ -75,9 +74,10 @@ print(symmetry.summary())
 # %% [markdown]
 # ## Training
 #
-# Both guides start from the same values, see minibatches of 100 images, and take as many steps. The
-# model does not change under permutations, so training may go without them: with `permute=False`
-# both guides also see the same minibatches and the same noise.
+# Both guides start from the same values, see minibatches of 100 images, and take as many steps. As
+# the model draws its minibatch itself, an epoch of `pp.fit` is one call of it. The model does not
+# change under permutations, so training may go without them: with `permute=False` both guides also
+# see the same minibatches and the same noise.
 
 
 # %%
@@ -85,13 +85,12 @@ def base_guide():
     return AutoNormal(model, init_loc_fn=pp.init_to_fan_in, init_scale=0.05)
 
 
-def train(guide, steps=1000):
+def train(guide, steps=800):
     pyro.set_rng_seed(1)
     guide(x, y, batch_size=100)  # Sets up its parameters.
     pyro.set_rng_seed(2)
-    svi = SVI(model, guide, ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / steps)}), Trace_ELBO())
-    for _ in range(steps):
-        svi.step(x, y, batch_size=100)
+    adam = ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / steps)})
+    pp.fit(model, guide, [(x, y, 100)], steps=steps, optimizer=adam, progress=False)
     return guide
 
 
@@ -140,7 +139,7 @@ for name, guide in guides.items():
 predictions = {}
 for name, guide in guides.items():
     pyro.set_rng_seed(4)  # The same noise for both.
-    predictions[name] = pp.predict(model, guide, x_test, y_test, num_samples=300, progress=False)
+    predictions[name] = pp.predict(model, guide, x_test, y_test, num_samples=100, progress=False)
 print("                 accuracy     NLL   Brier     ECE")
 for name, prediction in predictions.items():
     probabilities = prediction.mean

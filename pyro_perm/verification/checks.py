@@ -95,8 +95,8 @@ def _check_groups(group: SymmetryGroup, density: LogDensity) -> list[GroupCheck]
     """All generators at one point; at another, one element that moves all groups at once."""
     if not group:
         return []
-    checks = _check_generators(group, density, density.draw_point())
-    point = density.draw_point()
+    first, point = (density.with_measured_rounding(density.draw_point()) for _ in range(2))
+    checks = _check_generators(group, density, first)
     if _is_invariant(group, density, point):
         return checks
     return checks + _check_generators(group, density, point)

@@ -31,9 +31,10 @@ def doubt(symmetry: GroupSpec, check: GroupCheck) -> str:
         if _moves(symmetry, check, axis)
     )
     return (
-        f"{_mover(check)} leaves {_subject(check)} as it is, but so does the group without "
-        f"axis {axis} of site '{site}': the check could not have noticed a wrong spec. Call "
-        "verify() with data on which the site matters, or leave the axis out"
+        f"{_mover(check)} leaves {_subject(check)} as it is, up to the {check.rounding:.0e} nats "
+        f"that rounding errors explain, but so does the group without axis {axis} of site "
+        f"'{site}': the check could not have noticed a wrong spec. Call verify() with data on "
+        "which the site matters, or leave the axis out"
     )
 
 

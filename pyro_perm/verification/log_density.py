@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from pyro_perm.verification.moves import Move, apply_all
 
 _MAX_DRAWS = 20
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
+_NUM_PERTURBATIONS, _TIMES_PERTURBED = 3, 10.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,20 @@ class LogDensity:
             f"the log joint was not finite at {_MAX_DRAWS} random points, so no symmetry of it "
             "could be verified: call with data on which the model's log-probability is finite"
         )
+
+    def with_measured_rounding(self, point: Point) -> Point:
+        """The same point, where values in their last digits change more than is granted.
+
+        Deep networks may be chaotic: a rounding error grows from layer to layer.
+        """
+        one = torch.finfo(self._dtype).eps
+        perturbed = (
+            {site: value * (1 + one * torch.randn_like(value).sign()) for site, value in each}
+            for each in [list(point.values.items())] * _NUM_PERTURBATIONS
+        )
+        changes = [max(self.changes_at(point, p).values(), default=0.0) for p in perturbed]
+        measured = _TIMES_PERTURBED * max(changes)
+        return replace(point, rounding=max(point.rounding, measured))
 
     def changes(self, point: Point, moves: Sequence[Move]) -> dict[str, float]:
         """By how much the terms that must not change do under some moves, in nats."""

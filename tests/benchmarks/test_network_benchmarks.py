@@ -1,6 +1,7 @@
 """Networks of torch.nn in benchmarks: a file each, run once, and their sections of the page."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import laplace_width
@@ -21,9 +22,8 @@ def test_networks_are_run_once_each_in_a_process_of_its_own(tmp_path, monkeypatc
     assert record["scores"]["change"] < modules.TOLERANCE
     monkeypatch.setattr(modules, "run_alone", None)
     modules.main(arguments)
-    page = results_networks.modules(Store(tmp_path))
-    assert "| gpt | own input | 0.04 | 10 | 452 |" in page
-    assert "0 of torchvision's 80 classifiers" in page
+    assert "| torch parts | gpt | 0.04 | 10 | 452 |" in results_networks.coverage(Store(tmp_path))
+    assert "0 of torchvision's 80 classifiers" in results_networks.modules(Store(tmp_path))
 
 
 def hungry(name, size, device):
@@ -129,9 +129,83 @@ def test_networks_on_larger_images_are_compared_not_listed(tmp_path):
         scores = {"parameters": 1e6, "groups": sizes, "log_order": 21.0, "seconds": 1.0}
         scores |= {"change": 1e-15, "not found": []}
         store.save(Run("modules", "resnet18", f"{pixels} pixels", 0), {}, scores)
-    page = results_networks.modules(store)
+    page = results_networks.coverage(store)
     assert page.count("| resnet18 |") == 1
     assert "On images of 224 pixels the groups are the same: resnet18." in page
+
+
+def test_networks_are_listed_by_family_with_what_they_ran_on(tmp_path):
+    store = Store(tmp_path)
+    reason = "indexed by aten.index (swin_transformer.py:7) (2 axes)"
+    for name, pixels, parameters in (
+        *(("swin_v2_t", 64, 3e6), ("wide_resnet50_2", 64, 2e6), ("swin_t", 96, 3e6)),
+        *(("resnet50", 64, 2e6), ("resnet18", 64, 1e6)),
+    ):
+        scores = {"parameters": parameters, "groups": {"8": 2}, "log_order": 21.0, "seconds": 1.0}
+        scores |= {"change": 1e-15, "not found": [reason] * name.startswith("swin")}
+        store.save(Run("modules", name, f"{pixels} pixels", 0), {}, scores)
+    page = results_networks.coverage(store)
+    rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| ")]
+    assert rows[2:] == [
+        ["| resnet", "resnet18"],
+        ["| ", "resnet50"],
+        ["| swin", "swin_t"],
+        ["| swin_v2", "swin_v2_t"],
+        ["| wide_resnet", "wide_resnet50_2"],
+    ]
+    assert "| indexed by aten.index |" in page
+    assert "Images have 64 pixels a side, but 96 for swin_t." in page
+    assert f"torch {torch.__version__}" in page and "(5 networks)" in page
+
+
+def test_what_is_not_found_is_said_once_in_short():
+    tied, why = "tied to dim 3 of buffer ", ", which is not a latent site"
+    reasons = [f"{tied}'features.{k}.table'{why} (m.py:7) ({k} axes)" for k in range(3)]
+    short = f"{tied}'table'{why}"
+    assert {results_networks._in_short(reason) for reason in reasons} == {short}
+
+
+def following_the_channels(widths, repeats=(4, 8, 4)):
+    """Sizes of classes of a ShuffleNet's channels that one layer makes and the same consume."""
+    stem, *stages, last = widths
+    layers, labels, consumers = Counter({last: 1}), [("stem", i) for i in range(stem)], {}
+
+    def consume(channels, layer):
+        for channel in channels:
+            consumers.setdefault(channel, []).append(layer)
+
+    for stage, (width, number) in enumerate(zip(stages, repeats, strict=True)):
+        half = width // 2
+        for unit in range(number):
+            if unit == 0:
+                consume(labels, (stage, unit, "branch 1"))
+                consume(labels, (stage, unit, "branch 2"))
+                passing = [((stage, unit, "branch 1"), i) for i in range(half)]
+            else:
+                passing = labels[:half]
+                consume(labels[half:], (stage, unit, "branch 2"))
+            made = [((stage, unit, "branch 2"), i) for i in range(half)]
+            layers[half] += 1  # inside of the second branch
+            labels = [channel for pair in zip(passing, made, strict=True) for channel in pair]
+    consume(labels, "last")
+    classes = Counter((channel[0], *layers) for channel, layers in consumers.items())
+    return layers + Counter(size for size in classes.values() if size > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("shufflenet_v2_x0_5", (24, 48, 96, 192, 1024)),
+        ("shufflenet_v2_x1_0", (24, 116, 232, 464, 1024)),
+        ("shufflenet_v2_x1_5", (24, 176, 352, 704, 1024)),
+        ("shufflenet_v2_x2_0", (24, 244, 488, 976, 2048)),
+    ],
+)
+def test_what_was_found_in_shufflenets_is_all_there_is(name, widths):
+    (found,) = (record["scores"] for record in Store().records("modules") if record["data"] == name)
+    expected = following_the_channels(widths)
+    assert {int(size): number for size, number in found["groups"].items()} == expected
+    assert found["not found"] == [] and found["change"] < modules.TOLERANCE
 
 
 def test_the_width_that_each_evidence_picks(tmp_path):

@@ -15,8 +15,12 @@ README = Path(__file__).parents[2] / "README.md"
 ROWS = ("| yacht |", "| energy |", "| concrete |", "| wine-red |")
 
 
-def test_the_page_is_up_to_date():
-    assert write_results.PAGE.read_text() == write_results.page(), "python docs/write_results.py"
+def test_the_pages_are_up_to_date():
+    for path, page in (
+        (write_results.PAGE, write_results.page()),
+        (write_results.NETWORKS, write_results.page_of_networks()),
+    ):
+        assert path.read_text() == page, "python docs/write_results.py"
 
 
 def scores(log_likelihood, bound):

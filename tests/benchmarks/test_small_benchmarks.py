@@ -77,6 +77,7 @@ def test_mnist(tmp_path, monkeypatch):
     mnist.main([*arguments, "--seeds", "2"])
 
 
+@pytest.mark.slow
 def test_recipes(tmp_path, monkeypatch):
     chosen = ["mean field", "warm-up", "last layer"]
     arguments = ["--recipe", *chosen, "--steps", "2", "4", "--samples", "8"]

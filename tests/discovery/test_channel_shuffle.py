@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -174,4 +174,32 @@ def test_what_is_added_to_its_own_shuffle_moves_in_whole_cycles() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     symmetry = pp.find_symmetry(network, x)
     assert Counter(symmetry.groups.values()) == {2: 2}
+    assert change_of_outputs(network, symmetry, x) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda h: h.flip(-1),
+        lambda h: h.roll(2, -1),
+        lambda h: h[:, [3, 0, 5, 1, 4, 2]],
+        lambda h: h.index_select(1, torch.tensor([3, 0, 5, 1, 4, 2])),
+    ],
+)
+def test_units_are_followed_to_other_places(move: Callable[[Tensor], Tensor]) -> None:
+    """Whatever the places, the third layer consumes half of the units, and the last the others."""
+
+    class Coupling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 6), nn.Linear(6, 2)
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            by, taken = move(torch.tanh(self.first(x))).chunk(2, -1)
+            return self.last(torch.cat([by, torch.tanh(self.inner(taken))], -1))
+
+    network, x = Coupling().double(), torch.randn(5, 3)
+    symmetry = pp.find_symmetry(network, x)
+    assert Counter(symmetry.groups.values()) == {3: 3}
     assert change_of_outputs(network, symmetry, x) < 1e-10

@@ -158,7 +158,7 @@ def test_reasons(model: Callable[..., Any], axis: str, reason: str) -> None:
     ("activation", "reason"),
     [
         (lambda h: h.cumsum(1), "order-dependent aten.cumsum (test_find.py:"),
-        (lambda h: h.flip(1), "order-dependent aten.flip"),
+        (lambda h: h + h.roll(1, 1), "combined by aten.add"),
         (lambda h: h + torch.arange(4.0), "the model tells its units apart"),
         (lambda h: h * torch.rand(4), "random numbers drawn by aten::rand"),
         (nn.RReLU(), "argument of the random aten::rrelu_with_noise"),

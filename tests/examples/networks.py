@@ -188,6 +188,28 @@ def zero_padded_shortcut() -> tuple[Any, ...]:
 
 
 @example(
+    "a.weight[-4:0..1] a.bias[-1:0..1] fc.weight[-1:0,2]",
+    "a.weight[-4:2..3] a.bias[-1:2..3] c.weight[-3:0,2]",
+    "b.weight[-4:0..1] b.bias[-1:0..1] fc.weight[-1:1,3]",
+    "b.weight[-4:2..3] b.bias[-1:2..3] c.weight[-3:1,3]",
+    "c.weight[-4] c.bias[-1] fc.weight[-1:4..6]",
+)
+def channel_shuffle() -> tuple[Any, ...]:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 1)
+            self.c, self.fc = nn.Conv2d(4, 3, 1), nn.Linear(7, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            joined = torch.cat([self.a(x), self.b(x)], 1).relu()
+            passing, taken = joined.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2).chunk(2, 1)
+            return self.fc(torch.cat([passing, self.c(taken).relu()], 1).mean((2, 3)))
+
+    return regression(Net(), torch.randn(2, 1, 4, 4))
+
+
+@example(
     "a.weight[-4] a.bias[-1] b.weight[-3] c.weight[-3:0..2] fc.weight[-1:0..2]",
     "b.weight[-4] b.bias[-1] c.weight[-3:3..4] fc.weight[-1:3..4]",
     "c.weight[-4] c.bias[-1] fc.weight[-1:5..8]",

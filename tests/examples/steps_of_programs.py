@@ -18,11 +18,19 @@ ORDERED: list[Callable[[Tensor, int], Tensor]] = [
     lambda h, dim: h.cumsum(dim),
     lambda h, dim: h.flip(dim),
     lambda h, dim: h.roll(1, dim),
+    lambda h, dim: _shuffle(h, dim),
     lambda h, dim: h.sort(dim)[0],
     lambda h, dim: h - h.max(dim, keepdim=True)[0],
     lambda h, dim: torch.cat([h.topk(1, dim)[0], h], dim),
     lambda h, dim: h + h.argmax(dim, keepdim=True),
 ]
+
+
+def _shuffle(h: Tensor, dim: int) -> Tensor:
+    """In two groups, where there are."""
+    if h.shape[dim] % 2:
+        return h
+    return h.unflatten(dim, (2, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
 
 
 def _pointwise(p: Program, h: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ def tie(x: AxisExpr, y: AxisExpr, why: Reason) -> None:
 
     :param why: recorded on atoms that have to be refined or frozen for it.
     """
+    if x is y:  # So no digit is asked for.
+        return
     try:
         _tie(x, y, why)
     except IncompatibleLayoutError:

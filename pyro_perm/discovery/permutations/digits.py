@@ -12,17 +12,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import prod
 
-from pyro_perm.discovery.permutations.algebra import factor
+from pyro_perm.discovery.permutations.algebra import factor, tie
 from pyro_perm.discovery.permutations.expressions import (
     UNIT,
     AxisExpr,
     Digit,
     Reason,
+    axis_of_size,
     is_frozen,
     places_of_digits,
     product_of,
     rearranged,
     resolve,
+    size_of,
+    sum_of,
 )
 
 
@@ -60,6 +63,63 @@ class Digits:
         if sorted(order) != list(range(len(self._sizes))):
             return None
         return rearranged(resolve(self._axis), places_of_digits(self._sizes, order))
+
+
+class Stack:
+    """Tensors side by side, each with its own axis along one dimension.
+
+    The tensor that joins them has two digits: which one it is, and the coordinate there.
+
+    :param rows: their axes, of one length.
+    :param joined: why none changes places with another.
+    :param tied: why all are permuted alike once a digit is asked for.
+    """
+
+    def __init__(self, rows: Sequence[AxisExpr], joined: Reason, tied: Reason) -> None:
+        self.rows, self._joined, self._tied = rows, joined, tied
+
+    def factors(self) -> list[AxisExpr]:
+        """The number of the tensor, and the coordinate in all of them."""
+        first, *others = self.rows
+        for other in others:
+            tie(first, other, self._tied)
+        return [axis_of_size(len(self.rows), self._joined), first]
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return len(self.rows), size_of(self.rows[0])
+
+    def axes(self) -> list[AxisExpr]:
+        """The two digits, none of them asked for yet."""
+        if len(self.rows) == 1:
+            return [UNIT, self.rows[0]]
+        return [Digit(self, position, size) for position, size in enumerate(self._sizes)]
+
+    def flattened(self, digits: Sequence[Digit]) -> AxisExpr | None:
+        """The tensors' axes end to end, or entry by entry."""
+        order = [digit.position for digit in digits]
+        if sorted(order) != [0, 1]:
+            return None
+        return rearranged(sum_of(map(resolve, self.rows)), places_of_digits(self._sizes, order))
+
+    def some(self, rows: slice) -> Stack:
+        """Some of the tensors."""
+        return Stack(self.rows[rows], self._joined, self._tied)
+
+    def replaced(self, axes: Sequence[AxisExpr], other: Sequence[AxisExpr]) -> list[AxisExpr]:
+        """Axes with others in place of the two digits."""
+        return [
+            other[axis.position] if isinstance(axis, Digit) and axis.whole is self else axis
+            for axis in axes
+        ]
+
+
+def stack_along(axes: Sequence[AxisExpr], dim: int) -> Stack | None:
+    """What was stacked along a dimension, if that is so."""
+    axis = axes[dim]
+    if isinstance(axis, Digit) and isinstance(axis.whole, Stack) and axis.position == 0:
+        return axis.whole
+    return None
 
 
 def unflatten(axis: AxisExpr, sizes: Sequence[int], why: Reason) -> list[AxisExpr]:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,36 @@ def shuffle(choose: random.Random) -> Step:
     return step
 
 
+def reorder(choose: random.Random) -> Step:
+    """The channels of any width from the last, or some further on, or as a list says."""
+
+    def step(x: Tensor) -> Tensor:
+        places = choose.sample(range(x.shape[1]), x.shape[1])
+        return choose.choice([x.flip(1), x.roll(choose.randint(-3, 3), 1), x[:, places]])
+
+    return step
+
+
+def pile(choose: random.Random, *rows: Tensor) -> Tensor:
+    """Tensors of one shape side by side, and some of what is made of them."""
+    dim = choose.randint(0, 2)
+    piled = torch.stack(rows, dim)
+    if choose.random() < 0.5:
+        start = choose.randrange(len(rows))
+        piled = piled.narrow(dim, start, choose.randint(1, len(rows) - start))
+    if choose.random() < 0.3:
+        piled = piled.tanh()
+    made = choose.choice(["one", "last", "end to end", "entry by entry", "sum"])
+    if made == "one":
+        return piled.select(dim, choose.randrange(piled.shape[dim]))
+    if made == "last":
+        return piled.unbind(dim)[-1]
+    if made == "sum":
+        return piled.sum(dim)
+    last = piled.movedim(dim, 1 if made == "end to end" else -1)
+    return last.flatten(1)
+
+
 def cut(choose: random.Random) -> Step:
     """Some channels, from any one on."""
 
@@ -62,13 +93,18 @@ def program(seed: int) -> Callable[[Tensor, Tensor], list[Tensor]]:
         choose, pool = random.Random(seed), [x, y]
         for _ in range(choose.randint(1, 6)):
             first, second = choose.choices(pool, k=2)
-            kind = choose.choice(["shuffle", "shuffle", "cut", "join", "add"])
+            kinds = ["shuffle", "shuffle", "reorder", "cut", "join", "add", "pile", "pile"]
+            kind = choose.choice(kinds)
             if kind == "join" and first.shape[1] + second.shape[1] <= 4 * WIDTH:
                 pool.append(torch.cat([first, second], 1))
+            elif kind == "pile":
+                rows = [x for x in pool if x.shape == first.shape]
+                pool.append(pile(choose, *choose.choices(rows, k=choose.randint(1, 3))))
             elif kind == "add" and first.shape == second.shape:
                 pool.append(first * 2 + second)
             else:
-                pool.append((cut if kind == "cut" else shuffle)(choose)(first))
+                step = {"reorder": reorder, "cut": cut}.get(kind, shuffle)
+                pool.append(step(choose)(first))
         return pool[2:]
 
     return run
@@ -104,9 +140,18 @@ def free_order(analysis: Analysis, argument: int) -> float:
     return sum(math.lgamma(atom.size + 1) for atom in atoms)
 
 
-def test_a_shuffle_by_itself_splits_nothing() -> None:
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h,
+        lambda h: h * h.sigmoid(),
+        lambda h: torch.where(h > 0, h, 0.1 * h),
+        lambda h: h.unsqueeze(1).contiguous().squeeze(1),
+    ],
+)
+def test_a_shuffle_by_itself_splits_nothing(between: Step) -> None:
     analysis = Analysis(
-        lambda x: x.view(BATCH, 3, 4).transpose(1, 2).reshape(BATCH, WIDTH),
+        lambda x: between(x.view(BATCH, 3, 4)).transpose(1, 2).reshape(BATCH, WIDTH),
         [torch.randn(BATCH, WIDTH)],
     )
     assert free_order(analysis, 0) == math.lgamma(WIDTH + 1)

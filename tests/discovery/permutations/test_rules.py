@@ -128,6 +128,15 @@ OPERATIONS: dict[str, tuple[Operation, list[tuple[int, ...]]]] = {
     "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), [(2, 12, 2, 3)]),
     "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 2), [(2, 3, 4, 6)]),
     "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), [(2, 6, 2, 2)]),
+    "flip": (lambda x, y: x.flip(0, 1) + y, [(3, 4), (4,)]),
+    "roll": (lambda x, y: x.roll((1, -1), (0, 1)) + y, [(3, 4), (4,)]),
+    "roll of all entries": (lambda x, y: x.roll(5) @ y, [(3, 4), (4, 2)]),
+    "an order of columns": (lambda x, y: x[:, [2, 0, -1, 1]] + y, [(3, 4), (4,)]),
+    "an order of rows": (
+        lambda x, y: x.index_select(0, torch.tensor([2, 0, 1])) @ y,
+        [(3, 4), (4, 2)],
+    ),
+    "norm of all entries": (lambda x: torch.norm(x) + torch.ops.aten.norm.Scalar(x, 3), [(3, 4)]),
     "unfold": (lambda x: F.unfold(x, 2), [(2, 3, 4, 4)]),
     "fold": (lambda x: F.fold(x, (3, 3), 2), [(2, 12, 4)]),
     "embedding_bag": (

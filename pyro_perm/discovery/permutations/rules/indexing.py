@@ -30,6 +30,8 @@ def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]
     if any(i.is_mask for i in tensors):
         rules.freeze([axis for t in (tensor, *tensors) for axis in t], BY_A_MASK)
         return [rules.fixed(size) for size in rules.result_shapes[0]]
+    if len(tensors) == 1 and (order := new_order(tensor[places[0]], tensors[0])):
+        return _reordered(rules, tensor, places[0], order)
     looked_up = broadcast(rules, tensors)
     for d, i in zip(places, tensors, strict=True):
         look_up(rules, tensor[d], i)
@@ -42,6 +44,8 @@ def index(rules: AxisRules, tensor: AxisTensor, indices: list[AxisTensor | None]
 @register_axis_rule(aten.index_select)
 def index_select(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor) -> Axes:
     """The entries of a dimension that an index names."""
+    if order := new_order(tensor[dim], i):
+        return _reordered(rules, tensor, dim, order)
     look_up(rules, tensor[dim], i)
     axes = list(tensor)
     axes[dim] = i[0] if len(i) else UNIT
@@ -86,6 +90,22 @@ def gather(rules: AxisRules, tensor: AxisTensor, dim: int, i: AxisTensor, *rest:
         else:
             rules.freeze([x, y])
     return list(i)
+
+
+def new_order(axis: AxisExpr, i: AxisTensor) -> list[int] | None:
+    """The order in which a constant index names every entry of an axis once, if it is another."""
+    if i.content is None or i.content.dim() != 1 or i.content.is_floating_point():
+        return None
+    length = size_of(axis)
+    order = [place % length for place in i.content.tolist()]
+    every = list(range(length))
+    return order if sorted(order) == every and order != every else None
+
+
+def _reordered(rules: AxisRules, tensor: AxisTensor, dim: int, order: list[int]) -> Axes:
+    axes = list(tensor)
+    axes[dim] = rules.rearranged(axes[dim], order)
+    return axes
 
 
 def look_up(rules: AxisRules, axis: AxisExpr, i: AxisTensor) -> None:

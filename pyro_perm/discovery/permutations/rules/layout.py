@@ -6,7 +6,16 @@ from typing import Any
 
 import torch
 
-from pyro_perm.discovery.permutations.expressions import UNIT, AxisExpr, product_of, size_of, sum_of
+from pyro_perm.discovery.permutations.digits import stack_along
+from pyro_perm.discovery.permutations.expressions import (
+    UNIT,
+    AxisExpr,
+    is_frozen,
+    product_of,
+    resolve,
+    size_of,
+    sum_of,
+)
 from pyro_perm.discovery.permutations.rules.table import (
     Axes,
     AxisRules,
@@ -119,6 +128,7 @@ def repeat(rules: AxisRules, tensor: AxisTensor, repeats: list[int]) -> Axes:
 
 
 @register_axis_rule(aten.slice.Tensor)
+@moves_entries
 def cut(
     rules: AxisRules,
     tensor: AxisTensor,
@@ -130,7 +140,10 @@ def cut(
     """A segment of a dimension, or every ``step``-th entry of it."""
     axes, length = list(tensor), tensor.shape[dim]
     begin, stop, _ = slice(start, end).indices(length)
-    if step == 1:
+    stacked = stack_along(axes, dim)
+    if stacked and step == 1 and begin < stop:
+        axes = stacked.replaced(axes, stacked.some(slice(begin, stop)).axes())
+    elif step == 1:
         stop = max(begin, stop)
         axes[dim] = rules.segments(axes[dim], [begin, stop - begin, length - stop])[1]
     else:
@@ -152,10 +165,14 @@ def _column(rules: AxisRules, axis: AxisExpr, places: range) -> AxisExpr:
 
 
 @register_axis_rule(aten.select.int)
+@moves_entries
 def select(rules: AxisRules, tensor: AxisTensor, dim: int, index: int) -> Axes:
     """One entry of a dimension."""
     axes, length = list(tensor), tensor.shape[dim]
-    rules.segments(axes[dim], [index % length, 1, length - 1 - index % length])
+    if stacked := stack_along(axes, dim):
+        axes = stacked.replaced(axes, [UNIT, stacked.rows[index]])
+    else:
+        rules.segments(axes[dim], [index % length, 1, length - 1 - index % length])
     del axes[dim]
     return axes
 
@@ -189,9 +206,13 @@ def gated_half(rules: AxisRules, tensor: AxisTensor, dim: int) -> Axes:
 
 
 @register_axis_rule(aten.unbind)
+@moves_entries
 def unbind(rules: AxisRules, tensor: AxisTensor, dim: int) -> tuple[Axes, ...]:
     """Every entry of a dimension by itself."""
     dim %= len(tensor)
+    if stacked := stack_along(tensor.axes, dim):
+        entries = [stacked.replaced(tensor.axes, [UNIT, row]) for row in stacked.rows]
+        return tuple([*axes[:dim], *axes[dim + 1 :]] for axes in entries)
     rules.freeze(tensor[dim], f"taken apart by {rules.operation}")
     return tuple([*tensor.axes[:dim], *tensor.axes[dim + 1 :]] for _ in range(tensor.shape[dim]))
 
@@ -208,9 +229,20 @@ def cat(rules: AxisRules, tensors: list[AxisTensor], dim: int) -> Axes:
 @register_axis_rule(aten.stack)
 def stack(rules: AxisRules, tensors: list[AxisTensor], dim: int) -> Axes:
     """Lay tensors side by side along a new dimension."""
-    axes = _tied_beside(rules, tensors, None)
-    axes.insert(dim % (len(axes) + 1), rules.fixed(len(tensors), f"joined by {rules.operation}"))
+    first, *others = tensors
+    own = [d for d, axis in enumerate(first) if any(_differ(axis, x[d]) for x in others)]
+    if len(own) == 1:
+        axes = _tied_beside(rules, tensors, own[0])
+        number, axes[own[0]] = rules.stack([tensor[own[0]] for tensor in tensors])
+    else:
+        axes = _tied_beside(rules, tensors, None)
+        number = rules.fixed(len(tensors), f"joined by {rules.operation}")
+    axes.insert(dim % (len(axes) + 1), number)
     return axes
+
+
+def _differ(x: AxisExpr, y: AxisExpr) -> bool:
+    return resolve(x) != resolve(y) and not (is_frozen(x) and is_frozen(y))
 
 
 @register_axis_rule(aten.constant_pad_nd)

@@ -24,14 +24,6 @@ def cumulative(rules: AxisRules, tensor: AxisTensor, dim: int, *rest: Any) -> Ax
     return list(tensor)
 
 
-@register_axis_rule(aten.flip, aten.roll)
-def move(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
-    """Moving entries along dimensions; the dimensions are the last list of the arguments."""
-    dims = rest[-1] or range(len(tensor))
-    rules.freeze([tensor[dim] for dim in dims])
-    return list(tensor)
-
-
 @register_axis_rule(aten.sort.default, aten.topk)
 def sort(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> tuple[Axes, Axes]:
     """Sorted values do not depend on the order of their dimension, their places do."""

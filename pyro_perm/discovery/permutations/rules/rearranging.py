@@ -1,4 +1,4 @@
-"""Moving entries between channels and places: shuffles, patches and their inverses."""
+"""Moving entries: shuffles, flips, and between channels and places, as patches are."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def channel_shuffle(rules: AxisRules, x: AxisTensor, groups: int) -> Axes:
     """Channels ``(groups, members)`` to ``(members, groups)``."""
     group, member = rules.unflatten(x[1], [groups, size_of(x[1]) // groups])
     return [x[0], rules.flatten([member, group]), *x.axes[2:]]
+
+
+@register_axis_rule(aten.flip)
+def flip(rules: AxisRules, x: AxisTensor, dims: list[int]) -> Axes:
+    """Entries from the last to the first."""
+    axes = list(x)
+    for dim in dims:
+        axes[dim] = rules.rearranged(axes[dim], range(x.shape[dim])[::-1])
+    return axes
+
+
+@register_axis_rule(aten.roll)
+def roll(rules: AxisRules, x: AxisTensor, shifts: list[int], dims: list[int]) -> Axes:
+    """Entries some places further on, the last ones first."""
+    if not dims and len(x) > 1:  # All entries are one long dimension.
+        rules.freeze(x)
+        return list(x)
+    axes = list(x)
+    for dim, shift in zip(dims or [0], shifts, strict=True):
+        length = x.shape[dim]
+        axes[dim] = rules.rearranged(axes[dim], [(k - shift) % length for k in range(length)])
+    return axes
 
 
 @register_axis_rule(aten.im2col)

@@ -73,6 +73,12 @@ def norm(
     return remaining_axes(tensor, dims, keepdim)
 
 
+@register_axis_rule(aten.norm.Scalar, aten.norm.ScalarOpt_dtype)
+def norm_of_all(rules: AxisRules, tensor: AxisTensor, *rest: Any) -> Axes:
+    """The norm of all entries."""
+    return []
+
+
 @register_axis_rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode)
 def extremum(rules: AxisRules, tensor: AxisTensor, dim: int, keepdim: bool) -> tuple[Axes, Axes]:
     """An extreme value and where it is; whoever uses the place depends on the order."""

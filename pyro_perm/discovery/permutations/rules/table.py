@@ -9,7 +9,14 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from pyro_perm.discovery.permutations import algebra, digits
-from pyro_perm.discovery.permutations.expressions import AxisExpr, Reason, axis_of_size, size_of
+from pyro_perm.discovery.permutations.expressions import (
+    AxisExpr,
+    Reason,
+    axis_of_size,
+    rearranged,
+    resolve,
+    size_of,
+)
 from pyro_perm.discovery.recording.graph import OVERLAY, Call
 from pyro_perm.program._torch_internals import is_operator
 
@@ -111,6 +118,21 @@ class AxisRules:
     def flatten(self, axes: Sequence[AxisExpr]) -> AxisExpr:
         """Flatten axes, row-major; what was unflattened and moved since is an axis in disorder."""
         return digits.flatten(axes)
+
+    def stack(self, rows: Sequence[AxisExpr]) -> list[AxisExpr]:
+        """Axes of tensors side by side: which tensor it is, and one that is theirs.
+
+        They are not permuted alike before either is asked for, as those of :meth:`unflatten`.
+        """
+        joined, tied = (self._why(f"{verb} by {self.operation}") for verb in ("joined", "combined"))
+        return digits.Stack(rows, joined, tied).axes()
+
+    def rearranged(self, axis: AxisExpr, places: Sequence[int]) -> AxisExpr:
+        """The axis of the same coordinates in another order.
+
+        :param places: for each coordinate of the result, which one of the axis it is.
+        """
+        return rearranged(resolve(axis), places)
 
     def has_factor(self, axis: AxisExpr, right: int) -> bool:
         """Whether an axis can be unflattened to rows of some length without freezing it."""
