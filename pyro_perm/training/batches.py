@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_perm.program._torch_internals import tree_leaves
+from pyro_perm.program.batches import Arguments, arguments_of
+
 
 @dataclass(frozen=True)
 class TensorBatches:
@@ -61,6 +64,23 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Any]:
             f"an epoch, such as a DataLoader, but is a {type(data).__name__}"
         )
     return data
+
+
+def arguments_of_batch(batch: Any, number: int) -> Arguments:
+    """What a model is called with for a batch.
+
+    :param number: of the batch in its epoch, from one.
+    :raises ValueError: if all of its tensors are empty: a step on it would be one on the prior.
+    """
+    arguments = arguments_of(batch)
+    tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(
+            f"batch {number} of the data holds no observations: its tensors have shape {shapes}; "
+            "leave such batches out, as a DataLoader does with drop_last=True"
+        )
+    return arguments
 
 
 def num_data_of(batches: Iterable[Any]) -> int | None:

@@ -13,9 +13,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
 
-from pyro_perm.program.batches import Arguments, arguments_of
+from pyro_perm.program.batches import Arguments
 from pyro_perm.training.annealed_kl import AnnealedKL, Schedule
-from pyro_perm.training.batches import as_batches, num_data_of
+from pyro_perm.training.batches import arguments_of_batch, as_batches, num_data_of
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
@@ -142,7 +142,7 @@ def _first_call(batches: Any) -> Arguments:
     :raises ValueError: if there is none.
     """
     for batch in batches:
-        return arguments_of(batch)
+        return arguments_of_batch(batch, 1)
     raise ValueError("the loader gave no batch")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_perm.program.batches import arguments_of
+from pyro_perm.training.batches import arguments_of_batch
 from pyro_perm.training.checkpoint import RandomState, read_checkpoint, write_checkpoint
 from pyro_perm.training.history import History
 from pyro_perm.training.parameters import TrainedTensors
@@ -152,7 +152,7 @@ class Run:
             if number == done:
                 self._random.set(now)
             elif number > done:
-                yield arguments_of(batch)
+                yield arguments_of_batch(batch, number)
         if number == 0 or number < done:
             raise ValueError(
                 f"the loader gave {number} batches in an epoch, of which {done} had been seen: an "

@@ -343,3 +343,9 @@ def test_an_interrupted_loader_that_changed_is_refused(tmp_path):
         )
     with pytest.raises(ValueError, match="gave 2 batches in an epoch, of which 3 had been seen"):
         run(new_guide(), data=short, epochs=2, checkpoint=path)
+
+
+@pytest.mark.parametrize("data", [[(X, Y), (X[:0], Y[:0])], (X[:0], Y[:0]), [{"x": X[:0]}]])
+def test_batches_without_observations_are_refused(data):
+    with pytest.raises(ValueError, match="holds no observations"):
+        run(new_guide(), data, steps=2)
