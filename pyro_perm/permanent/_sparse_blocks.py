@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pyro_perm.permanent.blocks import (
@@ -83,8 +82,10 @@ def _links(matrix: Tensor, least: Tensor) -> _Links:
 def _parts(links: _Links, size: int, costs: tuple[float, ...]) -> list[_Nodes]:
     """Sets of at least two nodes that may interact, split as blocks are."""
     links = _in_cycles(links, size, costs[0])
-    graph = csr_array((np.ones(len(links.start)), (links.start, links.end)), (size, size))
-    _, labels = connected_components(graph, directed=True, connection="strong")
+    graph = scipy.sparse.csr_array(
+        (np.ones(len(links.start)), (links.start, links.end)), (size, size)
+    )
+    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=True, connection="strong")
     sizes = np.bincount(labels, minlength=size)
     links = links.where(labels[links.start] == labels[links.end])
     settled = []

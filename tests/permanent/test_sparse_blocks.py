@@ -21,7 +21,7 @@ def matrix_with_blocks(sizes, size=400, apart=60.0):
     return log_matrix.double(), blocks
 
 
-@pytest.mark.parametrize("sizes", [[2, 3], [7, 12], *slow([25], [2] * 40)])
+@pytest.mark.parametrize("sizes", [[2, 3], [7, 12], *slow([30], [2] * 40)])
 def test_blocks_lie_in_few_rows_and_the_permanent_is_that_of_these(sizes):
     log_matrix, blocks = matrix_with_blocks(sizes)
     rows = rows_in_blocks(log_matrix)
