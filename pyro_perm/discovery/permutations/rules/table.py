@@ -111,7 +111,7 @@ class AxisRules:
     def unflatten(self, axis: AxisExpr, sizes: Sequence[int]) -> list[AxisExpr]:
         """Unflatten an axis as :meth:`factors` does, but not before a factor is asked for.
 
-        Only rules with :func:`moves_entries` see such factors.
+        Only rules with ``moves_entries`` see such factors.
         """
         return digits.unflatten(axis, sizes, self._why(f"reshaped by {self.operation}"))
 
