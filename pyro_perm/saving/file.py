@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pyro_perm._version import __version__
@@ -67,16 +67,16 @@ def read(path: str | PathLike[str], kind: str) -> tuple[dict[str, Tensor], Any]:
     :raises ValueError: if it is damaged, of another program, of another kind, or of a newer
         version; says which.
     """
+    content = Path(path).read_bytes()
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _require_ours(path, metadata, kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(
             f"'{path}' is no whole file of pp.save ({error}): cut off, damaged, or another "
             "program's"
         ) from error
+    metadata = _metadata_of(content)
+    _require_ours(path, metadata, kind)
     text = metadata.get(_DOCUMENT, "")
     if metadata.get(_CHECKSUM) != _checksum(text, tensors):
         raise ValueError(
@@ -84,6 +84,13 @@ def read(path: str | PathLike[str], kind: str) -> tuple[dict[str, Tensor], Any]:
             "where it was written"
         )
     return tensors, json.loads(text)
+
+
+def _metadata_of(content: bytes) -> dict[str, str]:
+    """What safetensors keeps beside the tensors: its header is JSON, after its length."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return metadata
 
 
 def _require_ours(path: Any, metadata: Mapping[str, str], kind: str) -> None:
