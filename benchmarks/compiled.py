@@ -23,7 +23,7 @@ import torch
 from device import wait_for
 from networks import network, spec
 from pyro.infer.autoguide import AutoNormal
-from step_cost import BATCH, switch_off
+from step_cost import BATCH, base_guide, data
 from torch import Tensor, nn
 
 import pyro_perm as pp
@@ -42,11 +42,7 @@ def losses(shape: tuple[int, int, int], off: float) -> dict[str, nn.Module]:
     args = data(inputs, outputs)
 
     def base() -> AutoNormal:
-        pyro.set_rng_seed(0)
-        guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
-        guide(*args)
-        switch_off(guide, off)
-        return guide
+        return base_guide(model, args, off)
 
     modules = {"AutoNormal": pp.FunctionalMeanField_ELBO()(model, base())}
     for name, estimator in ESTIMATORS.items():
@@ -56,12 +52,6 @@ def losses(shape: tuple[int, int, int], off: float) -> dict[str, nn.Module]:
     for module in modules.values():
         module(*args)
     return modules
-
-
-def data(inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """A random batch on the device."""
-    x = torch.randn(BATCH, inputs)
-    return x, torch.randn(BATCH) if outputs == 1 else torch.randint(outputs, (BATCH,))
 
 
 def stepper(module: nn.Module, called: Callable[..., Tensor], args: tuple[Tensor, ...]) -> Step:

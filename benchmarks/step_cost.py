@@ -19,6 +19,7 @@ from networks import network, spec, spec_with_scales
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
+from torch import Tensor
 
 import pyro_perm as pp
 
@@ -26,10 +27,19 @@ SHAPES = [(10, 50, 1), (64, 100, 10), (784, 400, 10)]
 BATCH = 128
 
 
-def data(inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+def data(inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
     """A random batch of inputs and targets."""
     x = torch.randn(BATCH, inputs)
     return x, torch.randn(BATCH) if outputs == 1 else torch.randint(outputs, (BATCH,))
+
+
+def base_guide(model: Callable, args: tuple[Tensor, Tensor], switched_off: float) -> AutoNormal:
+    """A guide with a share of its units switched off, the same at every call."""
+    pyro.set_rng_seed(0)
+    guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
+    guide(*args)
+    switch_off(guide, switched_off)
+    return guide
 
 
 def steppers(
@@ -41,11 +51,7 @@ def steppers(
     args = data(inputs, outputs)
 
     def base() -> AutoNormal:
-        pyro.set_rng_seed(0)
-        guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
-        guide(*args)
-        switch_off(guide, switched_off)
-        return guide
+        return base_guide(model, args, switched_off)
 
     def stepper(guide: Callable, loss: Trace_ELBO) -> Callable[[], float]:
         svi = SVI(model, guide, Adam({"lr": 1e-3}), loss)

@@ -71,7 +71,7 @@ class Recorder(torch.nn.Module):
                 f"group '{density.symmetry.open_groups[0]}' rescales its units, whose priors no "
                 "graph can hold: train without torch.compile, or find the symmetry without scales"
             )
-        if not isinstance(density, FactorizedDensity):
+        if not density.factorizes:
             raise TypeError(
                 "torch.compile takes guides that draw their sites independently, such as "
                 "AutoNormal: train this one without it"

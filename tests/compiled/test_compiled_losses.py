@@ -12,9 +12,11 @@ import torch
 from marks import slow
 from problems import one_hidden_layer, two_hidden_layers, with_scales, with_signs
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 import pyro_perm as pp
+from pyro_perm.compiled.recorder import Recorder
+from pyro_perm.trace_sites import log_ratio_nodes
 
 ESTIMATORS = [pp.Bethe(), pp.InfoNCE(4), *slow(pp.Exact(), pp.ImportanceSampled(4))]
 
@@ -240,3 +242,14 @@ def test_graphs_are_recorded_anew_for_other_shapes_and_numbers():
     called = compiled(loss, "aot_eager")
     for num, scale in ((6, 1.0), (6, 2.0), (6, 0.5), (5, 0.5), (3, 0.25), (1, 2.0)):
         assert_same(loss, called, (x[:num], y[:num], scale))
+
+
+def test_a_vector_drawn_jointly_is_refused():
+    # Its estimate would be that of the marginals.
+    model = one_hidden_layer(3)
+    base = AutoMultivariateNormal(model.model, init_loc_fn=pp.init_to_fan_in)
+    guide = pp.AutoSymmetrized(base, model.symmetry(), estimator=pp.ImportanceSampled(4))
+    (node,) = log_ratio_nodes(poutine.trace(guide).get_trace(*model.args).nodes).values()
+    recorder = Recorder(lambda: None)
+    with pytest.raises(TypeError, match="draw their sites independently"):
+        recorder.log_ratio(node["fn"].density, guide.estimator)
