@@ -23,7 +23,7 @@ from pyro_perm.first_call import (
 from pyro_perm.independence import GuideProbe
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.prior_reader import PriorReader
-from pyro_perm.program._pyro_internals import make_prototype, plates_of
+from pyro_perm.program._pyro_internals import make_prototype, share_prototype
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
 from pyro_perm.program.sites import SiteKind
@@ -109,7 +109,7 @@ class AutoSymmetrized(AutoGuide):
         """
         guide = cls(base, symmetry, estimator=estimator, permute=permute)
         guide.priors = PriorReader(guide.model, symmetry.group)
-        guide._share_prototype()
+        share_prototype(guide, base)
         guide._is_checked = True
         return guide
 
@@ -213,12 +213,8 @@ class AutoSymmetrized(AutoGuide):
             make_prototype(self.base, *args, **kwargs)
         self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
         self.priors = PriorReader(self.model, self._group)
-        self._share_prototype()
-
-    def _share_prototype(self) -> None:
-        """One prototype for both, so that a seed gives the base the same start as it has alone."""
-        self.prototype_trace = self.base.prototype_trace
-        self._prototype_frames = plates_of(self.base)
+        # One for both, so that a seed gives the base the same start as it has alone.
+        share_prototype(self, self.base)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

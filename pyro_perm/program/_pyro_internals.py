@@ -18,12 +18,14 @@ from pyro.infer import MCMC
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.infer.autoguide.utils import deep_setattr as deep_setattr
 from pyro.nn import PyroModule
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, transform_to
 
 from pyro_perm.program.seeds import fixed_seed
+
+UNCONSTRAINED = "_unconstrained"
+"""Ends the names of parameters and of an ``AutoNormal``'s draws in unconstrained space."""
 
 
 def outer_handler(model: Callable[..., Any]) -> tuple[Messenger, Callable[..., Any]] | None:
@@ -55,6 +57,21 @@ def own_calls(modules: Iterator[PyroModule]) -> Iterator[None]:
     finally:
         for context, state in zip(contexts, before, strict=True):
             vars(context).update(state)
+
+
+def returned_value(trace: Any) -> Any:
+    """What the program returned in the run that a trace is of."""
+    return trace.nodes["_RETURN"]["value"]
+
+
+def is_deterministic(site: Any) -> bool:
+    """Whether a site is a ``pyro.deterministic`` statement."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def has_all_values(site: Any) -> bool:
+    """Whether a site has all of its values at once, on a dimension that ``poutine.enum`` added."""
+    return site["infer"].get("_enumerate_dim") is not None
 
 
 def packed_dims(tensor: Any) -> set[str]:
@@ -97,7 +114,7 @@ def stored_parameters(module: PyroModule) -> dict[str, Tensor]:
         return {}
     stored = dict(pyro.get_param_store().named_parameters())
     names = {
-        name: f"{module._pyro_name}.{name.removesuffix('_unconstrained')}"
+        name: f"{module._pyro_name}.{name.removesuffix(UNCONSTRAINED)}"
         for name, _ in module.named_parameters()
     }
     return {name: stored[full] for name, full in names.items() if full in stored}
@@ -107,7 +124,7 @@ def current_parameters(module: PyroModule) -> dict[str, Tensor]:
     """The unconstrained parameters that a module's next call will use."""
     stored = stored_parameters(module)
     return {
-        name: stored.get(name, own) if name.endswith("_unconstrained") else own
+        name: stored.get(name, own) if name.endswith(UNCONSTRAINED) else own
         for name, own in module.named_parameters()
     }
 
@@ -124,10 +141,10 @@ def name_apart(guide: AutoGuide, contents: Iterable[Tensor]) -> None:
     guide._pyro_name = f"{guide._pyro_name}_{digest:08x}"
 
 
-def plates_of(guide: AutoGuide) -> dict[str, CondIndepStackFrame]:
-    """The plates that a guide saw in its model when it was set up."""
-    frames: dict[str, CondIndepStackFrame] = guide._prototype_frames
-    return frames
+def share_prototype(guide: AutoGuide, base: AutoGuide) -> None:
+    """Let a guide go by what another one saw in the model, in place of a prototype of its own."""
+    guide.prototype_trace = base.prototype_trace
+    guide._prototype_frames = base._prototype_frames
 
 
 def loc_and_scale(guide: AutoNormal, site: str) -> tuple[Tensor, Tensor]:
@@ -164,7 +181,7 @@ class UnconstrainedParameter(NamedTuple):
         *parents, name = path.split(".")
         owner = functools.reduce(getattr, parents, module)
         constraint, _ = owner._pyro_params[name]
-        return cls(owner, f"{name}_unconstrained", transform_to(constraint))
+        return cls(owner, f"{name}{UNCONSTRAINED}", transform_to(constraint))
 
     def constrained(self) -> Tensor:
         """The parameter, without a param statement."""

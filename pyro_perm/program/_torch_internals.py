@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "VALIDATING_FUNCTIONS",
     "EagerDispatchMode",
     "arguments_of",
     "autograd_in_operators",
@@ -28,6 +29,9 @@ __all__ = [
     "tree_map",
     "writes",
 ]
+
+VALIDATING_FUNCTIONS = frozenset({"__init__", "_validate_sample"})
+"""Methods of a distribution that check its arguments, or a sample, against a constraint."""
 
 
 class EagerDispatchMode(TorchDispatchMode):

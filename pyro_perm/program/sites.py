@@ -12,6 +12,7 @@ from pyro.distributions import Delta
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
+from pyro_perm.program._pyro_internals import is_deterministic
 from pyro_perm.program.trace import is_enumerated
 
 
@@ -94,8 +95,7 @@ def _is_function(node: Any) -> bool:
         fn = fn.base_dist
     if not isinstance(fn, Delta):
         return False
-    deterministic = bool(node["infer"].get("_deterministic"))
-    return deterministic or torch.equal(*torch.broadcast_tensors(fn.v, value))
+    return is_deterministic(node) or torch.equal(*torch.broadcast_tensors(fn.v, value))
 
 
 def scale_without(scale: Any, frames: Any, plates: Collection[str]) -> Any:

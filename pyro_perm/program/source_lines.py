@@ -10,6 +10,8 @@ from types import CodeType
 import pyro
 import torch
 
+from pyro_perm.program._torch_internals import VALIDATING_FUNCTIONS
+
 _PACKAGE = Path(__file__).parents[1]
 _RUNNERS = [
     str(Path(_PACKAGE, "program", file))
@@ -43,7 +45,7 @@ def is_validation() -> bool:
     """Whether a distribution is validating its arguments: that cannot change the log joint."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_MODEL):
-        if frame.f_code.co_name in ("__init__", "_validate_sample") and (
+        if frame.f_code.co_name in VALIDATING_FUNCTIONS and (
             frame.f_code.co_filename.startswith(_DISTRIBUTIONS)
         ):
             return True

@@ -21,7 +21,7 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_perm.program._pyro_internals import packed_as, packed_dims
+from pyro_perm.program._pyro_internals import has_all_values, packed_as, packed_dims
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def traced_terms(trace: Any) -> list[TracedTerm]:
         for name, node in trace.nodes.items()
         if node["type"] == "sample" and not site_is_subsample(node)
     }
-    if not any(map(_is_enumerated, nodes.values())):
+    if not any(map(has_all_values, nodes.values())):
         return [_alone(name, node) for name, node in nodes.items()]
     trace.pack_tensors()
     variables = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
@@ -91,13 +91,9 @@ def traced_terms(trace: Any) -> list[TracedTerm]:
     for names, shared in _components(factors, variables):
         if shared:
             terms.append(_contracted(trace, {name: factors[name] for name in names}, shared))
-        elif not _is_enumerated(nodes[names[0]]):  # A variable of one value has probability one.
+        elif not has_all_values(nodes[names[0]]):  # A variable of one value has probability one.
             terms.append(_alone(names[0], nodes[names[0]]))
     return terms
-
-
-def _is_enumerated(node: Any) -> bool:
-    return node["infer"].get("_enumerate_dim") is not None
 
 
 def _alone(name: str, node: Any) -> TracedTerm:
@@ -108,7 +104,7 @@ def _alone(name: str, node: Any) -> TracedTerm:
 def _factor(node: Any) -> Tensor:
     """The site's density, masked; not so a variable that is summed out, for its sum is one."""
     factor = node["packed"]["unscaled_log_prob"]
-    mask = None if _is_enumerated(node) else node["packed"]["mask"]
+    mask = None if has_all_values(node) else node["packed"]["mask"]
     masked: Tensor = packed.scale_and_mask(factor, mask=mask)
     return masked
 
@@ -142,7 +138,7 @@ def _contracted(trace: Any, factors: dict[str, Tensor], variables: set[str]) -> 
         ((ordinal, (term,)),) = contract_tensor_tree(tree, variables).items()
     except NotImplementedError as error:
         raise ValueError(f"cannot sum out sites {sorted(factors)}: {error}") from error
-    summed_out = tuple(name for name, node in nodes.items() if _is_enumerated(node))
+    summed_out = tuple(name for name, node in nodes.items() if has_all_values(node))
     frames = tuple(
         frame
         for frame in next(iter(nodes.values()))["cond_indep_stack"]

@@ -10,6 +10,7 @@ import pyro
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
+from pyro_perm.program._pyro_internals import returned_value
 from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 
 Model = Callable[..., Any]
@@ -40,7 +41,7 @@ def observe_outputs(model: Model, trace: Any) -> Model:
     if any(site["is_observed"] and not site_is_subsample(site) for site in sites):
         return model
     latent = {id(site["value"]) for site in sites}
-    returned = tensors_among(trace.nodes["_RETURN"]["value"])
+    returned = tensors_among(returned_value(trace))
     outputs = [k for k, value in enumerate(returned) if id(value) not in latent]
     return functools.partial(_observe, model, outputs)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program._pyro_internals import (
+    UNCONSTRAINED,
     current_parameters,
     make_prototype_from,
     stored_parameters,
@@ -224,7 +225,7 @@ def _require_own_parameters(base: AutoGuide, parameters: Mapping[str, Tensor]) -
         if not torch.equal(value, parameters[name]):
             raise ValueError(
                 f"Pyro's param store holds another value under the name of the guide's "
-                f"'{name.removesuffix('_unconstrained')}', "
+                f"'{name.removesuffix(UNCONSTRAINED)}', "
                 "as another guide of this class leaves it, and the guide would take it over: call "
                 "pyro.clear_param_store() before, or set "
                 "pyro.settings.set(module_local_params=True)"

@@ -10,7 +10,7 @@ import torch
 from examples.bayesian import normal
 from pyro import poutine
 from pyro.infer import HMC, MCMC
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal, init_to_median
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoGuide, AutoNormal, init_to_median
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroSample, pyro_method
 from pyro.ops import packed
@@ -20,7 +20,9 @@ from pyro_perm.program._pyro_internals import (
     announced_loc_and_scale,
     by_default,
     current_parameters,
+    has_all_values,
     has_run,
+    is_deterministic,
     loc_and_scale,
     make_prototype,
     make_prototype_from,
@@ -29,7 +31,8 @@ from pyro_perm.program._pyro_internals import (
     own_calls,
     packed_as,
     packed_dims,
-    plates_of,
+    returned_value,
+    share_prototype,
     stored_parameters,
 )
 
@@ -79,6 +82,23 @@ def test_a_module_that_is_being_called_draws_anew_in_calls_of_its_own() -> None:
     assert first is after and own is not first
 
 
+def enumerable() -> str:
+    flip = dist.Bernoulli(torch.tensor(0.5))
+    pyro.sample("all", flip, infer={"enumerate": "parallel"})
+    pyro.sample("one", flip, obs=torch.tensor(1.0))
+    pyro.deterministic("function", torch.tensor(1.0))
+    return "returned"
+
+
+def test_a_trace_says_what_became_of_its_sites() -> None:
+    trace = poutine.trace(poutine.enum(enumerable, first_available_dim=-1)).get_trace()
+    sites = {name: trace.nodes[name] for name in ("all", "one", "function")}
+    assert [name for name, site in sites.items() if has_all_values(site)] == ["all"]
+    assert [name for name, site in sites.items() if is_deterministic(site)] == ["function"]
+    assert returned_value(trace) == "returned"
+    assert not has_all_values(poutine.trace(enumerable).get_trace().nodes["all"])
+
+
 def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
     tensor = packed.pack(torch.ones(2, 1, 3), {-3: "a", -2: "b", -1: "c"})
     assert tensor.shape == (2, 3) and packed_dims(tensor) == {"a", "c"}
@@ -89,17 +109,27 @@ def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
     assert restored.shape == (2, 1, 3)
 
 
-def test_a_guide_that_is_set_up_has_its_parameters_and_its_plates() -> None:
-    def in_plate() -> None:
-        with pyro.plate("units", 3):
-            pyro.sample("w", dist.Normal(0.0, 1.0))
+def in_plate() -> None:
+    with pyro.plate("units", 3):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
 
+
+def test_a_guide_that_is_set_up_has_its_parameters() -> None:
     guide = AutoNormal(in_plate, init_scale=0.5)
     make_prototype(guide)
-    assert list(plates_of(guide)) == ["units"]
     loc, scale = loc_and_scale(guide, "w")
     assert loc.tolist() == [0.0] * 3
     assert torch.allclose(scale, torch.tensor(0.5))
+
+
+def test_a_guide_draws_by_the_prototype_of_another_one() -> None:
+    base, guide = AutoNormal(in_plate), AutoGuide(in_plate)
+    make_prototype(base)
+    share_prototype(guide, base)
+    with pyro.plate_stack("particles", (2,), rightmost_dim=-2):
+        (plate,) = guide._create_plates().values()
+    assert (plate.name, plate.size, plate.dim) == ("units", 3, -1)
+    assert guide.prototype_trace is base.prototype_trace
 
 
 def test_a_guide_is_set_up_from_a_stand_in_for_its_model() -> None:

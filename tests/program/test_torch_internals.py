@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributions import constraints
 
 from pyro_perm.program import _torch_internals as internals
 
@@ -50,6 +51,28 @@ def test_a_dispatch_mode_does_not_import_the_compiler() -> None:
         "sys.exit(len(after - before))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class Callers(constraints.Constraint):
+    """Allows everything, and notes the names of the functions that ask."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        self.seen.append(sys._getframe(1).f_code.co_name)
+        return torch.ones_like(value, dtype=torch.bool)
+
+
+def test_distributions_are_validated_by_the_methods_that_are_taken_for_validation() -> None:
+    callers = Callers()
+
+    class Validated(torch.distributions.Normal):
+        arg_constraints = {"loc": callers, "scale": callers}  # noqa: RUF012
+        support = callers
+
+    Validated(0.0, 1.0, validate_args=True).log_prob(torch.tensor(0.0))
+    assert set(callers.seen) == internals.VALIDATING_FUNCTIONS
 
 
 def test_operators_are_found_by_name_and_missing_ones_skipped() -> None:

@@ -113,7 +113,7 @@ def grid_sample(rules: AxisRules, x: AxisTensor, grid: AxisTensor, *rest: Any) -
 
 def _register_resampling() -> None:
     """Operations on ``(*channels, *places)``, with the number of place dimensions in their name."""
-    for name in (
+    for operation in operators(
         *("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
         *("adaptive_max_pool2d", "adaptive_max_pool3d"),
         *("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d"),
@@ -123,7 +123,8 @@ def _register_resampling() -> None:
         *("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
         *("replication_pad1d", "replication_pad2d", "replication_pad3d"),
     ):
-        register_axis_rule(*operators(name))(_resampling(int(_RANK.findall(name)[0])))
+        num_places = int(_RANK.findall(operation.__name__)[0])
+        register_axis_rule(operation)(_resampling(num_places))
 
 
 def _resampling(num_places: int) -> Any:
