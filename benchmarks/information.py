@@ -144,10 +144,9 @@ def trained_density(method: str, width: int, num_steps: int, num_draws: int) -> 
     )
     torch.manual_seed(1)
     locs, scales = (layout.units(part[0]).double() for part in (trained.loc, trained.scale))
-    density = FactorizedDensity(
-        layout.group, {"units": locs}, {"units": locs}, {"units": scales}, torch.Size()
-    )
-    return density.redrawn(num_draws)
+    draws = locs + scales * torch.randn(num_draws, *locs.shape, dtype=locs.dtype)
+    kinds = ({"units": part} for part in (draws, locs, scales))
+    return FactorizedDensity(layout.group, *kinds, torch.Size([num_draws]))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pyro import poutine
 
 import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.trace_sites import log_ratio_nodes
 
@@ -57,11 +57,22 @@ def two_layers(n, d, loc_scale, num_samples, **kwargs):
     return synthetic(spec, shapes, loc_scale, num_samples, **kwargs)
 
 
+def redraw(density, num):
+    """Fresh draws of ``w`` as a batch, from a factorized density whose parameters have none."""
+    values = {}
+    for site, loc in density.locs.items():
+        noise = torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
+        value = loc + density.scales[site] * noise
+        simplex = density.symmetry.is_simplex(site)
+        values[site] = STICK_BREAKING(value.double()) if simplex else value
+    return replace(density, values=values, batch_shape=torch.Size([num]))
+
+
 def draws_from(density):
     """Fresh draws of ``w``, one at a time, as certificates take them from a guide."""
 
     def draw():
-        fresh = density.redrawn(1)
+        fresh = redraw(density, 1)
         values = {site: value[0] for site, value in fresh.values.items()}
         return Draw(replace(fresh, values=values, batch_shape=torch.Size()))
 

@@ -74,16 +74,6 @@ class FactorizedDensity:
                 f"{type(self.symmetry).__name__}: give symmetry.group"
             )
 
-    def redrawn(self, num: int) -> FactorizedDensity:
-        """Fresh draws of ``w`` as a batch; for parameters without one."""
-        values = {}
-        for site, loc in self.locs.items():
-            noise = torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
-            value = loc + self.scales[site] * noise
-            simplex = self.symmetry.is_simplex(site)
-            values[site] = STICK_BREAKING(value.double()) if simplex else value
-        return replace(self, values=values, batch_shape=torch.Size([num]))
-
     @property
     def device(self) -> torch.device:
         """Where the draw lies."""

@@ -3,6 +3,7 @@
 import information
 import pytest
 import torch
+from densities import redraw
 from marks import slow
 from results_store import Store
 
@@ -18,7 +19,7 @@ def density():
     group = pp.PermutationSymmetry({"hidden": {"units": 0}}, shapes=shapes).group
     locs = {"units": 0.1 * torch.randn(4, 2)}
     scales = {"units": torch.full((4, 2), 0.5)}
-    return FactorizedDensity(group, locs, locs, scales, torch.Size()).redrawn(4000)
+    return redraw(FactorizedDensity(group, locs, locs, scales, torch.Size()), 4000)
 
 
 @pytest.mark.parametrize(

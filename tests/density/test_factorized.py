@@ -6,7 +6,7 @@ import math
 import pyro
 import pytest
 import torch
-from densities import draw, flatten_batch, mean_and_error, traced_log_ratio
+from densities import draw, flatten_batch, mean_and_error, redraw, traced_log_ratio
 from marks import on_each
 from problems import PROBLEMS, brute_force_log_q_symmetrized, one_hidden_layer, two_hidden_layers
 from pyro import poutine
@@ -224,7 +224,7 @@ def draw_of_mixture(num_particles):
 
 def test_fresh_draws_are_distributed_like_the_guide():
     _, density, _ = draw_of_mixture(5)
-    fresh = density.redrawn(4000)
+    fresh = redraw(density, 4000)
     assert fresh.batch_shape == (4000,)
     for site, value in fresh.values.items():
         assert value.shape[1:] == density.values[site].shape[1:]
