@@ -24,7 +24,8 @@ from stacked_network import Layout
 from torch import Tensor
 
 import pyro_perm as pp
-from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.density.density import gather_pairs
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.permanent import log_permanent, permanent_by_blocks
 from pyro_perm.permanent.row_by_row import sample_rescaled
 from pyro_perm.rescaling import Degrees, UnitEntries, log_orbit_mass, orbit_pairs

@@ -1,6 +1,7 @@
 """Permutation-invariant variational posteriors for Bayesian neural networks in Pyro."""
 
 from pyro_perm._version import __version__
+from pyro_perm.density.density import Density
 from pyro_perm.discovery import find_symmetry, register_axis_rule
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import (
@@ -73,6 +74,7 @@ __all__ = [
     "Bounds",
     "Comparison",
     "DenseGaussian",
+    "Density",
     "Estimator",
     "Evidence",
     "Exact",

@@ -7,12 +7,12 @@ import math
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import Estimator
 from pyro_perm.permanent._tracing import is_tracing
 
 
-def finite_estimate(density: FactorizedDensity, estimator: Estimator) -> Tensor:
+def finite_estimate(density: Density, estimator: Estimator) -> Tensor:
     """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
 
     :raises FloatingPointError: if it is not finite, unless Pyro's validation is off.

@@ -11,7 +11,7 @@ from pyro.ops.provenance import track_provenance
 from torch import Tensor
 
 from pyro_perm.compiled.recorder import active_recorder
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import Estimator
 from pyro_perm.finite_estimate import finite_estimate
 from pyro_perm.permanent._tracing import is_tracing
@@ -39,7 +39,7 @@ class LogRatio(Unit):
 
     def __init__(
         self,
-        density: FactorizedDensity,
+        density: Density,
         estimator: Estimator,
         *,
         dtype: torch.dtype,
@@ -99,7 +99,7 @@ class LogRatio(Unit):
             )
         return super().score_parts(x, *args, **kwargs)
 
-    def _log_ratio_of(self, density: FactorizedDensity) -> Tensor:
+    def _log_ratio_of(self, density: Density) -> Tensor:
         symmetry = density.symmetry
         log_ratio = log_ratio_of(density, self.estimator)
         if self._log_prior_change is not None:
@@ -111,7 +111,7 @@ class LogRatio(Unit):
         return track_provenance(log_ratio, self._provenance) if self._provenance else log_ratio
 
 
-def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
+def log_ratio_of(density: Density, estimator: Estimator) -> Tensor:
     """``log q^G(w) - log q(w)`` of every draw, shape ``(*batch)``, in nats.
 
     :raises FloatingPointError: if the estimate is not finite.
@@ -125,5 +125,5 @@ def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:
         )
     recorder = active_recorder()
     if recorder is not None:
-        return recorder.log_ratio(density, estimator)
+        return recorder.log_ratio(density, estimator)  # type: ignore[arg-type]  # Refuses others.
     return finite_estimate(density, estimator)

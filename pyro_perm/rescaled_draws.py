@@ -25,7 +25,7 @@ from torch.distributions import constraints
 
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.symmetry import SymmetryGroup
@@ -70,7 +70,7 @@ class LogScales(TorchDistribution):
     support = constraints.independent(constraints.real, 1)
     has_rsample = True
 
-    def __init__(self, density: FactorizedDensity, group: str, num_plates: int) -> None:
+    def __init__(self, density: Density, group: str, num_plates: int) -> None:
         self._density, self._group = density, group
         batch_shape = torch.Size((*density.batch_shape, *(1,) * num_plates))
         # Without particles there is no batch, and plates broadcast against nothing.
@@ -136,7 +136,7 @@ def draw_rescaled(
     return drawn, result
 
 
-def sample_log_scales(density: FactorizedDensity, group: str) -> Tensor:
+def sample_log_scales(density: Density, group: str) -> Tensor:
     """Draws from the prior along the orbits of a group's units, shape ``(*batch, n)``."""
     assert density.priors is not None
     values = density.with_fixed_draws().values
@@ -162,7 +162,7 @@ def add_scales(
     return elements
 
 
-def log_prior_change(density: FactorizedDensity, log_scales: Mapping[str, Tensor]) -> Tensor:
+def log_prior_change(density: Density, log_scales: Mapping[str, Tensor]) -> Tensor:
     """``log p(t . w) - log p(w)``, shape ``(*batch)``, in nats and double precision.
 
     :param log_scales: group -> logarithms of the units' scales, shape ``(*batch, n)``.

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_perm.density.base_guides import read_density
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import log_ratio_of
 from pyro_perm.prior_reader import PriorReader
@@ -63,7 +63,7 @@ def looking_on() -> Iterator[None]:
 
 def draw_density(
     guide: Call, symmetry: SymmetryGroup, priors: PriorReader | None = None
-) -> FactorizedDensity:
+) -> Density:
     """The density of a base guide, with one draw from it.
 
     :param priors: reads those of the sites that are rescaled; None to do without.
@@ -91,7 +91,7 @@ def draw_guide(
 
 def draw_symmetrized(
     base: FullData,
-    density: FactorizedDensity,
+    density: Density,
     estimator: Estimator,
     sites: Collection[str],
     num_draws: int,
@@ -144,7 +144,7 @@ def _indices(num_draws: int) -> Values:
 
 
 def _log_ratio(
-    estimator: Estimator, density: FactorizedDensity, values: Values, map_draws: DrawMapper
+    estimator: Estimator, density: Density, values: Values, map_draws: DrawMapper
 ) -> Tensor:
     """``log q^G(w) - log q(w)`` of many draws from one density, shape ``(num_draws,)``."""
     num = len(next(iter(values.values())))

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.symmetry.elements import Elements
 
 
@@ -30,7 +30,7 @@ class JointDistribution(Protocol):
 
 
 @dataclass(frozen=True)
-class CorrelatedDensity(FactorizedDensity):
+class CorrelatedDensity(Density):
     """A joint distribution over the sites of a symmetry, and a draw ``w`` from it.
 
     The locs and scales, and with them the unit pairs, are those of its marginals.

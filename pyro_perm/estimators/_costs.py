@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators._terms import Term
 from pyro_perm.symmetry.unit_layout import UnitLayout
 
 
-def entries(density: FactorizedDensity) -> int:
+def entries(density: Density) -> int:
     """Number of entries of ``w`` that the symmetry permutes."""
     symmetry = density.symmetry
     return sum(math.prod(symmetry.site_shape(site)) for site in symmetry.sites)
 
 
-def unit_pairs(density: FactorizedDensity, terms: Iterable[Term]) -> int:
+def unit_pairs(density: Density, terms: Iterable[Term]) -> int:
     """For the matrices of unit pairs of some groups."""
     symmetry = density.symmetry
     return sum(
@@ -25,11 +25,11 @@ def unit_pairs(density: FactorizedDensity, terms: Iterable[Term]) -> int:
     )
 
 
-def all_unit_pairs(density: FactorizedDensity) -> int:
+def all_unit_pairs(density: Density) -> int:
     """For those of every group with all of its sites."""
     return unit_pairs(density, (Term(g, tuple(s)) for g, s in density.symmetry.spec.items()))
 
 
-def row_by_row(density: FactorizedDensity) -> int:
+def row_by_row(density: Density) -> int:
     """For a permutation of every group, drawn row by row with five products of a vector each."""
     return sum(5 * size**3 for size in density.symmetry.groups.values())

@@ -19,14 +19,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.permanent import bethe_permanent
 from pyro_perm.symmetry import Axis
 from pyro_perm.symmetry.elements import Elements
 from pyro_perm.symmetry.separable import separable_sites
 
 
-def uniform_marginals(density: FactorizedDensity) -> dict[str, Tensor]:
+def uniform_marginals(density: Density) -> dict[str, Tensor]:
     """Group -> the doubly stochastic matrix with equal entries, shape ``(*batch, n, n)``."""
     device = density.device
     return {
@@ -36,7 +36,7 @@ def uniform_marginals(density: FactorizedDensity) -> dict[str, Tensor]:
 
 
 def expected_pairs(
-    density: FactorizedDensity,
+    density: Density,
     group: str,
     marginals: Mapping[str, Tensor],
     strength: float | Tensor = 1.0,
@@ -65,7 +65,7 @@ def expected_pairs(
 
 
 def mean_field(
-    density: FactorizedDensity, marginals: Mapping[str, Tensor], strengths: Iterable[float]
+    density: Density, marginals: Mapping[str, Tensor], strengths: Iterable[float]
 ) -> dict[str, Tensor]:
     """Marginals after one sweep over the groups at each strength of their coupling.
 
@@ -81,7 +81,7 @@ def mean_field(
     return marginals
 
 
-def moved(density: FactorizedDensity, permutations: Elements) -> FactorizedDensity:
+def moved(density: Density, permutations: Elements) -> Density:
     """The density at ``g . w``, for many ``g``: shape ``(num, *batch)``."""
     values = density.symmetry.apply(permutations, density.values)
     num = next(iter(permutations.values())).shape[0]
@@ -89,7 +89,7 @@ def moved(density: FactorizedDensity, permutations: Elements) -> FactorizedDensi
 
 
 def _expected_pairs_of_axis(
-    density: FactorizedDensity, site: str, axis: Axis, marginals: Mapping[str, Tensor]
+    density: Density, site: str, axis: Axis, marginals: Mapping[str, Tensor]
 ) -> Tensor:
     rank = density.symmetry.site_rank(site)
     value, loc = density.values[site].double(), density.locs[site].double()

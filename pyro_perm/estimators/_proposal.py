@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import (
     expected_pairs,
@@ -50,7 +50,7 @@ class Proposal:
         strength: how much groups that are not drawn yet count, shape ``(*batch)``.
     """
 
-    density: FactorizedDensity
+    density: Density
     marginals: dict[str, Tensor]
     strength: Tensor
 
@@ -82,7 +82,7 @@ class Proposal:
 
 
 @torch.no_grad()
-def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
+def fit_proposals(density: Density) -> list[Proposal]:
     """A weakly and a strongly coupled proposal, or a single one where no site is shared.
 
     They draw permutations, and nothing else that groups do to units.
@@ -100,7 +100,7 @@ def fit_proposals(density: FactorizedDensity) -> list[Proposal]:
 
 
 @torch.no_grad()
-def fit_proposal(density: FactorizedDensity) -> Proposal:
+def fit_proposal(density: Density) -> Proposal:
     """The proposal that makes ``log q^G(w)`` largest, judged by draws of its own."""
     proposals = fit_proposals(density)
     if len(proposals) == 1:
@@ -134,7 +134,7 @@ def select(proposals: Sequence[Proposal], scores: Tensor) -> Proposal:
     return Proposal(density, marginals, pick([p.strength for p in proposals]))
 
 
-def cost(density: FactorizedDensity, num: int) -> float:
+def cost(density: Density, num: int) -> float:
     """Multiplications for fitting the proposals, and for draws from one of them."""
     pairs = _costs.all_unit_pairs(density)
     draw = pairs + _costs.row_by_row(density)
@@ -145,17 +145,17 @@ def cost(density: FactorizedDensity, num: int) -> float:
     return sweeps + (len(_STRENGTHS) * _NUM_PILOT + num) * draw
 
 
-def num_affordable(density: FactorizedDensity) -> int:
+def num_affordable(density: Density) -> int:
     """How many permutations a certificate draws for each ``w``."""
     num = _ROWS_OF_PERMUTATIONS // max(density.symmetry.groups.values())
     return max(_FEWEST_PERMUTATIONS, min(_MOST_PERMUTATIONS, num))
 
 
-def _filled(density: FactorizedDensity, number: float) -> Tensor:
+def _filled(density: Density, number: float) -> Tensor:
     return torch.full(density.batch_shape, number, dtype=torch.float64, device=density.device)
 
 
-def identity(density: FactorizedDensity, num: int = 1) -> dict[str, Tensor]:
+def identity(density: Density, num: int = 1) -> dict[str, Tensor]:
     """The true permutation, group -> shape ``(num, *batch, n)``."""
     return {
         group: torch.arange(n, device=density.device).expand(num, *density.batch_shape, n)

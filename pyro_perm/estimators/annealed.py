@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.density.density import Density, gather_pairs
 from pyro_perm.estimators import _costs, _proposal
 from pyro_perm.estimators._coupled_groups import expected_pairs, moved
 from pyro_perm.estimators._proposal import (
@@ -84,11 +84,11 @@ class AnnealedImportanceSampled(Estimator):
         require_positive("num_steps", self.num_steps)
         require_positive("num_chains", self.num_chains)
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """Groups that only permute units, under base guides that draw sites independently."""
         return joint_draws(density) or unit_actions(density)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """At every step unit pairs, and a turn for every pair of units, along every chain."""
         units = sum(size**2 for size in density.symmetry.groups.values())
         step = _costs.all_unit_pairs(density) + _COST_OF_SWAPS * units
@@ -96,13 +96,13 @@ class AnnealedImportanceSampled(Estimator):
         return _proposal.cost(density, 2 * self.num_chains) + self.num_steps * chains * step
 
     @classmethod
-    def candidates(cls, density: FactorizedDensity) -> Sequence[AnnealedImportanceSampled]:
+    def candidates(cls, density: Density) -> Sequence[AnnealedImportanceSampled]:
         """Shorter and longer ones, for groups that share sites: others need no annealing."""
         if not coupled_sites(density.symmetry) or cls().serves(density):
             return []
         return [cls(num_steps) for num_steps in _NUM_STEPS_THAT_COMPETE]
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """The upper one of the two bounds on ``log q^G(w) - log q(w)``.
 
         :raises ValueError: if it does not serve the density, and at backpropagation.
@@ -110,14 +110,14 @@ class AnnealedImportanceSampled(Estimator):
         log_ratio = self._log_sums(density)[0] - density.log_volume
         return refuse_gradient(self, log_ratio, density)
 
-    def bounds(self, density: FactorizedDensity) -> Bounds:
+    def bounds(self, density: Density) -> Bounds:
         """Integrands for both bounds on the mutual information."""
         with_true, without = self._log_sums(density)
         order = density.log_volume
         return Bounds(order - with_true, order - without)
 
     @torch.no_grad()
-    def _log_sums(self, density: FactorizedDensity) -> tuple[Tensor, Tensor]:
+    def _log_sums(self, density: Density) -> tuple[Tensor, Tensor]:
         """``log sum_g q(g w) / q(w)`` from above and from below, shape ``(*batch)``."""
         require_served(self, density)
         path, pilot = _best_path(density, -(-self.num_steps // _PILOT_SHARE))
@@ -152,7 +152,7 @@ class _Path:
         pairs: ``M_l``, group -> shape ``(*batch, n, n)``.
     """
 
-    density: FactorizedDensity
+    density: Density
     pairs: dict[str, Tensor]
 
     @classmethod
@@ -245,7 +245,7 @@ class _Path:
         return state
 
 
-def _best_path(density: FactorizedDensity, num_steps: int) -> tuple[_Path, Tensor]:
+def _best_path(density: Density, num_steps: int) -> tuple[_Path, Tensor]:
     """The path along which a few short forward chains make ``log q^G(w)`` largest.
 
     :returns: the path, and what these chains make of ``log sum_g q(g w) / q(w)``, ``(*batch)``.
@@ -257,7 +257,7 @@ def _best_path(density: FactorizedDensity, num_steps: int) -> tuple[_Path, Tenso
     return best, scores.amax(0)
 
 
-def _splits_into_pairs(density: FactorizedDensity, group: str) -> bool:
+def _splits_into_pairs(density: Density, group: str) -> bool:
     others = frozenset(density.symmetry.spec) - {group}
     sites = separable_sites(density.symmetry, group, others)
     return set(sites) == set(density.symmetry.spec[group])

@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import (
-    FactorizedDensity,
-)
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._screening import Screen
 from pyro_perm.estimators._terms import Term, lower_terms
@@ -66,16 +64,16 @@ class Bethe(Estimator):
         """An equal one without memory: what was far apart in another guide tells nothing here."""
         return Bethe()
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """Base guides that draw their sites independently."""
         return joint_draws(density)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """A product of matrices for each group, and belief propagation where all units overlap."""
         sweeps = sum(_SWEEPS * size**2 for size in density.symmetry.groups.values())
         return _costs.unit_pairs(density, lower_terms(density.symmetry)) + sweeps
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """Sum over the groups of ``log perm(exp L) - sum_i L_ii - log n!``."""
         require_served(self, density)
         symmetry = density.symmetry
@@ -90,7 +88,7 @@ class Bethe(Estimator):
             total = torch.tensor(total, dtype=torch.float64, device=device)
         return total.double().expand(density.batch_shape)
 
-    def _log_sum(self, density: FactorizedDensity, term: Term) -> Tensor:
+    def _log_sum(self, density: Density, term: Term) -> Tensor:
         """``log sum_g q(g . w) - log q(w)`` over one group and some of its sites.
 
         Less the prior's share ``log p_Q(w) - log p(w)`` where the group rescales.
@@ -101,7 +99,7 @@ class Bethe(Estimator):
             terms.append(density.log_mean(*term))
         return reduce(torch.add, terms)
 
-    def _log_permanent(self, density: FactorizedDensity, term: Term) -> Tensor:
+    def _log_permanent(self, density: Density, term: Term) -> Tensor:
         """``log perm(exp L) - sum_i L_ii``."""
         layout = UnitLayout.of(density.symmetry, *term)
         screen = self._screens.setdefault((density.symmetry, term), Screen(layout.orbits))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 
 
 class Bounds(NamedTuple):
@@ -42,7 +42,7 @@ class Estimator(ABC):
     method: ClassVar[str] = ""
 
     @abstractmethod
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """Estimate ``log q^G(w) - log q(w)``.
 
         :param density: the traced base distributions, the sampled ``w`` and the symmetry.
@@ -51,7 +51,7 @@ class Estimator(ABC):
         :raises TypeError: if it does not serve this kind of base guide.
         """
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """None if it serves this symmetry and this kind of base guide, else why not, and the fix.
 
         The values of ``w`` have no say. To be read after the estimator's name, as in "Exact() would
@@ -60,7 +60,7 @@ class Estimator(ABC):
         """
         return None
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """Multiplications for a draw of ``w``, roughly: certificates try what is cheap first.
 
         :returns: a positive number; infinite if unknown.
@@ -68,14 +68,14 @@ class Estimator(ABC):
         return math.inf
 
     @classmethod
-    def candidates(cls, density: FactorizedDensity) -> Sequence[Estimator]:
+    def candidates(cls, density: Density) -> Sequence[Estimator]:
         """Settings with which it competes in certificates: those that it deems worth trying.
 
         They must not depend on the values of ``w``, or the certificate would be void.
         """
         return ()
 
-    def bounds(self, density: FactorizedDensity) -> Bounds:
+    def bounds(self, density: Density) -> Bounds:
         """Integrands that bound the mutual information."""
         information = -self.log_ratio(density)
         return Bounds(
@@ -103,7 +103,7 @@ def registered_estimators() -> tuple[type[Estimator], ...]:
     return tuple(_registered)
 
 
-def require_served(estimator: Estimator, density: FactorizedDensity) -> None:
+def require_served(estimator: Estimator, density: Density) -> None:
     """Refuse what an estimator does not serve.
 
     :raises ValueError: with the reason that it gives.
@@ -115,7 +115,7 @@ def require_served(estimator: Estimator, density: FactorizedDensity) -> None:
         raise error(f"{estimator} {reason}")
 
 
-def joint_draws(density: FactorizedDensity) -> str | None:
+def joint_draws(density: Density) -> str | None:
     """Why estimators by permanents do not serve base guides whose sites depend on each other."""
     if density.factorizes:
         return None
@@ -125,7 +125,7 @@ def joint_draws(density: FactorizedDensity) -> str | None:
     )
 
 
-def unit_actions(density: FactorizedDensity) -> str | None:
+def unit_actions(density: Density) -> str | None:
     """Why proposals over permutations do not serve groups that act on each unit by itself."""
     for factor in density.symmetry.factors:
         for action in factor.actions:
@@ -136,7 +136,7 @@ def unit_actions(density: FactorizedDensity) -> str | None:
     return None
 
 
-def refuse_gradient(estimator: Estimator, log_ratio: Tensor, density: FactorizedDensity) -> Tensor:
+def refuse_gradient(estimator: Estimator, log_ratio: Tensor, density: Density) -> Tensor:
     """The same estimate, through which backpropagation raises an error rather than pass nothing.
 
     :param log_ratio: without gradient.

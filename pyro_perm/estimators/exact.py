@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._terms import Term
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_served
@@ -46,7 +46,7 @@ class Exact(Estimator):
     is_upper_bound = True
     method = "exact"
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """Groups that are small enough."""
         enumerated = _enumerated_groups(density)
         order = _order(enumerated)
@@ -60,7 +60,7 @@ class Exact(Estimator):
             "estimator= for Bethe and certified bounds, or give ImportanceSampled"
         )
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """A permanent for each element that is enumerated."""
         summed = _groups_by_permanent(density)
         factors = [density.symmetry.factor(group) for group in summed]
@@ -71,13 +71,13 @@ class Exact(Estimator):
         return float(_order(_enumerated_groups(density)) * each)
 
     @classmethod
-    def candidates(cls, density: FactorizedDensity) -> Sequence[Exact]:
+    def candidates(cls, density: Density) -> Sequence[Exact]:
         """Itself where it serves at a cost that sampling would not undercut by much."""
         exact = cls()
         affordable = not exact.serves(density) and exact.cost(density) <= _WORTH_COMPETING
         return [exact] if affordable else []
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """``log 1/|G| sum_g q(g w) / q(w)``.
 
         :raises ValueError: if the group is too large; names the groups.
@@ -92,7 +92,7 @@ class Exact(Estimator):
         return torch.cat(terms).logsumexp(0) - log_volume
 
 
-def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
+def _groups_by_permanent(density: Density) -> tuple[str, ...]:
     """The largest groups that fit a permanent and share no entry with each other.
 
     None if the sites depend on each other.
@@ -104,7 +104,7 @@ def _groups_by_permanent(density: FactorizedDensity) -> tuple[str, ...]:
     return uncoupled_groups(density.symmetry, tuple(fitting))
 
 
-def _enumerated_groups(density: FactorizedDensity) -> list[Factor]:
+def _enumerated_groups(density: Density) -> list[Factor]:
     """The other groups."""
     summed = _groups_by_permanent(density)
     return [factor for factor in density.symmetry.factors if factor.name not in summed]
@@ -115,7 +115,7 @@ def _order(groups: Iterable[Factor]) -> float:
     return math.prod(factor.order for factor in groups)
 
 
-def _log_sum(density: FactorizedDensity, summed: tuple[str, ...], elements: Elements) -> Tensor:
+def _log_sum(density: Density, summed: tuple[str, ...], elements: Elements) -> Tensor:
     """``log sum_g q(g w) / q(w)`` over the summed groups, for many elements of the others.
 
     :param elements: elements of the other groups, shape ``(num, n)``.

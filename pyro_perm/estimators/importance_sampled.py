@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _proposal
 from pyro_perm.estimators._proposal import fit_proposal, identity, log_mean, num_affordable
 from pyro_perm.estimators.estimator import (
@@ -56,23 +56,23 @@ class ImportanceSampled(Estimator):
                 f"num_permutations must be an int of at least 0, but is {self.num_permutations!r}"
             )
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """Groups that permute units and nothing else, or share no site with each other."""
         symmetry = density.symmetry
         permutes = all(factor.permutes for factor in symmetry.factors)
         return None if permutes and not coupled_sites(symmetry) else unit_actions(density)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """Fitting the proposals, and drawing from one of them."""
         return _proposal.cost(density, self.num_permutations + 1)
 
     @classmethod
-    def candidates(cls, density: FactorizedDensity) -> Sequence[ImportanceSampled]:
+    def candidates(cls, density: Density) -> Sequence[ImportanceSampled]:
         """One with fewer permutations where they are wide."""
         estimator = cls(num_affordable(density))
         return [] if estimator.serves(density) else [estimator]
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """``log 1/(K+1) sum_{k >= 0} q(g_k w) / (q(w) |G| tau(g_k | w))``.
 
         :raises ValueError: if it does not serve; at backpropagation, if ``K = 0``.
@@ -82,14 +82,14 @@ class ImportanceSampled(Estimator):
             return log_ratio
         return refuse_gradient(self, log_ratio.detach(), density)
 
-    def bounds(self, density: FactorizedDensity) -> Bounds:
+    def bounds(self, density: Density) -> Bounds:
         """Integrands for both bounds on the mutual information; no upper one if ``K = 0``."""
         log_weights = self._log_weights(density)
         order = density.log_volume
         upper = order - log_mean(log_weights[1:]) if self.num_permutations else None
         return Bounds(order - log_mean(log_weights), upper)
 
-    def _log_weights(self, density: FactorizedDensity) -> Tensor:
+    def _log_weights(self, density: Density) -> Tensor:
         """``log q(g_k w) - log q(w) - log tau(g_k | w)``, the true one first: ``(K+1, *batch)``.
 
         Summed over the images of the units, which the proposal does not tell apart.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import moved
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
@@ -42,11 +42,11 @@ class InfoNCE(Estimator):
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """A gather for each permutation."""
         return _costs.all_unit_pairs(density) + self.num_permutations * _costs.entries(density)
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """``log 1/K (1 + sum_j q(g_j w) / q(w))``."""
         ratios = uniform_log_ratios(density, self.num_permutations - 1)
         identity = ratios.new_zeros(1, *density.batch_shape)
@@ -55,7 +55,7 @@ class InfoNCE(Estimator):
         return torch.cat([identity, ratios]).logsumexp(0) - math.log(self.num_permutations)
 
 
-def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
+def uniform_log_ratios(density: Density, num: int) -> Tensor:
     """``log q(g_j w) - log q(w)`` for independent uniform ``g_j``, shape ``(num, *batch)``."""
     shape = (num, *density.batch_shape)
     elements = density.symmetry.compact_part.sample(shape, device=density.device)
@@ -68,13 +68,13 @@ def uniform_log_ratios(density: FactorizedDensity, num: int) -> Tensor:
     return ratios
 
 
-def _log_images(density: FactorizedDensity) -> Tensor | float:
+def _log_images(density: Density) -> Tensor | float:
     """``log sum_h q(h . w) - log q(w)`` over the unit actions of groups that share no site."""
     spec = density.symmetry.spec
     return sum(density.log_mass(group, spec[group]) for group in _summed_over(density.symmetry))
 
 
-def _log_volume(density: FactorizedDensity) -> Tensor | float:
+def _log_volume(density: Density) -> Tensor | float:
     """By what this sum is divided; the prior is the same at all permutations."""
     return sum(density.log_unit_volume(group) for group in _summed_over(density.symmetry))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
 from pyro_perm.estimators.info_nce import uniform_log_ratios
@@ -33,11 +33,11 @@ class LeaveOneOut(Estimator):
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """A gather for each permutation."""
         return _costs.all_unit_pairs(density) + self.num_permutations * _costs.entries(density)
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """``log 1/K sum_j q(g_j w) / q(w)``."""
         ratios = uniform_log_ratios(density, self.num_permutations)
         return ratios.logsumexp(0) - math.log(self.num_permutations)

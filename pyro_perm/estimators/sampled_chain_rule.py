@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity, gather_pairs
+from pyro_perm.density.density import Density, gather_pairs
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._proposal import identity, log_mean, num_affordable
 from pyro_perm.estimators._terms import Term, lower_terms, upper_terms
@@ -44,29 +44,29 @@ class SampledChainRule(Estimator):
     def __post_init__(self) -> None:
         require_positive("num_permutations", self.num_permutations)
 
-    def serves(self, density: FactorizedDensity) -> str | None:
+    def serves(self, density: Density) -> str | None:
         """Base guides that draw their sites independently."""
         return joint_draws(density)
 
-    def cost(self, density: FactorizedDensity) -> float:
+    def cost(self, density: Density) -> float:
         """Two permanents a group."""
         per_side = (self.num_permutations + 1) * _costs.row_by_row(density)
         return 2 * (_costs.all_unit_pairs(density) + per_side)
 
     @classmethod
-    def candidates(cls, density: FactorizedDensity) -> Sequence[SampledChainRule]:
+    def candidates(cls, density: Density) -> Sequence[SampledChainRule]:
         """One where importance sampling has no equal: groups that share sites or act on units."""
         estimator = cls(num_affordable(density))
         differs = coupled_sites(density.symmetry) or density.symmetry.acting_groups
         return [estimator] if differs and not estimator.serves(density) else []
 
-    def log_ratio(self, density: FactorizedDensity) -> Tensor:
+    def log_ratio(self, density: Density) -> Tensor:
         """Minus the lower bound on ``I``, differentiable, the proposals held fixed."""
         terms = lower_terms(density.symmetry)
         log_sums = self._log_sums(density, terms, first=0)
         return log_sums - density.log_volume
 
-    def bounds(self, density: FactorizedDensity) -> Bounds:
+    def bounds(self, density: Density) -> Bounds:
         """Integrands; the upper one is None where a group permutes two axes of one site."""
         terms = upper_terms(density.symmetry)
         if terms is None:
@@ -74,7 +74,7 @@ class SampledChainRule(Estimator):
         upper = density.log_volume - self._log_sums(density, terms, first=1)
         return Bounds(-self.log_ratio(density), upper)
 
-    def _log_sums(self, density: FactorizedDensity, terms: Sequence[Term], first: int) -> Tensor:
+    def _log_sums(self, density: Density, terms: Sequence[Term], first: int) -> Tensor:
         """Sum over the terms of the estimated ``log perm(exp L) - sum_i log q_i(w_i)``.
 
         A term without sites says nothing about its group, and counts with its order.

@@ -14,7 +14,7 @@ from stacked_network import Layout, log_likelihood, outputs, pyro_model, pyro_si
 from stacked_objectives import METHODS, Posteriors, certified
 
 import pyro_perm as pp
-from pyro_perm.density.factorized import gather_pairs
+from pyro_perm.density.density import gather_pairs
 from pyro_perm.rescaling import orbit_pairs
 
 LAYOUT = Layout(inputs=3, num_units=5)

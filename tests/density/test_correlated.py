@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import pyro
@@ -25,6 +25,7 @@ from pyro.optim import Adam
 
 import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.posterior.bounds.certificate import certify
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.program.call import Call
@@ -260,3 +261,13 @@ def test_constrained_sites_are_refused(kind):
     problem = Problem("scales", scales_model, (), {"units": {"scale": -1}})
     with pytest.raises(TypeError, match="site 'scale' is a function of its part of the vector"):
         symmetrized(kind(scales_model), problem)()
+
+
+def test_a_joint_density_is_no_factorized_one():
+    problem = one_hidden_layer()
+    guide = symmetrized(random_base(AutoMultivariateNormal, problem), problem)
+    trace, _ = draw(guide, problem)
+    density = read_density(trace.nodes, guide.symmetry.group)
+    assert isinstance(density, pp.Density) and not isinstance(density, FactorizedDensity)
+    with pytest.raises(TypeError, match="abstract"):
+        pp.Density(**{field.name: getattr(density, field.name) for field in fields(pp.Density)})

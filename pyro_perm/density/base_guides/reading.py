@@ -12,6 +12,7 @@ from pyro_perm.density.base_guides.one_vector import is_auxiliary_vector, part_o
 from pyro_perm.density.base_guides.reader import Drawn, JointDraw, Reader, Sites
 from pyro_perm.density.base_guides.registry import READERS, readable_kinds
 from pyro_perm.density.correlated import CorrelatedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors
@@ -19,9 +20,7 @@ from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.unit_layout import broadcast_shapes
 
 
-def read_density(
-    sites: Sites, symmetry: SymmetryGroup, priors: Priors | None = None
-) -> FactorizedDensity:
+def read_density(sites: Sites, symmetry: SymmetryGroup, priors: Priors | None = None) -> Density:
     """The density of the sites of a symmetry.
 
     :param sites: trace nodes of the base guide.
@@ -43,7 +42,7 @@ def read_sites(sites: Sites, symmetry: SymmetryGroup) -> dict[str, Drawn]:
 
 def density_of(
     drawn: Mapping[str, Drawn], symmetry: SymmetryGroup, priors: Priors | None = None
-) -> FactorizedDensity:
+) -> Density:
     """The density of sites that were read.
 
     :param drawn: how each site of the symmetry was drawn.
@@ -135,18 +134,12 @@ def _how_drawn(site: str, sites: Sites) -> str:
 
 
 def _require_whole(joint: JointDraw, symmetry: SymmetryGroup) -> None:
-    """Refuse a vector drawn jointly that lacks sites of a symmetry that only permutes."""
+    """Refuse a vector drawn jointly that lacks sites of the symmetry."""
     for site in symmetry.sites:
         if site not in joint.slices:
             raise TypeError(
                 f"the base guide draws {', '.join(map(repr, joint.slices))} jointly, but not with "
                 f"site '{site}' of the same symmetry: draw all of its sites by one guide"
-            )
-    for factor in symmetry.factors:
-        for action in factor.actions:
-            raise TypeError(
-                f"group '{factor.name}' {action.deed} its units, which takes a base guide with "
-                "independent sites: wrap an AutoNormal, or find a symmetry that only permutes"
             )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_perm.density.density import Density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Bounds, Estimator
 
@@ -24,12 +25,12 @@ class Draw(NamedTuple):
         weight: of ``I(g; w)`` in the sum.
     """
 
-    density: FactorizedDensity
+    density: Density
     elbo: float = 0.0
     weight: float = 1.0
 
 
-def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]) -> Bounds:
+def bounds_of_draws(estimator: Estimator, densities: Sequence[Density]) -> Bounds:
     """The estimator's integrands, draw by draw: shape ``(num,)`` on the CPU, or None.
 
     Of the finite part of the group: without the gain of scales.
@@ -40,7 +41,7 @@ def bounds_of_draws(estimator: Estimator, densities: Sequence[FactorizedDensity]
     return Bounds(*(None if side is None else side - scales for side in (lower, upper)))
 
 
-def scale_gains(densities: Sequence[FactorizedDensity]) -> Tensor:
+def scale_gains(densities: Sequence[Density]) -> Tensor:
     """What rescaling units gains, draw by draw: shape ``(num,)`` on the CPU."""
     if not densities[0].symmetry.open_groups:
         return torch.zeros(len(densities), dtype=torch.float64, device="cpu")
@@ -59,7 +60,7 @@ def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
     return torch.cat(values).cpu() if values else None
 
 
-def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensity]:
+def _chunks(densities: Sequence[Density]) -> Iterable[Density]:
     first = densities[0]
     if not (first.factorizes and all(d.priors is first.priors for d in densities)):
         # Joint densities do not stack, nor do priors that depend on the draw.
@@ -71,7 +72,7 @@ def _chunks(densities: Sequence[FactorizedDensity]) -> Iterable[FactorizedDensit
         yield _stack(densities[start : start + at_once])
 
 
-def _stack(densities: Sequence[FactorizedDensity]) -> FactorizedDensity:
+def _stack(densities: Sequence[Density]) -> Density:
     """Draws as one batch; parameters that all of them share stay without batch dimension."""
     first = densities[0]
 

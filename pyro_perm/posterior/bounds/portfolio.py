@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import Bounds, Estimator, registered_estimators
 from pyro_perm.posterior.bounds.draws import Draw, bounds_of_draws, scale_gains, standard_error
 
@@ -80,7 +80,7 @@ class Choice(NamedTuple):
     skipped: str = ""
 
 
-def competitors(density: FactorizedDensity) -> list[Estimator]:
+def competitors(density: Density) -> list[Estimator]:
     """The methods that compete, cheapest first, but before all others the exact sum."""
     candidates = [e for kind in registered_estimators() for e in kind.candidates(density)]
     return sorted(candidates, key=lambda e: (not is_exact(e), e.cost(density)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators._coupled_groups import expected_pairs
 from pyro_perm.permanent import bethe_permanent, permutation_marginals
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -64,7 +64,7 @@ def unit_overlap(
     }
 
 
-def _marginals(density: FactorizedDensity, group: str) -> Tensor:
+def _marginals(density: Density, group: str) -> Tensor:
     factor = density.symmetry.factor(group)
     if not factor.permutes:
         return torch.eye(factor.size, dtype=torch.float64, device=density.device)
