@@ -1,4 +1,4 @@
-"""The tree is as CONTRIBUTING.md says: floors, circles, names of others, lengths of files."""
+"""The tree is as CONTRIBUTING.md says: floors, circles, names of others, folders, long files."""
 
 from __future__ import annotations
 
@@ -210,6 +210,38 @@ _T = TypeVar("_T")
 aten = operators("_softmax")
 """
     assert borrowed(ast.parse(program), {"AutoGuide": AutoGuide}) == set()
+
+
+OTHER_TESTS = {
+    "benchmarks": "of the scripts in benchmarks/",
+    "contracts": "what every guide, reader and estimator keeps, whatever its room",
+    "device": "what runs on an accelerator, of all rooms",
+    "examples": "the architectures for discovery, which are no tests",
+}
+"""Folders of tests that are no folder of the package, and what is in them."""
+
+TESTED_ABOVE = {
+    "demo": "test_demo.py",
+    "density/base_guides": "density/test_reader_contract.py",
+    "discovery/gradings/rules": "discovery/gradings/test_rules.py",
+    "discovery/permutations/rules": "discovery/permutations/test_rules.py",
+    "networks/readers": "networks/test_readers.py",
+    "symmetry/actions": "symmetry/test_unit_actions.py",
+    "verification": "test_verification.py",
+}
+"""Folders of the package that one file in the folder of tests above goes through."""
+
+
+def folders(root):
+    """Those that hold Python files, relative to the root."""
+    return {file.parent.relative_to(root).as_posix() for file in root.rglob("*.py")} - {"."}
+
+
+def test_the_tests_have_the_tree_of_the_package():
+    tests, package = folders(ROOT / "tests"), folders(ROOT / "pyro_perm")
+    assert tests - package == OTHER_TESTS.keys()
+    assert package - tests == TESTED_ABOVE.keys()
+    assert [file for file in TESTED_ABOVE.values() if not (ROOT / "tests" / file).is_file()] == []
 
 
 @pytest.mark.parametrize("folder", ["pyro_perm", "tests", "benchmarks", "docs", "tutorials"])
