@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "VALUE_READERS",
     "EagerDispatchMode",
     "arguments_of",
     "autograd_in_operators",
+    "depends_on_values",
     "has_no_contents",
     "is_composite",
     "is_operator",
@@ -28,6 +31,9 @@ __all__ = [
     "tree_map",
     "writes",
 ]
+
+# Methods that read a tensor's values without an operation.
+VALUE_READERS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
 class EagerDispatchMode(TorchDispatchMode):
@@ -72,6 +78,13 @@ def arguments_of(operation: Any) -> list[Any]:
     """The arguments in the schema of an operator's overload."""
     arguments: list[Any] = operation._schema.arguments
     return arguments
+
+
+@functools.cache
+def depends_on_values(operation: Any) -> bool:
+    """Whether an overload makes of entries what programs branch on: a number, or a shape."""
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return not tags.isdisjoint(operation.tags)
 
 
 def writes(operation: Any) -> bool:

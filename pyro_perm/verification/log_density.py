@@ -48,6 +48,7 @@ class LogDensity:
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         self._dtype = dtype
+        self._precision: DoublePrecision | nullcontext[None]
         self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
         if isinstance(self._precision, DoublePrecision):
             program = program.map_inputs(self._precision.double)
@@ -80,6 +81,7 @@ class LogDensity:
                 stacklevel=6,
             )
             return single
+        double._skip_idle_precision()
         return double
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -131,6 +133,11 @@ class LogDensity:
         after = self({**point.values, **moved})
         changes = {name: abs(after[name] - before) for name, before in point.log_probs.items()}
         return {name: math.inf if math.isnan(x) else x for name, x in changes.items()}
+
+    def _skip_idle_precision(self) -> None:
+        """Convert nothing from now on where a run has shown that there is nothing to convert."""
+        if isinstance(self._precision, DoublePrecision) and not self._precision.is_needed:
+            self._precision = nullcontext()
 
     def _log_probs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision:

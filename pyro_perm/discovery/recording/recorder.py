@@ -21,6 +21,7 @@ from pyro_perm.discovery.recording.memory import (
     whole_storage,
 )
 from pyro_perm.program._torch_internals import (
+    VALUE_READERS,
     EagerDispatchMode,
     arguments_of,
     is_composite,
@@ -53,8 +54,6 @@ _DROPOUTS = ("aten::bernoulli_", "aten::native_dropout")
 
 _TRAINING = ("train", "training")
 
-_READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
-
 
 class ReadWatch(TorchFunctionMode):
     """Tells a recorder of the tensor methods that read values without an operation."""
@@ -66,7 +65,7 @@ class ReadWatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in _READS:
+        if func in VALUE_READERS:
             self._recorder.add_read(args[0], func.__name__)
         return func(*args, **(kwargs or {}))
 
