@@ -1,15 +1,27 @@
-"""Every test starts from a fixed seed, an empty param store and double precision."""
+"""Every test starts from a fixed seed, an empty param store and double precision.
 
-import hypothesis
-import pyro
+What takes long to import is imported where tests run: the process that hands them out to workers
+has no use for it, and these wait for it.
+"""
+
+import gc
+
 import pytest
-import torch
 
-from pyro_perm.estimators import estimator
 
-# The same examples at every run; a first call may take long.
-hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
-hypothesis.settings.load_profile("tests")
+def pytest_collection(session):
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        import hypothesis
+
+        # The same examples at every run; a first call may take long.
+        options = {"derandomize": True, "database": None, "deadline": None}
+        hypothesis.settings.register_profile("tests", **options)
+        hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of the search for garbage: it stays to the end."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,14 +79,21 @@ def _put_the_longest_first(items):
 
 
 def _start():
+    import pyro
+    import torch
+
+    from pyro_perm.program.seeds import fix_seed
+
     torch.set_default_dtype(torch.float64)
     pyro.clear_param_store()
-    pyro.set_rng_seed(0)
+    fix_seed()
     pyro.settings.set(module_local_params=False)
 
 
 @pytest.fixture(autouse=True)
 def _clean_state():
+    import pyro
+
     _start()
     yield
     pyro.clear_param_store()
@@ -89,4 +108,6 @@ def fresh_start():
 @pytest.fixture(autouse=True)
 def _own_estimators(monkeypatch):
     """An estimator that a test registers competes in its own certificates only."""
+    from pyro_perm.estimators import estimator
+
     monkeypatch.setattr(estimator, "_registered", [*estimator.registered_estimators()])

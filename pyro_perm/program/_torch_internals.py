@@ -27,6 +27,7 @@ __all__ = [
     "is_operator",
     "operators",
     "sparse_parts",
+    "tensors_of",
     "tree_leaves",
     "tree_map",
     "writes",
@@ -72,6 +73,15 @@ def operators(*names: str) -> Iterator[Any]:
 def is_operator(operation: Any) -> bool:
     """Whether something is an operator of ``torch.ops``, or one of its overloads."""
     return isinstance(operation, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+
+
+def tensors_of(*values: Any) -> Iterator[Tensor]:
+    """The tensors among arguments or results of operations, which nest in lists and tuples only."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_of(*value)
 
 
 def arguments_of(operation: Any) -> list[Any]:

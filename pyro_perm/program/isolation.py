@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
-from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tree_leaves
+from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tensors_of
 from pyro_perm.program.modules import pyro_modules_among
 from pyro_perm.program.seeds import fixed_seed
 
@@ -68,13 +68,18 @@ def without_autoguide_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
 def written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose entries an operation writes in place."""
     written: list[Tensor] = []
-    if func.name() in _BATCH_NORMS and args[_IS_TRAINING]:
+    if _is_batch_norm(func) and args[_IS_TRAINING]:
         written += [args[i] for i in _RUNNING_MOMENTS if args[i] is not None]
     for position, name in _written_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(name)
         several = value if isinstance(value, list | tuple) else [value]
         written.extend(tensor for tensor in several if isinstance(tensor, Tensor))
     return written
+
+
+@functools.cache
+def _is_batch_norm(func: Any) -> bool:
+    return func.name() in _BATCH_NORMS
 
 
 @functools.cache
@@ -108,7 +113,9 @@ class WriteLog(EagerDispatchMode):
             if _storage(tensor) not in self._new:
                 self._saved.append((tensor.detach(), tensor.clone()))
         result = func(*args, **kwargs)
-        self._new |= _storages(result) - _storages((args, kwargs))
+        made = _storages(result) - self._new
+        if made:
+            self._new |= made - _storages(*args, *kwargs.values())
         return result
 
     def restore(self) -> None:
@@ -118,8 +125,8 @@ class WriteLog(EagerDispatchMode):
             tensor.copy_(value)
 
 
-def _storages(tree: Any) -> set[int]:
-    return {_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+def _storages(*values: Any) -> set[int]:
+    return {_storage(tensor) for tensor in tensors_of(*values)}
 
 
 def _storage(tensor: Tensor) -> int:
