@@ -105,16 +105,26 @@ class LogDensity:
             "could be verified: call with data on which the model's log-probability is finite"
         )
 
-    def with_measured_rounding(self, point: Point) -> Point:
+    def perturb(self, point: Point) -> list[dict[str, Tensor]]:
+        """The point with every value changed in its last digit, several times."""
+        one = torch.finfo(self._dtype).eps
+        return [
+            {
+                site: value * (1 + one * torch.randn_like(value).sign())
+                for site, value in point.values.items()
+            }
+            for _ in range(_NUM_PERTURBATIONS)
+        ]
+
+    def with_measured_rounding(
+        self, point: Point, perturbed: Sequence[Mapping[str, Tensor]]
+    ) -> Point:
         """The same point, where values in their last digits change more than is granted.
 
         Deep networks may be chaotic: a rounding error grows from layer to layer.
+
+        :param perturbed: what :meth:`perturb` makes of it.
         """
-        one = torch.finfo(self._dtype).eps
-        perturbed = (
-            {site: value * (1 + one * torch.randn_like(value).sign()) for site, value in each}
-            for each in [list(point.values.items())] * _NUM_PERTURBATIONS
-        )
         changes = [max(self.changes_at(point, p).values(), default=0.0) for p in perturbed]
         measured = _TIMES_PERTURBED * max(changes)
         return replace(point, rounding=max(point.rounding, measured))
