@@ -244,4 +244,5 @@ def broadcast_shapes(shapes: Sequence[torch.Size]) -> torch.Size:
     largest = max(shapes, key=len)
     if all(not shape or shape == largest for shape in shapes):
         return largest
-    return torch.broadcast_shapes(*shapes)
+    broadcast: torch.Size = torch.broadcast_shapes(*shapes)
+    return broadcast
