@@ -8,12 +8,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode_temporarily,
+)
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "tensors_of",
     "tree_leaves",
     "tree_map",
+    "without_innermost",
     "writes",
 ]
 
@@ -47,6 +52,20 @@ class EagerDispatchMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+_Mode = TypeVar("_Mode", bound=TorchDispatchMode)
+
+
+@contextmanager
+def without_innermost(kind: type[_Mode]) -> Iterator[_Mode | None]:
+    """Switch the innermost dispatch mode off if it is of some kind: that mode, or else None."""
+    innermost = _get_current_dispatch_mode()
+    if not isinstance(innermost, kind):
+        yield None
+        return
+    with _pop_mode_temporarily():
+        yield innermost
 
 
 def has_no_contents(tensor: Tensor) -> bool:

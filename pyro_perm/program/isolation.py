@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
-from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tensors_of
+from pyro_perm.program._torch_internals import (
+    EagerDispatchMode,
+    arguments_of,
+    tensors_of,
+    without_innermost,
+)
 from pyro_perm.program.modules import pyro_modules_among
 from pyro_perm.program.seeds import fixed_seed
 
@@ -35,8 +40,11 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     What the model writes in place is restored at the end, if its first run is made inside of the
     log that this context returns. Fused attention and recurrent kernels hide the operations that
     the analysis reads, and some of them do not exist in double precision.
+
+    A log around this one need not see what is undone here, and is told what has come into being.
     """
     with ExitStack() as stack:
+        outer = stack.enter_context(without_innermost(WriteLog))
         for context in (
             poutine.block(),
             fixed_seed(),
@@ -51,6 +59,8 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
         ):
             stack.enter_context(context)
         log = WriteLog()
+        if outer is not None:
+            stack.callback(outer.add_new_of, log)
         stack.callback(log.restore)
         yield log
 
@@ -117,6 +127,10 @@ class WriteLog(EagerDispatchMode):
         if made:
             self._new |= made - _storages(*args, *kwargs.values())
         return result
+
+    def add_new_of(self, other: WriteLog) -> None:
+        """Count as new here, too, what came into being while another log looked on."""
+        self._new |= other._new
 
     def restore(self) -> None:
         """Undo the writes."""
