@@ -15,8 +15,10 @@ def pytest_collection(session):
 
         # The same examples at every run; a first call may take long.
         options = {"derandomize": True, "database": None, "deadline": None}
-        hypothesis.settings.register_profile("tests", **options)
-        hypothesis.settings.load_profile("tests")
+        hypothesis.settings.register_profile("full", max_examples=100, **options)
+        hypothesis.settings.register_profile("quick", max_examples=33, **options)
+        is_quick = session.config.option.markexpr == "not slow"
+        hypothesis.settings.load_profile("quick" if is_quick else "full")
 
 
 def pytest_collection_finish():
