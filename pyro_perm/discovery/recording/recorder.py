@@ -25,6 +25,7 @@ from pyro_perm.program._torch_internals import (
     EagerDispatchMode,
     arguments_of,
     is_composite,
+    tensors_of,
     tree_leaves,
     tree_map,
     writes,
@@ -183,7 +184,7 @@ class Recorder(EagerDispatchMode):
         if name in _SHAPE_ONLY:
             return func(*args, **kwargs)
         is_random = _draws(func, args, kwargs)
-        if not is_random and not any(map(self._is_recorded, _tensors((args, kwargs)))):
+        if not (is_random or any(map(self._is_recorded, tensors_of(*args, *kwargs.values())))):
             return func(*args, **kwargs)
         if is_composite(func):
             with self:
@@ -221,7 +222,7 @@ class Recorder(EagerDispatchMode):
                     self._constants[storage] = whole_storage(tensor)
 
     def _record(self, call: Call, written: list[Tensor], result: Any, fixed: str | None) -> None:
-        outputs = _tensors(result)
+        outputs = [*tensors_of(result)]
         outputs += [t for t in written if not any(t is output for output in outputs)]
         call.outputs = [_node_of(tensor, fixed=fixed) for tensor in outputs]
         for tensor, node in zip(outputs, call.outputs, strict=True):
@@ -271,10 +272,6 @@ class Recorder(EagerDispatchMode):
 
 def _node_of(tensor: Tensor, **options: Any) -> Node:
     return Node(tuple(tensor.shape), tensor.dtype == torch.bool, **options)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _bind(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
