@@ -24,7 +24,7 @@ from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal, unexpanded
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.density.priors import Priors
-from pyro_perm.rescaled_draws import Unrescaled
+from pyro_perm.rescaled_draws import unrescaled
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.trace_sites import log_ratio_nodes
 
@@ -85,7 +85,7 @@ def _require_priors_of_model(priors: Priors | None, model_trace: Any, log_ratio:
 
 def trace_draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a guide, whose units keep their scales: the closed form is that of its base guide."""
-    with Unrescaled():
+    with unrescaled():
         return poutine.trace(guide).get_trace(*args, **kwargs)
 
 
@@ -175,8 +175,11 @@ def _is_constant(p: torch.distributions.Normal) -> bool:
 
 def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) -> Tensor:
     """``-E[log p(x)]`` for ``x ~ N(loc, scale)``, entry by entry."""
-    squares = (scale.square() + (loc - p.loc).square()) / p.scale.square()
-    cross_entropy: Tensor = 0.5 * squares + p.scale.log() + 0.5 * math.log(2 * math.pi)
+    prior_loc, prior_scale = p.loc, p.scale
+    if loc.shape == prior_loc.shape:  # One number for all entries of a prior is one logarithm.
+        prior_loc, prior_scale = unexpanded(prior_loc, 0), unexpanded(prior_scale, 0)
+    squares = (scale.square() + (loc - prior_loc).square()) / prior_scale.square()
+    cross_entropy: Tensor = 0.5 * squares + prior_scale.log() + 0.5 * math.log(2 * math.pi)
     return cross_entropy
 
 

@@ -105,11 +105,10 @@ class LogRatio(Unit):
         if self._log_prior_change is not None:
             log_ratio = log_ratio + self._log_prior_change
         log_ratio = log_ratio.to(self._dtype)
-        plates = max(symmetry.site_plates(site) for site in symmetry.sites)
         # Particles have their plates to the left of the model's.
-        log_ratio = log_ratio[(..., *[None] * plates)] if log_ratio.dim() else log_ratio
-        tracked: Tensor = track_provenance(log_ratio, self._provenance)
-        return tracked
+        if log_ratio.dim():
+            log_ratio = log_ratio[(..., *[None] * symmetry.num_plates)]
+        return track_provenance(log_ratio, self._provenance) if self._provenance else log_ratio
 
 
 def log_ratio_of(density: FactorizedDensity, estimator: Estimator) -> Tensor:

@@ -11,15 +11,15 @@ with the model's own prior, whatever the scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import pyro
 import torch
 from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -33,22 +33,27 @@ from pyro_perm.symmetry.actions.scale import Scale
 from pyro_perm.symmetry.elements import AnyElement, Elements, as_element, unit_of
 from pyro_perm.trace_sites import AUXILIARY, SymmetrizeMessenger, element_site
 
+# No effect handler, which would look at every message of each step.
+_rescales: ContextVar[bool] = ContextVar("rescales_draws", default=True)
 
-@effectful(type="rescale_draws")
+
 def rescales_draws() -> bool:
     """Whether a guide that could rescale its draws is to do so."""
-    return True
+    return _rescales.get()
 
 
-class Unrescaled(Messenger):
-    """Lets guides that rescale units pass on what their base guide draws.
+@contextmanager
+def unrescaled() -> Iterator[None]:
+    """A context in which guides that rescale units pass on what their base guide draws.
 
     Whoever takes an ELBO of the base guide apart is in need of it; a loss that does not look at the
     draws spares their rescaling.
     """
-
-    def _pyro_rescale_draws(self, msg: Any) -> None:
-        msg["value"], msg["done"] = False, True
+    token = _rescales.set(False)
+    try:
+        yield
+    finally:
+        _rescales.reset(token)
 
 
 class LogScales(TorchDistribution):
@@ -109,14 +114,11 @@ def draw_rescaled(
     """
     with _DrawsAlone(symmetry.sites), SymmetrizeMessenger() as rehearsal:
         base(*args, **kwargs)
-    density = replace(
-        read_density(rehearsal.sites, symmetry), priors=priors(rehearsal.sites, args, kwargs)
-    )
-    num_plates = max(symmetry.site_plates(site) for site in symmetry.sites)
+    density = read_density(rehearsal.sites, symmetry, priors(rehearsal.sites, args, kwargs))
     log_scales = {
         group: pyro.sample(
             element_site(symmetry, group, Scale.name),
-            LogScales(density, group, num_plates),
+            LogScales(density, group, symmetry.num_plates),
             infer=AUXILIARY,
         )
         for group in symmetry.open_groups

@@ -22,10 +22,10 @@ from pyro_perm.program.full_data import Drawn, FullData
 from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
 from pyro_perm.rescaled_draws import (
-    Unrescaled,
     add_scales,
     log_prior_change,
     sample_log_scales,
+    unrescaled,
 )
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger
@@ -68,12 +68,10 @@ def draw_density(
 
     :param priors: reads those of the sites that are rescaled; None to do without.
     """
-    with poutine.block(), poutine.mask(mask=False), Unrescaled(), SymmetrizeMessenger() as base:
+    with poutine.block(), poutine.mask(mask=False), unrescaled(), SymmetrizeMessenger() as base:
         guide.program(*guide.args, **guide.kwargs)
-    density = read_density(base.sites, symmetry)
-    if priors is None:
-        return density
-    return replace(density, priors=priors(base.sites, guide.args, guide.kwargs))
+    under = None if priors is None else priors(base.sites, guide.args, guide.kwargs)
+    return read_density(base.sites, symmetry, under)
 
 
 def draw_guide(

@@ -8,8 +8,7 @@ site that they concern, so that several symmetrized parts of a guide do not coll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.ops.provenance import get_provenance
+from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import InferDict, am_i_wrapped
 from torch import Tensor
 
-from pyro_perm.density.base_guides import base_node, read_density
+from pyro_perm.density.base_guides import density_of, read_sites
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.density.priors import Priors
@@ -152,20 +151,25 @@ def add_log_ratio(
     """
     if poutine.get_mask() is False or not am_i_wrapped():
         return  # Nobody asks for the density.
-    nodes = {site: base_node(site, drawn.sites) for site in symmetry.sites}
-    weight = common_weight({node: drawn.weights[node] for node in nodes.values()})
+    read = read_sites(drawn.sites, symmetry)
+    weight = common_weight({site.node: drawn.weights[site.node] for site in read.values()})
     if weight.mask is False:
         return
+    nodes = {name: drawn.sites[site.node] for name, site in read.items()}
     log_ratio = LogRatio(
-        replace(read_density(drawn.sites, symmetry), priors=priors),
+        density_of(read, symmetry, priors),
         estimator,
         dtype=drawn.sites[symmetry.sites[0]]["value"].dtype,
-        provenance=frozenset().union(
-            *(get_provenance(drawn.sites[node]["value"]) for node in nodes.values())
-        ),
+        provenance=_provenance(node["value"] for node in nodes.values()),
         log_prior_change=drawn.log_prior_change,
-        without_rsample=[s for s, node in nodes.items() if not drawn.sites[node]["fn"].has_rsample],
+        without_rsample=[name for name, node in nodes.items() if not node["fn"].has_rsample],
     )
-    weight.require_batched_as(log_ratio.batch_shape, nodes[symmetry.sites[0]])
+    weight.require_batched_as(log_ratio.batch_shape, read[symmetry.sites[0]].node)
     with weight.handlers():
         pyro.sample(log_ratio_site(symmetry), log_ratio, infer=AUXILIARY)
+
+
+def _provenance(values: Iterable[Tensor]) -> frozenset[str]:
+    """What values depend on, where Pyro keeps track of that: in few steps."""
+    tracked = (value for value in values if type(value) is ProvenanceTensor)
+    return frozenset().union(*map(get_provenance, tracked))

@@ -58,17 +58,17 @@ class Screen:
         twice_kl = self._orbits.divergences(locs, scales, locs, scales)
         distances = ((twice_kl + twice_kl.mT) / 2).clamp_min(0.0).sqrt()
         near = distances < _SAFE + _MARGIN
-        self._reference = _Reference(locs, scales, distances.masked_fill(near, torch.inf).min())
+        self._reference = _Reference(locs, scales, distances.masked_fill(near, torch.inf))
         self._clusters = [*_components(near)]
 
 
 class _Reference:
     """Parameters at which no two units of different sets are nearer than a distance."""
 
-    def __init__(self, locs: Tensor, scales: Tensor, nearest_apart: Tensor) -> None:
+    def __init__(self, locs: Tensor, scales: Tensor, distances: Tensor) -> None:
         self.minus_locs = -locs
         self.precision = scales.reciprocal()
-        self.nearest_apart = nearest_apart
+        self.nearest_apart = distances.min().item()
         # Allocating tensors of this size anew at every step would cost more than the arithmetic.
         self.scratch = torch.empty_like(locs)
 
@@ -78,12 +78,14 @@ class _Reference:
             return False
         relative = torch.cat(tuple(locs), -1, out=self.scratch)
         relative.add_(self.minus_locs).mul_(self.precision)
-        moved = torch.linalg.vector_norm(relative, dim=-1).max()
-        smallest, largest = (
-            torch.cat(tuple(scales), -1, out=self.scratch).mul_(self.precision).aminmax()
-        )
-        rescaled = torch.maximum(largest, 1 / smallest)
-        return bool((self.nearest_apart - 2 * moved) / rescaled.square() > _SAFE)
+        farthest = torch.linalg.vector_norm(relative, dim=-1).max()
+        ratios = torch.cat(tuple(scales), -1, out=self.scratch).mul_(self.precision).aminmax()
+        # One wait for the device, and arithmetic on numbers.
+        moved, smallest, largest = torch.stack((farthest, *ratios)).tolist()
+        if not smallest > 0:
+            return False
+        rescaled: float = max(largest, 1 / smallest)
+        return bool((self.nearest_apart - 2 * moved) / rescaled**2 > _SAFE)
 
     def _fits(self, locs: Sequence[Tensor]) -> bool:
         """Whether these are parameters of the same layer, where it was and in its precision."""

@@ -8,7 +8,6 @@ one light handler, and Kullback-Leibler divergences from Normal priors are in cl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -361,9 +360,7 @@ class _Correction(NamedTuple):
             }
             for site in self.symmetry.sites
         }
-        density = read_density(nodes, self.symmetry)
-        if self.rescaled:
-            under = Priors({site: elementwise(priors[site]) for site in self.rescaled})
-            density = replace(density, priors=under)
+        under = Priors({site: elementwise(priors[site]) for site in self.rescaled})
+        density = read_density(nodes, self.symmetry, under if self.rescaled else None)
         dtype = draws[self.symmetry.sites[0]].loc.dtype
         return log_ratio_of(density, self.estimator).to(dtype)

@@ -107,6 +107,11 @@ class SymmetryGroup:
         return tuple(site for site, _ in self.shapes)
 
     @cached_property
+    def num_plates(self) -> int:
+        """The largest number of the model's plate dimensions in any site's value."""
+        return max(map(self.site_plates, self.sites))
+
+    @cached_property
     def log_orders(self) -> Mapping[str, float]:
         """``log n! |H|^n`` of each group, in nats; infinite where the group is not compact."""
         return MappingProxyType({factor.name: factor.log_order for factor in self.factors})

@@ -4,14 +4,22 @@ Each kind is one short file. One that can be symmetrized has a ``Reader``, which
 site, and is listed in ``READERS``; one that cannot has a ``Refusal``, in ``REFUSALS``.
 """
 
-from pyro_perm.density.base_guides.reading import base_node, read_density, require_density
+from pyro_perm.density.base_guides.reading import (
+    base_node,
+    density_of,
+    read_density,
+    read_sites,
+    require_density,
+)
 from pyro_perm.density.base_guides.registry import READERS, REFUSALS, require_symmetrizable
 
 __all__ = [
     "READERS",
     "REFUSALS",
     "base_node",
+    "density_of",
     "read_density",
+    "read_sites",
     "require_density",
     "require_symmetrizable",
 ]

@@ -31,7 +31,7 @@ class IndependentNormals(Reader):
         loc, scale = (unexpanded(tensor, rank) for tensor in (normal.loc, normal.scale))
         if loc.dim() != scale.dim():  # Particles share one of them.
             loc, scale = torch.broadcast_tensors(loc, scale)
-        return Drawn(sites[node]["value"], loc, scale)
+        return Drawn(node, sites[node]["value"], loc, scale)
 
 
 def unconstrained_node(site: str) -> str:

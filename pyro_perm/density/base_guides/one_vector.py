@@ -72,7 +72,7 @@ class OneVector(Reader):
             for tensor in (vector.locs, vector.scales)
         )
         joint = None if vector.joint is None else JointDraw(vector.joint, drawn, slices)
-        return Drawn(value, loc, scale, joint)
+        return Drawn(node, value, loc, scale, joint)
 
 
 class OneGaussian(OneVector):

@@ -33,6 +33,7 @@ class Drawn(NamedTuple):
     """How a site was drawn: from independent Normals, or as part of a vector drawn jointly.
 
     Attributes:
+        node: name of the traced node that holds its density.
         value: what was drawn, shape ``(*batch, *shape)`` for a site of this shape in unconstrained
             space.
         loc: of the Normals, or the means of a vector's marginals; the same shape, or without the
@@ -41,6 +42,7 @@ class Drawn(NamedTuple):
         joint: what the site is part of, if its entries are not independent of other sites.
     """
 
+    node: str
     value: Tensor
     loc: Tensor
     scale: Tensor

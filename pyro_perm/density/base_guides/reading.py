@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyro.distributions import Delta
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
@@ -12,19 +14,43 @@ from pyro_perm.density.base_guides.registry import READERS, readable_kinds
 from pyro_perm.density.correlated import CorrelatedDensity
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
+from pyro_perm.density.priors import Priors
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.unit_layout import broadcast_shapes
 
 
-def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
+def read_density(
+    sites: Sites, symmetry: SymmetryGroup, priors: Priors | None = None
+) -> FactorizedDensity:
     """The density of the sites of a symmetry.
 
     :param sites: trace nodes of the base guide.
+    :param priors: those of the sites that are rescaled.
     :raises TypeError: if no reader knows how a site was drawn, or a vector that is drawn jointly
         has other parts than all sites of a symmetry that only permutes.
     """
-    plates = max(symmetry.site_plates(site) for site in symmetry.sites)
-    drawn = {site: _read(site, sites, symmetry, plates) for site in symmetry.sites}
+    return density_of(read_sites(sites, symmetry), symmetry, priors)
+
+
+def read_sites(sites: Sites, symmetry: SymmetryGroup) -> dict[str, Drawn]:
+    """How each site of a symmetry was drawn, without the dimensions where others have plates.
+
+    :param sites: trace nodes of the base guide.
+    :raises TypeError: if no reader knows how a site was drawn.
+    """
+    return {site: _read(site, sites, symmetry) for site in symmetry.sites}
+
+
+def density_of(
+    drawn: Mapping[str, Drawn], symmetry: SymmetryGroup, priors: Priors | None = None
+) -> FactorizedDensity:
+    """The density of sites that were read.
+
+    :param drawn: how each site of the symmetry was drawn.
+    :param priors: those of the sites that are rescaled.
+    :raises TypeError: if a vector that is drawn jointly has other parts than all sites of a
+        symmetry that only permutes.
+    """
     values = {
         site: STICK_BREAKING(each.value.double()) if symmetry.is_simplex(site) else each.value
         for site, each in drawn.items()
@@ -32,7 +58,9 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
     locs = {site: each.loc for site, each in drawn.items()}
     scales = {site: each.scale for site, each in drawn.items()}
     batches = [v.shape[: v.dim() - symmetry.site_rank(site)] for site, v in values.items()]
-    factorized = FactorizedDensity(symmetry, values, locs, scales, broadcast_shapes(batches))
+    factorized = FactorizedDensity(
+        symmetry, values, locs, scales, broadcast_shapes(batches), priors=priors
+    )
     joint = next((each.joint for each in drawn.values() if each.joint is not None), None)
     if joint is None:
         return factorized
@@ -40,7 +68,7 @@ def read_density(sites: Sites, symmetry: SymmetryGroup) -> FactorizedDensity:
     return CorrelatedDensity(
         **vars(factorized),
         joint=joint.distribution,
-        vector=_without_plates(joint.vector, 1, plates),
+        vector=_without_plates(joint.vector, 1, symmetry.num_plates),
         slices=joint.slices,
     )
 
@@ -64,11 +92,11 @@ def require_density(site: str, sites: Sites) -> None:
         raise TypeError(f"site '{site}' {obstacle}")
 
 
-def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Drawn:
+def _read(site: str, sites: Sites, symmetry: SymmetryGroup) -> Drawn:
     """How a site was drawn, without the singleton dimensions where others have plates."""
     reader, node = _reader_of(site, sites)
     rank, unconstrained = symmetry.site_rank(site), symmetry.unconstrained_rank(site)
-    padding = plates - symmetry.site_plates(site)
+    padding = symmetry.num_plates - symmetry.site_plates(site)
     drawn = reader.read(site, node, sites, unconstrained)
     # Units along a plate lie along the same dimension of both.
     more = (..., *[None] * (rank - unconstrained))
@@ -76,7 +104,7 @@ def _read(site: str, sites: Sites, symmetry: SymmetryGroup, plates: int) -> Draw
         _without_plates(tensor[more] if rank > unconstrained else tensor, rank, padding)
         for tensor in (drawn.value, drawn.loc, drawn.scale)
     )
-    return Drawn(value, loc, scale, drawn.joint)
+    return Drawn(node, value, loc, scale, drawn.joint)
 
 
 def _reader_of(site: str, sites: Sites) -> tuple[Reader, str]:

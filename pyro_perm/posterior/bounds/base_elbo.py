@@ -168,7 +168,7 @@ class _DrawInProgress:
         nodes = self._guide_trace.nodes
         source.set_weight(nodes)
         priors = source.priors(nodes, inputs.args, inputs.kwargs)
-        self.density = replace(read_density(nodes, source.group), priors=priors)
+        self.density = read_density(nodes, source.group, priors)
         in_part = source.model.looked_up | source.guide.looked_up | source.split.plates
         sites = dict(self._guide_trace.iter_stochastic_nodes())
         local = [name for name, node in sites.items() if in_part & _plates(node)]
