@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
-from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of
+from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tree_leaves
 from pyro_perm.program.modules import pyro_modules_among
 from pyro_perm.program.seeds import fixed_seed
 
@@ -108,7 +108,7 @@ class WriteLog(EagerDispatchMode):
             if _storage(tensor) not in self._new:
                 self._saved.append((tensor.detach(), tensor.clone()))
         result = func(*args, **kwargs)
-        self._new |= _storages(result) - _storages((args, tuple(kwargs.values())))
+        self._new |= _storages(result) - _storages((args, kwargs))
         return result
 
     def restore(self) -> None:
@@ -118,13 +118,8 @@ class WriteLog(EagerDispatchMode):
             tensor.copy_(value)
 
 
-def _storages(value: Any) -> set[int]:
-    """Of a tensor, or of tensors in lists: an operation takes and gives nothing else."""
-    if isinstance(value, Tensor):
-        return {_storage(value)}
-    if isinstance(value, list | tuple):
-        return set().union(*map(_storages, value))
-    return set()
+def _storages(tree: Any) -> set[int]:
+    return {_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _storage(tensor: Tensor) -> int:
