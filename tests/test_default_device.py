@@ -11,6 +11,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from contracts.estimator import EXAMPLES
 from densities import draw
 from problems import one_hidden_layer, one_signed_layer_of_two, two_hidden_layers, with_scales
 from pyro.infer import SVI, Trace_ELBO
@@ -77,15 +78,6 @@ PROBLEMS = {
     "scales": with_scales(one_hidden_layer(3, torch.relu)),
 }
 LOSSES = [Trace_ELBO, pp.TraceSymmetrized_ELBO, pp.FunctionalSymmetrized_ELBO]
-ESTIMATORS = [
-    pp.Exact(),
-    pp.Bethe(),
-    pp.InfoNCE(4),
-    pp.LeaveOneOut(4),
-    pp.ImportanceSampled(4),
-    pp.SampledChainRule(4),
-    pp.AnnealedImportanceSampled(4, 2),
-]
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -106,8 +98,9 @@ def test_guides_train(problem, loss):
         assert losses() == expected
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
-def test_estimators_serve(problem, estimator):
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_estimators_serve(problem, example):
+    estimator = example.estimator
     density = draw(problem, num_particles=2)[2]
 
     def found():

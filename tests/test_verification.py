@@ -150,7 +150,13 @@ def test_an_error_of_the_model_is_not_taken_for_a_lack_of_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.cuda.OutOfMemoryError("no memory left"), ValueError("mine")]
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("no memory left"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory"),
+        ValueError("mine"),
+    ],
 )
 def test_only_errors_of_types_are_a_lack_of_precision(error: Exception) -> None:
     def failing(x: Tensor) -> None:

@@ -62,10 +62,6 @@ class Priors:
             total = total.to(log_prob.device) + log_prob.sum(dims, dtype=torch.float64)
         return total
 
-    def log_mass(self, symmetry: SymmetryGroup, group: str, values: Mapping[str, Tensor]) -> Tensor:
-        """``log p_Q(w) - log p(w)`` of each unit of a group, shape ``(*batch, n)``, in nats."""
-        return self.units(symmetry, group, values).log_mass()
-
     def units(
         self, symmetry: SymmetryGroup, group: str, values: Mapping[str, Tensor]
     ) -> UnitsUnderPriors:

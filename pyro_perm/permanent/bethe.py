@@ -116,7 +116,12 @@ def log_bethe_permanent(
 
 
 # An operator, so that torch.jit.trace records one node and not the sweeps of its example.
-@torch.library.custom_op("pyro_perm::bethe", mutates_args=())
+@torch.library.custom_op(
+    "pyro_perm::bethe",
+    mutates_args=(),
+    schema="(Tensor log_matrix, int max_iterations, float tolerance)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
 def _bethe(
     log_matrix: Tensor, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -136,7 +136,11 @@ def log_permanent_by_blocks(log_matrix: Tensor) -> Tensor:
     return log_ratio
 
 
-@torch.library.custom_op("pyro_perm::permanent_by_blocks", mutates_args=())
+@torch.library.custom_op(
+    "pyro_perm::permanent_by_blocks",
+    mutates_args=(),
+    schema="(Tensor log_matrix) -> (Tensor, Tensor)",
+)
 def _operator(log_matrix: Tensor) -> tuple[Tensor, Tensor]:
     log_ratio, excess = permanent_by_blocks(log_matrix)
     if excess is None:

@@ -77,7 +77,9 @@ def _marginals(log_matrix: Tensor) -> Tensor:
 
 
 # An operator, so that torch.jit.trace records one node and not the sizes of its example.
-@torch.library.custom_op("pyro_perm::log_permanent", mutates_args=())
+@torch.library.custom_op(
+    "pyro_perm::log_permanent", mutates_args=(), schema="(Tensor log_matrix) -> Tensor"
+)
 def _log_permanent(log_matrix: Tensor) -> Tensor:
     _check_size(log_matrix)
     tables = _subset_tables(log_matrix.shape[-1], log_matrix.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -52,19 +52,11 @@ class Axis:
             raise ValueError(f"{self}: index names a coordinate twice")
 
     def __str__(self) -> str:
-        structure = [
-            f"{name}={value}"
-            for name, value, default in (
-                ("outer", self.outer, 1),
-                ("inner", self.inner, 1),
-                ("index", self.index, None),
-                ("sign", self.sign, False),
-                ("scale", self.scale, 0),
-                ("permute", self.permute, True),
-            )
-            if value != default
-        ]
-        return f"Axis({', '.join([str(self.dim), *structure])})" if structure else str(self.dim)
+        values = ((each.name, getattr(self, each.name), each.default) for each in fields(self)[1:])
+        structure = [f"{name}={value}" for name, value, default in values if value != default]
+        if not structure and type(self) is Axis:
+            return str(self.dim)
+        return f"{type(self).__name__}({', '.join([str(self.dim), *structure])})"
 
     def resolve(self, shape: tuple[int, ...], event_dim: int) -> Axis:
         """This axis with its dimension counted from the right of a value of the given shape.
@@ -211,7 +203,7 @@ class Axis:
     @property
     def plain(self) -> Axis:
         """The same coordinates, without what a group does to its units there."""
-        return replace(self, sign=False, scale=0, permute=True)
+        return Axis(self.dim, self.outer, self.inner, self.index)
 
     @property
     def of_scales(self) -> Axis:

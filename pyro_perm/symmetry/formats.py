@@ -57,7 +57,10 @@ def to_json(spec: Spec, shapes: Mapping[str, SiteShape] | None, reasons: Mapping
     document: dict[str, Any] = {
         "format": _FORMAT,
         "groups": {
-            group: {site: [_axis_to_json(axis) for axis in axes] for site, axes in sites.items()}
+            group: {
+                site: [_axis_to_json(axis, group, site) for axis in axes]
+                for site, axes in sites.items()
+            }
             for group, sites in spec.items()
         },
         "shapes": None,
@@ -172,7 +175,13 @@ def _wrapped(text: str, start: str, indent: str) -> list[str]:
     return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
-def _axis_to_json(axis: Axis) -> dict[str, Any]:
+def _axis_to_json(axis: Axis, group: str, site: str) -> dict[str, Any]:
+    if type(axis) is not Axis:
+        raise ValueError(
+            f"group '{group}', site '{site}': {axis} is a {type(axis).__name__}, an axis of an "
+            "action of your own, which the format does not know; write what makes the symmetry to "
+            "a file in its place, and the guide's parameters with pyro.get_param_store().save()"
+        )
     index = axis.index
     written: Any = index
     if isinstance(index, range):

@@ -68,9 +68,9 @@ class LogDensity:
         double = cls(program, torch.float64)
         try:
             double({})
-        except torch.cuda.OutOfMemoryError:
-            raise
         except (RuntimeError, TypeError) as error:
+            if _is_lack_of_memory(error):
+                raise
             single = cls(program, torch.float32)
             single({})
             warnings.warn(
@@ -135,3 +135,9 @@ class LogDensity:
     def _log_probs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision:
             return self._program.run(values).log_probs()
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, which has an error of its own on CUDA alone."""
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(t in str(error) for t in texts)

@@ -294,6 +294,23 @@ def test_verification_notices_shifts_that_change_the_model():
         symmetry.verify(network, position=True)
 
 
+def test_files_refuse_what_they_do_not_know(tmp_path):
+    symmetry = pp.PermutationSymmetry(RING_NETWORK)
+    with pytest.raises(ValueError, match=r"group 'hidden', site 'ring': .* is a RingAxis"):
+        symmetry.to_json()
+    guide = pp.AutoSymmetrized(AutoNormal(network, init_loc_fn=pp.init_to_fan_in), symmetry)
+    guide()
+    with pytest.raises(ValueError, match=r"group 'hidden', site 'ring': .* is a RingAxis"):
+        pp.save(guide, tmp_path / "guide.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_axis_says_what_it_is():
+    axis = RingAxis(0, inner=3)
+    assert str(axis) == "RingAxis(0, inner=3)"
+    assert axis.plain == pp.Axis(0, inner=3)
+
+
 def test_a_guide_draws_and_trains():
     base = AutoNormal(network, init_loc_fn=pp.init_to_fan_in)
     guide = pp.AutoSymmetrized(base, pp.PermutationSymmetry(RING_NETWORK))

@@ -1,4 +1,8 @@
-"""Which base guides there are: a new kind is one file, and one line here."""
+"""Which base guides there are: a new kind is one file, and one line here.
+
+The first reader that knows how a site was drawn reads it: those of single sites come before those
+of vectors, for a site that is drawn by itself is a vector too.
+"""
 
 from __future__ import annotations
 
