@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import slow
+from marks import examples, slow
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -28,7 +28,7 @@ from pyro_perm.symmetry.actions.finite import FiniteAction
 from pyro_perm.symmetry.actions.sign import Sign
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
-laws = settings(derandomize=True, deadline=None, max_examples=25)
+laws = settings(derandomize=True, deadline=None, max_examples=examples(25))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
