@@ -235,6 +235,6 @@ def broadcast_shapes(shapes: Sequence[torch.Size]) -> torch.Size:
     """As ``torch.broadcast_shapes``, which is slow where all shapes are the same, or empty."""
     largest = max(shapes, key=len)
     if all(not shape or shape == largest for shape in shapes):
-        return largest
+        return torch.Size(largest)  # Under torch.jit.trace, part of a shape is a mere tuple.
     broadcast: torch.Size = torch.broadcast_shapes(*shapes)
     return broadcast
