@@ -124,7 +124,9 @@ def test_sparse_tensors_are_made_of_dense_ones(convert: Any) -> None:
 
 
 def test_autograd_records_inside_of_an_operator() -> None:
-    @torch.library.custom_op("pyro_perm_test::slope", mutates_args=())
+    @torch.library.custom_op(
+        "pyro_perm_test::slope", mutates_args=(), schema="(Tensor x) -> Tensor"
+    )
     def slope(x: torch.Tensor) -> torch.Tensor:
         with internals.autograd_in_operators():
             leaf = x.detach().requires_grad_()

@@ -125,7 +125,7 @@ def test_a_guide_may_draw_what_is_marked():
     def guide(x):
         locations_only(x)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Categorical(logits=40.0 * torch.eye(K)[where]))
+            pyro.sample("z", dist.Categorical(logits=3.0 * torch.eye(K)[where]))
 
     symmetry = pp.find_symmetry(mixture, X)
     found = elbo(mixture, guide, X, symmetry=symmetry, num_samples=40)
