@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ def modules() -> dict[str, Path]:
     return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """Module -> modules of the package that it names in an import, at whatever place in the file.
 
@@ -40,6 +42,7 @@ def _imported(path: Path, files: Mapping[str, Path]) -> list[str]:
     return [name for name in names if name.split(".")[0] == PACKAGE]
 
 
+@functools.cache
 def floors() -> dict[str, list[str]]:
     """The table of CONTRIBUTING.md, from the top: a floor's first name -> all names on it."""
     rows = _ROW.findall((ROOT / "CONTRIBUTING.md").read_text())

@@ -1,15 +1,36 @@
-"""Every test starts from a fixed seed, an empty param store and double precision."""
+"""Every test starts from a fixed seed, an empty param store and double precision.
 
-import hypothesis
-import pyro
+What takes long to import is imported where tests run: the process that hands them out to workers
+has no use for it, and these wait for it.
+"""
+
+import gc
+
 import pytest
-import torch
 
-from pyro_perm.estimators import estimator
 
-# The same examples at every run; a first call may take long.
-hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
-hypothesis.settings.load_profile("tests")
+def pytest_collection(session):
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        import hypothesis
+
+        # The same examples at every run; a first call may take long.
+        options = {"derandomize": True, "database": None, "deadline": None}
+        hypothesis.settings.register_profile("full", max_examples=100, **options)
+        hypothesis.settings.register_profile("quick", max_examples=33, **options)
+        is_quick = session.config.option.markexpr == "not slow"
+        hypothesis.settings.load_profile("quick" if is_quick else "full")
+
+
+def pytest_collection_finish():
+    """What was imported stays to the end: the search for garbage leaves it out, and is rare."""
+    gc.freeze()
+    gc.set_threshold(10_000)
+
+
+def pytest_sessionfinish():
+    """One search for all that is left, in place of the five that pytest makes at the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,14 +88,21 @@ def _put_the_longest_first(items):
 
 
 def _start():
+    import pyro
+    import torch
+
+    from pyro_perm.program.seeds import fix_seed
+
     torch.set_default_dtype(torch.float64)
     pyro.clear_param_store()
-    pyro.set_rng_seed(0)
+    fix_seed()
     pyro.settings.set(module_local_params=False)
 
 
 @pytest.fixture(autouse=True)
 def _clean_state():
+    import pyro
+
     _start()
     yield
     pyro.clear_param_store()
@@ -89,4 +117,6 @@ def fresh_start():
 @pytest.fixture(autouse=True)
 def _own_estimators(monkeypatch):
     """An estimator that a test registers competes in its own certificates only."""
+    from pyro_perm.estimators import estimator
+
     monkeypatch.setattr(estimator, "_registered", [*estimator.registered_estimators()])

@@ -1,5 +1,6 @@
 """Sums over all permutations, one by one: the ground truth of these tests."""
 
+import functools
 from itertools import permutations
 
 import torch
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 
+@functools.cache
 def all_permutations(size: int) -> Tensor:
     return torch.tensor(list(permutations(range(size))), dtype=torch.long)
 

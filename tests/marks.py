@@ -1,10 +1,12 @@
-"""Parameters of tests that only the full run has."""
+"""Parameters and examples of tests that only the full run has."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import hypothesis
 import pytest
 from problems import Problem
 
@@ -15,6 +17,12 @@ QUICK_PROBLEMS = (
     *("signed_one_hidden_layer", "one_signed_layer_of_two"),
     *("rescaled_one_hidden_layer", "rescaled_in_place"),
 )
+
+
+def examples(number: int) -> int:
+    """On how many examples a property is tried: in the quick run a third of those of the full."""
+    percent = hypothesis.settings.default.max_examples
+    return math.ceil(number * percent / 100)
 
 
 def slow(*parameters: Any) -> list[Any]:

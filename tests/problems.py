@@ -350,7 +350,7 @@ class TwoWeightNets:
 
     def divergences_from_the_posterior(self, guide: AutoNormal, *, symmetrized: bool) -> Tensor:
         """``KL(q^G || p(w | D))``, or that of ``q``, of every net, by quadrature on a grid."""
-        axis = torch.linspace(-3.5, 3.5, 561)
+        axis = torch.linspace(-3.5, 3.5, 281)
         grid = torch.cartesian_prod(axis, axis)
         f = torch.relu(grid.unsqueeze(-1) * self.x).sum(-2)
         divergences = []

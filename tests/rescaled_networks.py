@@ -32,10 +32,14 @@ def student(scale):
 
 
 class Network:
-    """A layer of a few units between two matrices, whose priors are given."""
+    """A layer of a few units between two matrices, whose priors are given.
 
-    def __init__(self, num_units, activation=torch.relu, prior=normal):
+    :param noise: of the observations; the larger, the less do the values of an ELBO vary.
+    """
+
+    def __init__(self, num_units, activation=torch.relu, prior=normal, noise=0.5):
         self.num_units, self.activation, self.prior = num_units, activation, prior
+        self.noise = noise
 
     def __call__(self, x=X, y=Y):
         n = self.num_units
@@ -46,7 +50,7 @@ class Network:
         f = f.squeeze(-1)
         f = f.reshape(*f.shape[:-2], f.shape[-1]) if f.dim() > 1 else f
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("y", dist.Normal(f, 0.5), obs=y)
+            pyro.sample("y", dist.Normal(f, self.noise), obs=y)
 
     def base(self, init_scale=0.4):
         return AutoNormal(self, init_loc_fn=pp.init_to_fan_in, init_scale=init_scale)

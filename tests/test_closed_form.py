@@ -24,7 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:group 'hidden' leaves the log jo
 @pytest.mark.parametrize("route", ["permute", "plain", "base"])
 def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):
     guide = started(problem, permute=route == "permute")
-    options = {"num_particles": 100, "vectorize_particles": True}
+    # A loss that guesses the nesting of plates runs the guide for it, and then draws other numbers.
+    options = {
+        "num_particles": 30,
+        "vectorize_particles": True,
+        "max_plate_nesting": problem.max_plate_nesting,
+    }
     symmetrized = pp.TraceSymmetrized_ELBO(**options)
     closed_form_guide = guide
     if route == "base":
@@ -33,7 +38,7 @@ def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):
         )
         closed_form_guide = guide.base
     differences = []
-    for seed in range(12):
+    for seed in range(8):
         rows = []
         for loss, chosen in ((symmetrized, closed_form_guide), (Trace_ELBO(**options), guide)):
             guide.zero_grad()
@@ -42,10 +47,10 @@ def test_closed_form_has_the_expectation_of_trace_elbo(problem, route):
             rows.append(torch.cat([value, *(p.grad.flatten() for p in guide.parameters())]))
         differences.append(rows[0] - rows[1])
     differences = torch.stack(differences)
-    # The draws are common, so this is the noise of the KL alone. A t statistic with 11 degrees of
-    # freedom exceeds 7 once in 45,000 times.
+    # The draws are common, so this is the noise of the KL alone. A t statistic with 7 degrees of
+    # freedom exceeds 10 once in 45,000 times.
     error = differences.std(0) / len(differences) ** 0.5
-    assert (differences.mean(0).abs() <= 7 * error + 1e-9).all()
+    assert (differences.mean(0).abs() <= 10 * error + 1e-9).all()
 
 
 @on_each(PROBLEMS)

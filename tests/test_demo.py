@@ -34,6 +34,7 @@ def run(folder, *options):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(table):
         patch.setattr(evaluation, "NUM_DRAWS", 30)
         patch.setattr(evaluation, "NUM_BOUND_SAMPLES", 20)
+        torch.set_default_dtype(torch.float32)  # As it is where the demo runs alone.
         main(["--steps", "30", "--width", "6", "--output", str(folder), *options])
     return rows(table.getvalue())
 
@@ -107,11 +108,15 @@ def test_demo_prints_its_table_and_saves_figure_and_posteriors(data, request):
 
 
 @pytest.mark.slow
-def test_figures_repeat_with_the_seed_but_for_the_time(tmp_path):
-    tables = [run(tmp_path, "--seed", seed) for seed in ("1", "1", "2")]
-    for table in tables:
-        del table["seconds a step"]
-    assert tables[0] == tables[1] != tables[2]
+def test_figures_repeat_with_the_seed_but_for_the_time(diabetes, tmp_path):
+    _, first = diabetes
+    varying = ("seconds a step", "figure", "posterior")  # The latter two are paths.
+    again, other = (run(tmp_path, "--seed", seed) for seed in ("0", "1"))
+    first, again, other = (
+        {row: figures for row, figures in table.items() if row not in varying}
+        for table in (first, again, other)
+    )
+    assert first == again != other
 
 
 @pytest.mark.parametrize("data", ["digits", "breast_cancer"])

@@ -12,7 +12,7 @@ from marks import slow
 from pyro import poutine
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from pyro.optim import Adam
+from pyro.optim import ClippedAdam
 from rescaled_networks import (
     DEGREES,
     Network,
@@ -43,8 +43,8 @@ def test_draws_follow_the_prior_along_orbits_and_predict_as_before(network):
     guide = network.guide()
     guide()
     pyro.set_rng_seed(0)
-    draws = guide.sample_posterior(3000)
-    plain = pp.AutoSymmetrized(guide.base, network.symmetry, permute=False).sample_posterior(3000)
+    draws = guide.sample_posterior(1000)
+    plain = pp.AutoSymmetrized(guide.base, network.symmetry, permute=False).sample_posterior(1000)
 
     def outputs(values):
         hidden = network.activation(X @ values["w"].mT + values["b"].unsqueeze(-2))
@@ -71,7 +71,7 @@ def test_draws_one_by_one_and_together_have_one_law():
     guide()
     pyro.set_rng_seed(0)
     together = guide.sample_posterior(1000)
-    one_by_one = [poutine.trace(guide).get_trace() for _ in range(400)]
+    one_by_one = [poutine.trace(guide).get_trace() for _ in range(200)]
     log_q = torch.stack([trace.log_prob_sum().detach() for trace in one_by_one])
     assert stats.ks_2samp(together.log_q.numpy(), log_q.numpy()).pvalue > 1e-3
     for site in ("w", "v"):
@@ -104,8 +104,20 @@ def test_a_replayed_draw_is_the_same():
     assert replayed.log_prob_sum().item() == pytest.approx(trace.log_prob_sum().item())
 
 
+@pytest.fixture(scope="module", params=[True, False])
+def certified(request):
+    """A network, a guide that permutes or does not, and its bound."""
+    torch.set_default_dtype(torch.float64)
+    pyro.set_rng_seed(0)
+    network = Network(3, noise=2.0)
+    guide = network.guide(estimator=pp.Exact(), permute=request.param)
+    bound = pp.symmetrized_elbo(
+        network, guide, num_samples=60, estimator=pp.Exact(), progress=False
+    )
+    return network, guide, bound
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("permute", [True, False])
 @pytest.mark.parametrize(
     "loss",
     [
@@ -118,18 +130,13 @@ def test_a_replayed_draw_is_the_same():
     ],
     ids=lambda loss: f"{type(loss).__name__}-{loss.num_particles}",
 )
-def test_every_loss_has_the_certified_bound(loss, permute):
-    network = Network(3)
-    guide = network.guide(estimator=pp.Exact(), permute=permute)
-    guide()
-    pyro.set_rng_seed(0)
-    bound = pp.symmetrized_elbo(
-        network, guide, num_samples=150, estimator=pp.Exact(), progress=False
-    )
-    values = torch.tensor([-loss.loss(network, guide) for _ in range(150 // loss.num_particles)])
+def test_every_loss_has_the_certified_bound(loss, certified):
+    network, guide, bound = certified
+    values = torch.tensor([-loss.loss(network, guide) for _ in range(60 // loss.num_particles)])
     error = math.hypot(values.std().item() / len(values) ** 0.5, bound.lower_standard_error)
     assert values.mean().item() == pytest.approx(bound.lower, abs=4.5 * error)
-    assert bound.mutual_information.scales > 1.0  # More than the error: it counts.
+    assert bound.lower - bound.base > 4.5 * error  # Without its correction, a loss would fail.
+    assert bound.mutual_information.scales > 1.0
 
 
 def test_losses_correct_unmodified_guides():
@@ -153,11 +160,12 @@ def test_losses_correct_unmodified_guides():
 def test_trained_bounds_stay_below_the_evidence(num_units, activation):
     network = Network(num_units, activation)
     guide = network.guide()
-    svi = SVI(network, guide, Adam({"lr": 0.02}), pp.TraceSymmetrized_ELBO())
-    for _ in range(250):
+    optimizer = ClippedAdam({"lr": 0.08, "lrd": 0.25**0.01})
+    svi = SVI(network, guide, optimizer, pp.TraceSymmetrized_ELBO())
+    for _ in range(100):
         svi.step()
-    bound = pp.symmetrized_elbo(network, guide, num_samples=150, progress=False)
-    evidence = pp.log_evidence(network, num_temperatures=60, progress=False)
+    bound = pp.symmetrized_elbo(network, guide, num_samples=100, progress=False)
+    evidence = pp.log_evidence(network, num_temperatures=30, progress=False)
     error = 4 * math.hypot(bound.upper_standard_error, evidence.standard_error)
     assert bound.upper < evidence.log_evidence + error
     assert bound.lower > bound.base + 1.0
@@ -191,9 +199,9 @@ def test_priors_may_depend_on_draws_and_on_what_is_learned(permute):
     losses = {}
     for loss in (Trace_ELBO(), pp.TraceSymmetrized_ELBO()):
         pyro.set_rng_seed(0)
-        losses[loss] = torch.tensor([loss.loss(hierarchical, guide) for _ in range(100)])
+        losses[loss] = torch.tensor([loss.loss(hierarchical, guide) for _ in range(60)])
     one, other = losses.values()
-    error = math.hypot(one.std().item(), other.std().item()) / 100**0.5
+    error = math.hypot(one.std().item(), other.std().item()) / 60**0.5
     assert one.mean().item() == pytest.approx(other.mean().item(), abs=4.5 * error)
     # What is learned of the prior gets its gradient through the correction too.
     scale = pyro.param("scale").unconstrained()
@@ -282,19 +290,20 @@ def test_of_two_layers_that_share_a_matrix_one_is_rescaled():
     with pytest.warns(UserWarning, match="group 'P1' are not rescaled: it shares site 'w1'"):
         guide()
     assert guide.symmetry.group.open_groups == ("P0",)
-    bounds = {
-        estimator: pp.symmetrized_elbo(
-            two_layers, guide, num_samples=200, estimator=estimator, progress=False
+
+    def information(estimator):
+        pyro.set_rng_seed(0)
+        bound = pp.symmetrized_elbo(
+            two_layers, guide, num_samples=60, estimator=estimator, progress=False
         )
-        for estimator in (pp.Exact(), pp.SampledChainRule(64), pp.InfoNCE(24))
-    }
-    exact, chain, sampled = bounds.values()
+        return bound.mutual_information
+
+    exact, chain, sampled = map(information, (pp.Exact(), pp.SampledChainRule(64), pp.InfoNCE(24)))
     error = 4 * exact.lower_standard_error
     assert chain.lower < exact.lower + error and chain.upper > exact.upper - error
     assert sampled.lower < exact.lower + error
-    assert exact.mutual_information.scales == pytest.approx(
-        chain.mutual_information.scales, abs=error
-    )
+    assert exact.scales > 0.5
+    assert exact.scales == pytest.approx(chain.scales, rel=1e-6)  # Of the same draws.
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")

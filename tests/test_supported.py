@@ -138,14 +138,20 @@ def compiles(estimator):
     return trains(GUIDES["AutoNormal"], JitTrace_ELBO, estimator, by_loss=False)
 
 
+@cache
+def density_of(name):
+    """That of a base guide for one of the problems, for all estimators."""
+    pyro.clear_param_store()
+    problem = PROBLEMS[name]
+    guide = problem.guide(pp.InfoNCE(1))
+    sites = poutine.trace(guide).get_trace(*problem.args).nodes
+    return read_density(sites, guide.symmetry.group)
+
+
 def estimator_row(estimator):
     bounds = {(1, 0): "below", (0, 1): "above", (1, 1): "both sides", (0, 0): "neither"}
     sides, cells, gradient = set(), [], False
-    for problem in PROBLEMS.values():
-        pyro.clear_param_store()
-        guide = problem.guide(pp.InfoNCE(1))
-        sites = poutine.trace(guide).get_trace(*problem.args).nodes
-        density = read_density(sites, guide.symmetry.group)
+    for density in map(density_of, PROBLEMS):
         if estimator.serves(density):
             cells.append("no")
             continue
@@ -161,7 +167,7 @@ def estimator_row(estimator):
 
 def has_gradient(log_ratio):
     try:
-        log_ratio.backward()
+        log_ratio.backward(retain_graph=True)  # The next estimator reads the same density.
     except ValueError:  # Refused at backpropagation.
         return False
     return True

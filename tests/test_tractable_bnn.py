@@ -8,7 +8,7 @@ from pyro.optim import ClippedAdam
 import pyro_perm as pp
 
 NETS = TwoWeightNets()
-STEPS = 200
+STEPS = 100
 
 
 def fit(guide, loss):
@@ -21,7 +21,7 @@ def fit(guide, loss):
 
 
 def loss(**kwargs):
-    return pp.TraceSymmetrized_ELBO(num_particles=64, vectorize_particles=True, **kwargs)
+    return pp.TraceSymmetrized_ELBO(num_particles=32, vectorize_particles=True, **kwargs)
 
 
 @pytest.mark.slow

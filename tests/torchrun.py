@@ -1,12 +1,17 @@
 """Scripts in two processes, as `torchrun` starts them."""
 
-import os
-import subprocess
+import runpy
+import signal
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from processes import context
 
 ROOT = Path(__file__).parents[1]
 RANKS = 2
@@ -18,12 +23,57 @@ needs_gloo = pytest.mark.skipif(
 
 
 def torchrun(script, *arguments):
-    """Run a script in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(RANKS), str(script), *map(str, arguments)]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    """Run a script in two processes, under the agent of `torchrun --standalone`."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with TemporaryDirectory() as logs, _own_signals():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=RANKS,
+            run_id="test",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            start_method=context().get_start_method(),
+            logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.ALL),
+        )
+        command = [str(script), *map(str, arguments)]
+        try:
+            elastic_launch(config, _run)(command)
+            failure = ""
+        except ChildFailedError as error:
+            failure = str(error)
+        stdout, stderr = (
+            "".join(path.read_text() for path in sorted(Path(logs).rglob(f"{stream}.log")))
+            for stream in ("stdout", "stderr")
+        )
+    return CompletedProcess(command, 1 if failure else 0, stdout, stderr + failure)
+
+
+def _run(command):
+    """What ``python *command`` does."""
+    torch.set_num_threads(1)
+    sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except Exception:
+        # Those who lose their connection to a process that died give way to it: the agent looks
+        # every tenth of a second, and names whom it finds first.
+        time.sleep(0.5)
+        raise
+
+
+@contextmanager
+def _own_signals():
+    """Leaves to this process its handlers of signals, where the agent puts its own."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {each: signal.getsignal(each) for each in signals}
+    yield
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
 
 
 def require_killed(done, rank, code):

@@ -9,6 +9,7 @@
 # %%
 import math
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,8 +18,8 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
-from pyro.optim import ClippedAdam
 from torch.nn.functional import softplus
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyro_perm as pp
 
@@ -180,7 +181,7 @@ print(pp.find_symmetry(network(0.1)))
 # symmetrized objective. All are trained by `pp.fit`, without Pyro's traces.
 
 # %%
-STEPS = 250
+STEPS = 150
 
 
 def fit(alpha, estimator):
@@ -188,11 +189,11 @@ def fit(alpha, estimator):
     start = init_to_value(values={"w": torch.tensor([0.3, -0.3])})
     base = AutoNormal(network(alpha), init_loc_fn=start, init_scale=0.1)
     guide = base if estimator is None else pp.AutoSymmetrized(base, estimator=estimator)
-    # The learning rate falls from 0.05 to 0.0005, so that the fit comes to rest.
-    adam = ClippedAdam({"lr": 0.05, "lrd": 0.01 ** (1 / STEPS), "betas": (0.9, 0.99)})
+    # The learning rate falls from 0.05 to 0, so that the fit comes to rest.
+    schedule = {"learning_rate": 0.05, "scheduler": partial(CosineAnnealingLR, T_max=STEPS)}
     kind = pp.FunctionalMeanField_ELBO if estimator is None else pp.FunctionalSymmetrized_ELBO
     elbo = kind(num_particles=64, vectorize_particles=True)
-    pp.fit(base.model, guide, [()], steps=STEPS, elbo=elbo, optimizer=adam, progress=False)
+    pp.fit(base.model, guide, [()], steps=STEPS, elbo=elbo, progress=False, **schedule)
     return dist.Normal(base.locs.w.detach(), base.scales.w.detach())
 
 

@@ -7,6 +7,8 @@
 # posterior of a model that was made from an ordinary `torch.nn` network.
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -15,9 +17,9 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
-from pyro.optim import ClippedAdam
 from sklearn.datasets import make_moons
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyro_perm as pp
 
@@ -327,8 +329,8 @@ except ValueError as error:
 # %%
 pyro.set_rng_seed(0)
 guide = pp.AutoSymmetrized(AutoNormal(mlp, init_loc_fn=pp.init_to_fan_in))
-adam = ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / 700)})
-pp.fit(mlp, guide, [(x, y, 100)], steps=700, optimizer=adam, progress=False)
+schedule = {"learning_rate": 0.05, "scheduler": partial(CosineAnnealingLR, T_max=300)}
+pp.fit(mlp, guide, [(x, y, 100)], steps=300, progress=False, **schedule)
 
 elbo = pp.symmetrized_elbo(mlp, guide, x, y, num_samples=50, progress=False)
 print(f"ELBO(q)   {elbo.base:.1f} +- {elbo.base_standard_error:.1f} nats")

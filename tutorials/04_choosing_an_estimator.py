@@ -67,11 +67,11 @@ information, info_nce = [], {32: [], 1000: []}
 for width in widths:
     guide = untrained_guide(width, scale=0.3)
     pyro.set_rng_seed(2)
-    information.append(pp.mutual_information(guide, x, y, num_samples=50, progress=False))
+    information.append(pp.mutual_information(guide, x, y, num_samples=30, progress=False))
     for num, values in info_nce.items():
         pyro.set_rng_seed(2)  # The same draws of the weights.
         bound = pp.mutual_information(
-            guide, x, y, num_samples=50, estimator=pp.InfoNCE(num), progress=False
+            guide, x, y, num_samples=30, estimator=pp.InfoNCE(num), progress=False
         )
         values.append(bound.lower)
 

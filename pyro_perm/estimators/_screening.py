@@ -100,8 +100,8 @@ class _Reference:
 
 def _components(near: Tensor) -> list[Tensor]:
     """Connected components of at least two units, one tensor ``(sets, size)`` for each size."""
-    # SciPy takes ten times as long over a dense matrix.
-    ends = near.triu(1).nonzero().T.cpu().numpy()
+    # SciPy takes ten times as long over a dense matrix, and before 1.12 reads 32-bit indices alone.
+    ends = near.triu(1).nonzero().T.int().cpu().numpy()
     links = scipy.sparse.coo_array((ones(ends.shape[1]), tuple(ends)), shape=tuple(near.shape))
     _, labels = scipy.sparse.csgraph.connected_components(links, directed=False)
     by_size: dict[int, list[NDArray[intp]]] = {}

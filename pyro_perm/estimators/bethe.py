@@ -35,7 +35,8 @@ from pyro_perm.permanent._tracing import is_tracing
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import UnitPairs, Units
 from pyro_perm.symmetry.actions.permute import center
-from pyro_perm.symmetry.unit_layout import UnitLayout, broadcast_shapes, joined
+from pyro_perm.symmetry.axis import broadcast_shapes
+from pyro_perm.symmetry.unit_layout import UnitLayout, joined
 
 # Of belief propagation, with some five operations each, until it comes to rest.
 _SWEEPS = 100

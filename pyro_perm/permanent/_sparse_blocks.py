@@ -82,9 +82,9 @@ def _links(matrix: Tensor, least: Tensor) -> _Links:
 def _parts(links: _Links, size: int, costs: tuple[float, ...]) -> list[_Nodes]:
     """Sets of at least two nodes that may interact, split as blocks are."""
     links = _in_cycles(links, size, costs[0])
-    graph = scipy.sparse.csr_array(
-        (np.ones(len(links.start)), (links.start, links.end)), (size, size)
-    )
+    # SciPy before 1.12 reads 32-bit indices alone.
+    ends = links.start.astype(np.int32), links.end.astype(np.int32)
+    graph = scipy.sparse.csr_array((np.ones(len(links.start)), ends), (size, size))
     _, labels = scipy.sparse.csgraph.connected_components(graph, directed=True, connection="strong")
     sizes = np.bincount(labels, minlength=size)
     links = links.where(labels[links.start] == labels[links.end])

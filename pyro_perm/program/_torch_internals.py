@@ -5,33 +5,45 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode_temporarily,
+)
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
     "VALIDATING_FUNCTIONS",
+    "VALUE_READERS",
     "EagerDispatchMode",
     "arguments_of",
     "autograd_in_operators",
+    "depends_on_values",
     "has_no_contents",
     "is_composite",
     "is_operator",
     "operators",
     "sparse_parts",
+    "tensors_of",
     "tree_leaves",
     "tree_map",
+    "without_innermost",
     "writes",
 ]
 
+# Methods of a distribution that check its arguments, or a sample, against a constraint.
 VALIDATING_FUNCTIONS = frozenset({"__init__", "_validate_sample"})
-"""Methods of a distribution that check its arguments, or a sample, against a constraint."""
+
+# Methods that read a tensor's values without an operation.
+VALUE_READERS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
 class EagerDispatchMode(TorchDispatchMode):
@@ -44,6 +56,20 @@ class EagerDispatchMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+_Mode = TypeVar("_Mode", bound=TorchDispatchMode)
+
+
+@contextmanager
+def without_innermost(kind: type[_Mode]) -> Iterator[_Mode | None]:
+    """Switch the innermost dispatch mode off if it is of some kind: that mode, or else None."""
+    innermost = _get_current_dispatch_mode()
+    if not isinstance(innermost, kind):
+        yield None
+        return
+    with _pop_mode_temporarily():
+        yield innermost
 
 
 def has_no_contents(tensor: Tensor) -> bool:
@@ -72,10 +98,26 @@ def is_operator(operation: Any) -> bool:
     return isinstance(operation, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
 
 
+def tensors_of(*values: Any) -> Iterator[Tensor]:
+    """The tensors among arguments or results of operations, which nest in lists and tuples only."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_of(*value)
+
+
 def arguments_of(operation: Any) -> list[Any]:
     """The arguments in the schema of an operator's overload."""
     arguments: list[Any] = operation._schema.arguments
     return arguments
+
+
+@functools.cache
+def depends_on_values(operation: Any) -> bool:
+    """Whether an overload makes of entries what programs branch on: a number, or a shape."""
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return not tags.isdisjoint(operation.tags)
 
 
 def writes(operation: Any) -> bool:

@@ -38,6 +38,7 @@ from pyro_perm.program.sites import (
 )
 from pyro_perm.program.subsampling import Sweep, placed, swept_frames
 from pyro_perm.program.summed_out import TracedTerm, summing_out, traced_terms
+from pyro_perm.symmetry.axis import broadcast_shapes
 
 Values = Mapping[str, Tensor]
 
@@ -309,7 +310,7 @@ def _require_values(trace: Any, values: Values, summed_out: Collection[str]) -> 
 
 def _value(node: Any) -> Tensor:
     value: Tensor = node["value"]
-    return value.expand(torch.broadcast_shapes(value.shape, node["fn"].shape()))
+    return value.expand(broadcast_shapes([value.shape, node["fn"].shape()]))
 
 
 def _mean(fn: Any) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyro_perm.program._torch_internals import tree_leaves
+from pyro_perm.program._torch_internals import tensors_of
 
 # They tell how many indices there are, not which.
 _SHAPE_ONLY = {
@@ -38,10 +38,11 @@ class IndexWatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         is_attribute = func.__name__ == "__get__" and not isinstance(result, Tensor)
         if not is_attribute and func.__name__ not in _SHAPE_ONLY:
-            for leaf in tree_leaves((args, kwargs)):
-                if id(leaf) in self._names:
-                    self.read.add(self._names[id(leaf)])
+            for tensor in tensors_of(*args, *kwargs.values()):
+                if id(tensor) in self._names:
+                    self.read.add(self._names[id(tensor)])
         return result

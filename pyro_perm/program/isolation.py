@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pyro_perm.program._pyro_internals import outer_handler, own_calls
-from pyro_perm.program._torch_internals import EagerDispatchMode, arguments_of, tree_leaves
+from pyro_perm.program._torch_internals import (
+    EagerDispatchMode,
+    arguments_of,
+    tensors_of,
+    without_innermost,
+)
 from pyro_perm.program.modules import pyro_modules_among
 from pyro_perm.program.seeds import fixed_seed
 
@@ -35,8 +40,11 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     What the model writes in place is restored at the end, if its first run is made inside of the
     log that this context returns. Fused attention and recurrent kernels hide the operations that
     the analysis reads, and some of them do not exist in double precision.
+
+    A log around this one need not see what is undone here, and is told what has come into being.
     """
     with ExitStack() as stack:
+        outer = stack.enter_context(without_innermost(WriteLog))
         for context in (
             poutine.block(),
             fixed_seed(),
@@ -51,6 +59,8 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
         ):
             stack.enter_context(context)
         log = WriteLog()
+        if outer is not None:
+            stack.callback(outer.add_new_of, log)
         stack.callback(log.restore)
         yield log
 
@@ -68,13 +78,18 @@ def without_autoguide_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
 def written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose entries an operation writes in place."""
     written: list[Tensor] = []
-    if func.name() in _BATCH_NORMS and args[_IS_TRAINING]:
+    if _is_batch_norm(func) and args[_IS_TRAINING]:
         written += [args[i] for i in _RUNNING_MOMENTS if args[i] is not None]
     for position, name in _written_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(name)
         several = value if isinstance(value, list | tuple) else [value]
         written.extend(tensor for tensor in several if isinstance(tensor, Tensor))
     return written
+
+
+@functools.cache
+def _is_batch_norm(func: Any) -> bool:
+    return func.name() in _BATCH_NORMS
 
 
 @functools.cache
@@ -108,8 +123,14 @@ class WriteLog(EagerDispatchMode):
             if _storage(tensor) not in self._new:
                 self._saved.append((tensor.detach(), tensor.clone()))
         result = func(*args, **kwargs)
-        self._new |= _storages(result) - _storages((args, kwargs))
+        made = _storages(result) - self._new
+        if made:
+            self._new |= made - _storages(*args, *kwargs.values())
         return result
+
+    def add_new_of(self, other: WriteLog) -> None:
+        """Count as new here, too, what came into being while another log looked on."""
+        self._new |= other._new
 
     def restore(self) -> None:
         """Undo the writes."""
@@ -118,8 +139,8 @@ class WriteLog(EagerDispatchMode):
             tensor.copy_(value)
 
 
-def _storages(tree: Any) -> set[int]:
-    return {_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+def _storages(*values: Any) -> set[int]:
+    return {_storage(tensor) for tensor in tensors_of(*values)}
 
 
 def _storage(tensor: Tensor) -> int:

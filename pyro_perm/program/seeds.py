@@ -14,22 +14,27 @@ import torch
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """As ``poutine.seed(rng_seed=0)``, at no cost for devices that are not there.
+    """As ``poutine.seed(rng_seed=0)``, at no cost for devices that are not there."""
+    state = pyro.util.get_rng_state()
+    fix_seed()
+    try:
+        yield
+    finally:
+        pyro.util.set_rng_state(state)
+
+
+def fix_seed() -> None:
+    """As ``pyro.set_rng_seed(0)``, at no cost for devices that are not there.
 
     For each kind of device that is not in use ``torch.manual_seed`` formats the stack of its
     callers, to name it in an error of later, and that takes longer than to run a small model.
     """
-    state = pyro.util.get_rng_state()
     if _has_accelerator():
         pyro.set_rng_seed(0)
     else:
         torch.default_generator.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
-    try:
-        yield
-    finally:
-        pyro.util.set_rng_state(state)
 
 
 @cache

@@ -217,7 +217,7 @@ def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
         return value.index_select(dim, index)
     # One selection for the whole batch: its gradient is far quicker than that of a gather.
     length = value.shape[dim]
-    batch = torch.broadcast_shapes(value.shape[:-rank], index.shape[:-1])
+    batch = broadcast_shapes([value.shape[:-rank], index.shape[:-1]])
     rows = index.expand(*batch, length).reshape(batch.numel(), length)
     if value.dim() > rank:
         value = value.expand(*batch, *value.shape[-rank:])
@@ -229,3 +229,12 @@ def _take(value: Tensor, index: Tensor, dim: int, rank: int) -> Tensor:
     num_units = math.prod(units.shape[: units.dim() - rank + 1])
     taken = units.reshape(num_units, *rest).index_select(0, rows.flatten())
     return taken.reshape(*batch, length, *rest).movedim(-rank, dim)
+
+
+def broadcast_shapes(shapes: Sequence[torch.Size]) -> torch.Size:
+    """As ``torch.broadcast_shapes``, which is slow where all shapes are the same, or empty."""
+    largest = max(shapes, key=len)
+    if all(not shape or shape == largest for shape in shapes):
+        return torch.Size(largest)  # Under torch.jit.trace, part of a shape is a mere tuple.
+    broadcast: torch.Size = torch.broadcast_shapes(*shapes)
+    return broadcast

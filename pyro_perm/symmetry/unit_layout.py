@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_perm.symmetry.actions.orbits import Orbits, Part
 from pyro_perm.symmetry.actions.permute import SingleImages
 from pyro_perm.symmetry.actions.unit_action import UnitAction
-from pyro_perm.symmetry.axis import Axis
+from pyro_perm.symmetry.axis import Axis, broadcast_shapes
 from pyro_perm.symmetry.group import SymmetryGroup
 
 
@@ -120,12 +120,6 @@ def joined(views: Sequence[Tensor], chosen: Tensor | None = None) -> Tensor:
 def _part(position: int, axis: Axis, shape: tuple[int, ...]) -> Part:
     width = math.prod(shape) // shape[axis.dim] * axis.outer * axis.inner
     return Part(position, axis, shape, width)
-
-
-def broadcast_shapes(shapes: list[torch.Size]) -> torch.Size:
-    """As ``torch.broadcast_shapes``, which is slow where all shapes are the same."""
-    first = shapes[0]
-    return first if shapes.count(first) == len(shapes) else torch.broadcast_shapes(*shapes)
 
 
 def _expand(tensor: Tensor, batch: torch.Size) -> Tensor:

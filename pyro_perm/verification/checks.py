@@ -95,27 +95,31 @@ def _check_groups(group: SymmetryGroup, density: LogDensity) -> list[GroupCheck]
     """All generators at one point; at another, one element that moves all groups at once."""
     if not group:
         return []
-    first, point = (density.with_measured_rounding(density.draw_point()) for _ in range(2))
-    checks = _check_generators(group, density, first)
-    if _is_invariant(group, density, point):
+    points = (density.draw_point() for _ in range(2))
+    (first, near_first), (second, near_second) = ((p, density.perturb(p)) for p in points)
+    checks = _check_generators(group, density, density.with_measured_rounding(first, near_first))
+    change = _change(group, density, second)
+    if change <= second.rounding:
         return checks
-    return checks + _check_generators(group, density, point)
+    second = density.with_measured_rounding(second, near_second)
+    if change <= second.rounding:
+        return checks
+    return checks + _check_generators(group, density, second)
 
 
 def _are_invariant(group: SymmetryGroup, density: LogDensity) -> bool:
     points = (density.draw_point() for _ in range(_NUM_POINTS if group else 0))
     return all(
-        _is_invariant(group, density, point) for point in points for _ in range(_NUM_ELEMENTS)
+        _change(group, density, point) <= point.rounding
+        for point in points
+        for _ in range(_NUM_ELEMENTS)
     )
 
 
-def _is_invariant(group: SymmetryGroup, density: LogDensity, point: Point) -> bool:
-    """Whether a random element of the whole group leaves alone what it must."""
-    return all(
-        _largest(density.changes(point, moves)) <= point.rounding
-        for moves in (list(random_element(group)), list(rescalings(group)))
-        if moves
-    )
+def _change(group: SymmetryGroup, density: LogDensity, point: Point) -> float:
+    """How much a random element of the whole group changes what it must leave alone, in nats."""
+    elements = list(random_element(group)), list(rescalings(group))
+    return max(_largest(density.changes(point, moves)) for moves in elements if moves)
 
 
 def _check_generators(group: SymmetryGroup, density: LogDensity, point: Point) -> list[GroupCheck]:

@@ -48,6 +48,7 @@ class LogDensity:
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         self._dtype = dtype
+        self._precision: DoublePrecision | nullcontext[None]
         self._precision = DoublePrecision() if dtype == torch.float64 else nullcontext()
         if isinstance(self._precision, DoublePrecision):
             program = program.map_inputs(self._precision.double)
@@ -80,6 +81,7 @@ class LogDensity:
                 stacklevel=6,
             )
             return single
+        double._skip_idle_precision()
         return double
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -103,16 +105,26 @@ class LogDensity:
             "could be verified: call with data on which the model's log-probability is finite"
         )
 
-    def with_measured_rounding(self, point: Point) -> Point:
+    def perturb(self, point: Point) -> list[dict[str, Tensor]]:
+        """The point with every value changed in its last digit, several times."""
+        one = torch.finfo(self._dtype).eps
+        return [
+            {
+                site: value * (1 + one * torch.randn_like(value).sign())
+                for site, value in point.values.items()
+            }
+            for _ in range(_NUM_PERTURBATIONS)
+        ]
+
+    def with_measured_rounding(
+        self, point: Point, perturbed: Sequence[Mapping[str, Tensor]]
+    ) -> Point:
         """The same point, where values in their last digits change more than is granted.
 
         Deep networks may be chaotic: a rounding error grows from layer to layer.
+
+        :param perturbed: what :meth:`perturb` makes of it.
         """
-        one = torch.finfo(self._dtype).eps
-        perturbed = (
-            {site: value * (1 + one * torch.randn_like(value).sign()) for site, value in each}
-            for each in [list(point.values.items())] * _NUM_PERTURBATIONS
-        )
         changes = [max(self.changes_at(point, p).values(), default=0.0) for p in perturbed]
         measured = _TIMES_PERTURBED * max(changes)
         return replace(point, rounding=max(point.rounding, measured))
@@ -131,6 +143,11 @@ class LogDensity:
         after = self({**point.values, **moved})
         changes = {name: abs(after[name] - before) for name, before in point.log_probs.items()}
         return {name: math.inf if math.isnan(x) else x for name, x in changes.items()}
+
+    def _skip_idle_precision(self) -> None:
+        """Convert nothing from now on where a run has shown that there is nothing to convert."""
+        if isinstance(self._precision, DoublePrecision) and not self._precision.is_needed:
+            self._precision = nullcontext()
 
     def _log_probs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision:

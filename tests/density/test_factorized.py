@@ -99,7 +99,7 @@ def test_uniform_estimators_bracket_exact(problem):
 @pytest.mark.slow
 @on_each(PROBLEMS)
 def test_uniform_estimators_meet_exact(problem):
-    _, _, density = draw(problem, num_particles=400)
+    _, _, density = draw(problem, num_particles=100)
     for estimator in (pp.InfoNCE(3000), pp.LeaveOneOut(3000)):
         mean, error = gap_to_exact(density, estimator)
         assert abs(mean) <= 0.05 + 4 * error

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -97,7 +98,7 @@ def change_of_outputs(network: nn.Module, symmetry: pp.PermutationSymmetry, x: T
     return float((functional_call(network, moved, x) - network(x)).abs().max())
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 2**32))
 def test_what_the_same_layers_consume_is_interchangeable(seed: int) -> None:
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """Soundness on random programs: whatever is found must leave alone what it must.
 
 That is the log joint under permutations and flips, and the likelihood under scales.
-``PYRO_PERM_FUZZ=5000`` checks that many programs instead of a hundred. ``PYTHONPATH=tests
+``PYRO_PERM_FUZZ=5000`` checks that many programs instead of 75. ``PYTHONPATH=tests
 python tests/discovery/test_fuzz.py 0 5000`` checks programs 0 to 4999 and prints, as it goes, how
 many groups permute, flip and rescale, and how many of them have an effective control.
 """
@@ -30,7 +30,7 @@ from pyro_perm.verification import GroupCheck, SymmetryVerificationError, check_
 
 pytestmark = pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
 
-NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "120"))
+NUM_PROGRAMS = int(os.environ.get("PYRO_PERM_FUZZ", "75"))
 BATCH = 15
 CARELESS = (
     *("mm", "cumsum", "cat", "convolution", "index_add", "scatter.src", "select_scatter"),

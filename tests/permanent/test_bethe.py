@@ -4,6 +4,7 @@ import pytest
 import torch
 from enumeration import log_matrices
 from hypothesis import given, settings
+from marks import examples
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -17,7 +18,7 @@ from pyro_perm.permanent import (
 )
 
 INF = math.inf
-properties = settings(max_examples=20)
+properties = settings(max_examples=examples(20))
 
 
 def gaussian(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:

@@ -5,13 +5,13 @@ import pytest
 import torch
 from enumeration import enumerated_log_permanent, enumerated_marginals, log_matrices
 from hypothesis import given, settings
-from marks import slow
+from marks import examples, slow
 from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, permutation_marginals
 
 INF = math.inf
-properties = settings(max_examples=40)
+properties = settings(max_examples=examples(40))
 
 
 def gaussian(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:

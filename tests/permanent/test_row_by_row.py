@@ -6,6 +6,7 @@ import pytest
 import torch
 from enumeration import all_permutations, log_matrices, log_weights_of
 from hypothesis import given, settings
+from marks import examples
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -13,7 +14,7 @@ from pyro_perm.permanent import log_permanent
 from pyro_perm.permanent.row_by_row import sample_rescaled
 
 INF = math.inf
-properties = settings(max_examples=40)
+properties = settings(max_examples=examples(40))
 DEGENERATE = {
     "forbidden": torch.full((4, 4), -INF),
     "one column for all": torch.tensor([[0.0, -INF, -INF, -INF]] * 4),

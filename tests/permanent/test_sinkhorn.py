@@ -4,11 +4,12 @@ import pytest
 import torch
 from enumeration import log_matrices
 from hypothesis import given, settings
+from marks import examples
 from torch.testing import assert_close
 
 from pyro_perm.permanent import log_permanent, sinkhorn
 
-properties = settings(max_examples=40)
+properties = settings(max_examples=examples(40))
 
 
 @properties

@@ -1,6 +1,5 @@
 """Other processes give the numbers of this one, and lose none."""
 
-import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -9,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from problems import TwoWeightNets
+from processes import context
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_perm as pp
@@ -38,12 +38,11 @@ def expected(guides):
 
 
 def pool(workers=2):
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=context())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def executor():
-    """Processes take seconds to start: these serve several tests."""
     with pool() as executor:
         yield executor
 
@@ -74,9 +73,11 @@ def test_a_lost_worker_loses_nothing(guides, expected):
 
 @pytest.mark.slow
 def test_dask_gives_the_same_numbers(guides, expected):
-    distributed = pytest.importorskip("distributed")
+    distributed, dask = map(pytest.importorskip, ("distributed", "dask"))
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    copies = {"distributed.worker.multiprocessing-method": context().get_start_method()}
     with (
+        dask.config.set(copies),
         distributed.LocalCluster(host="127.0.0.1", **options) as cluster,
         distributed.Client(cluster) as client,
     ):

@@ -185,7 +185,8 @@ def test_a_history_shows_the_averaged_elbo_its_bounds_and_the_step_that_was_kept
     assert kept.get_xdata()[0] == 3
     (band,) = ax.patches
     low, high = elbo.lower - elbo.lower_standard_error, elbo.upper + elbo.upper_standard_error
-    np.testing.assert_allclose([band.get_y(), band.get_height()], [low, high - low])
+    shown = band.get_window_extent().transformed(ax.transData.inverted())
+    np.testing.assert_allclose([shown.y0, shown.y1], [low, high])
     assert ax.get_ylim()[0] < low < high < ax.get_ylim()[1]
     with pytest.raises(ValueError, match="the history has no steps"):
         figures.plot_history(pp.History())

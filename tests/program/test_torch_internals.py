@@ -37,6 +37,23 @@ def test_a_dispatch_mode_sees_operations_by_name_and_overload() -> None:
     assert names.seen == ["aten::zeros", "aten::add_.Tensor", "aten::t"]
 
 
+def test_the_innermost_mode_is_switched_off_if_it_is_of_the_kind() -> None:
+    class Others(Names):
+        pass
+
+    with Names() as outer, Others() as inner:
+        with internals.without_innermost(Others) as found:
+            torch.zeros(2)
+        with internals.without_innermost(Names) as also_found, internals.without_innermost(Names):
+            torch.ones(2)
+        torch.zeros(2).t()
+    assert (found, also_found) == (inner, inner)
+    assert inner.seen == ["aten::zeros", "aten::t"]
+    assert outer.seen == ["aten::zeros", *inner.seen]
+    with internals.without_innermost(Names) as found:
+        assert found is None
+
+
 @pytest.mark.slow  # a process of its own
 def test_a_dispatch_mode_does_not_import_the_compiler() -> None:
     program = (
@@ -130,7 +147,9 @@ def test_sparse_tensors_are_made_of_dense_ones(convert: Any) -> None:
 
 
 def test_autograd_records_inside_of_an_operator() -> None:
-    @torch.library.custom_op("pyro_perm_test::slope", mutates_args=())
+    @torch.library.custom_op(
+        "pyro_perm_test::slope", mutates_args=(), schema="(Tensor x) -> Tensor"
+    )
     def slope(x: torch.Tensor) -> torch.Tensor:
         with internals.autograd_in_operators():
             leaf = x.detach().requires_grad_()

@@ -72,6 +72,9 @@ def test_models_vectorize_and_keep_their_densities(problem, went_alone):
     assert len(went_alone) == NUM + 1
 
 
+@pytest.mark.skipif(
+    pyro.__version__ < "1.9.1", reason="Pyro 1.9.0 validates priors that were made before"
+)
 @pytest.mark.parametrize("network", [Regression, Classification])
 def test_ordinary_modules_vectorize_and_keep_their_densities(network, went_alone):
     x = torch.randn(9, 3)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from scipy.special import kve
 from torch.testing import assert_close
 
@@ -13,7 +14,7 @@ from pyro_perm.rescaling import log_integral, log_integral_bound, orbit_integral
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._quadrature import integrate
 
-properties = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 
 
 @st.composite

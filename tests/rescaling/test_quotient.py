@@ -66,7 +66,7 @@ def grid(num_incoming: int) -> tuple[Tensor, Tensor]:
     step = 0.1 if num_incoming == 1 else 0.2
     log_in = torch.arange(-20.0 / num_incoming, 2.0, step)
     log_out = torch.arange(-20.0, 2.0, step)
-    angles = torch.arange(2 if num_incoming == 1 else 36) * (2 * math.pi)
+    angles = torch.arange(2 if num_incoming == 1 else 28) * (2 * math.pi)
     angles /= len(angles)
     turn = 1.0 if num_incoming == 1 else angles[1]
     angle, log_in, sign, log_out = torch.cartesian_prod(

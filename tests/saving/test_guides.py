@@ -1,16 +1,12 @@
 """A guide that was saved and loaded is the guide that was saved."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from marks import on_each
 from problems import PROBLEMS, SIGNED_PROBLEMS, local_latents, one_hidden_layer
+from processes import context
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
@@ -24,7 +20,6 @@ from pyro.infer.autoguide import (
 import pyro_perm as pp
 from pyro_perm.saving.file import read
 
-TESTS = Path(__file__).parents[1]
 KINDS = [
     AutoNormal,
     AutoDiagonalNormal,
@@ -262,15 +257,13 @@ def test_sites_that_cannot_be_written_are_refused(tmp_path):
 
 
 SCRIPT = """
-import sys
-from pathlib import Path
 import torch
 torch.set_default_dtype(torch.float64)
 import pyro
 import pyro_perm as pp
 from problems import one_hidden_layer
 problem = one_hidden_layer(3)
-for folder in map(Path, sys.argv[1:]):
+for folder in folders:
     pyro.clear_param_store()
     guide = pp.load(problem.model, folder / "guide")
     pyro.set_rng_seed(7)
@@ -294,9 +287,10 @@ def test_a_new_process_predicts_the_same_bits(tmp_path):
         expected[folder] = pp.predict(
             problem.model, guide, *problem.args, num_samples=20, progress=False
         )
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    command = [sys.executable, "-c", SCRIPT, *map(str, expected)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=300)
+    process = context().Process(target=exec, args=(SCRIPT, {"folders": list(expected)}))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == 0
     for folder, prediction in expected.items():
         found = torch.load(folder / "found", weights_only=True)
         assert torch.equal(found["draws"], prediction.draws), folder.name

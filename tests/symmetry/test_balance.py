@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from problems import RESCALED_PROBLEMS, Problem
 from pyro import poutine
 from torch import Tensor
@@ -19,7 +20,7 @@ from pyro_perm.symmetry.actions.scale import Scale
 from pyro_perm.symmetry.balance import balance
 from pyro_perm.symmetry.elements import as_element
 
-properties = settings(max_examples=30)
+properties = settings(max_examples=examples(30))
 
 
 def group_of(problem: Problem) -> SymmetryGroup:

@@ -12,6 +12,7 @@ import torch
 from examples.bayesian import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
@@ -19,7 +20,7 @@ from pyro_perm.symmetry import Axis
 from pyro_perm.uniform_permutation import UniformPermutation
 from pyro_perm.verification import SymmetryVerificationError, check_groups
 
-laws = settings(max_examples=40)
+laws = settings(max_examples=examples(40))
 SEEDS = st.integers(0, 2**32 - 1)
 
 # Three units that flip along a plain axis, gates, both axes of a recurrent weight and a segment,

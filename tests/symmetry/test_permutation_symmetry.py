@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from pyro import poutine
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry import Axis
 from pyro_perm.symmetry.binding import SiteShape
 
-laws = settings(max_examples=40)
+laws = settings(max_examples=examples(40))
 BATCHES = [((), (4,)), ((4,), ()), ((4,), (4,)), ((2, 1), (3,)), ((3,), (2, 3))]
 SEEDS = st.integers(0, 2**32 - 1)
 

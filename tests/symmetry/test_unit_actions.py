@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import slow
+from marks import examples, slow
 from problems import one_hidden_layer, with_signs
 from pyro import poutine
 from pyro.infer import SVI
@@ -26,7 +26,7 @@ from pyro_perm.symmetry.unit_layout import UnitLayout
 from pyro_perm.trace_sites import element_site
 from pyro_perm.uniform_permutation import uniform_parts
 
-laws = settings(derandomize=True, deadline=None, max_examples=30)
+laws = settings(derandomize=True, deadline=None, max_examples=examples(30))
 SEEDS = st.integers(0, 2**32 - 1)
 
 # Incoming weights, a bias, outgoing weights and a scale of their own that stays: of two units.

@@ -17,7 +17,7 @@ from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
 from pyro_perm.density.priors import Priors
 from pyro_perm.symmetry import SymmetryGroup
-from pyro_perm.symmetry.unit_layout import broadcast_shapes
+from pyro_perm.symmetry.axis import broadcast_shapes
 
 
 def read_density(sites: Sites, symmetry: SymmetryGroup, priors: Priors | None = None) -> Density:

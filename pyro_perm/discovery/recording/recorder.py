@@ -21,9 +21,11 @@ from pyro_perm.discovery.recording.memory import (
     whole_storage,
 )
 from pyro_perm.program._torch_internals import (
+    VALUE_READERS,
     EagerDispatchMode,
     arguments_of,
     is_composite,
+    tensors_of,
     tree_leaves,
     tree_map,
     writes,
@@ -53,8 +55,6 @@ _DROPOUTS = ("aten::bernoulli_", "aten::native_dropout")
 
 _TRAINING = ("train", "training")
 
-_READS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
-
 
 class ReadWatch(TorchFunctionMode):
     """Tells a recorder of the tensor methods that read values without an operation."""
@@ -66,7 +66,7 @@ class ReadWatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in _READS:
+        if func in VALUE_READERS:
             self._recorder.add_read(args[0], func.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -184,7 +184,7 @@ class Recorder(EagerDispatchMode):
         if name in _SHAPE_ONLY:
             return func(*args, **kwargs)
         is_random = _draws(func, args, kwargs)
-        if not is_random and not any(map(self._is_recorded, _tensors((args, kwargs)))):
+        if not (is_random or any(map(self._is_recorded, tensors_of(*args, *kwargs.values())))):
             return func(*args, **kwargs)
         if is_composite(func):
             with self:
@@ -222,7 +222,7 @@ class Recorder(EagerDispatchMode):
                     self._constants[storage] = whole_storage(tensor)
 
     def _record(self, call: Call, written: list[Tensor], result: Any, fixed: str | None) -> None:
-        outputs = _tensors(result)
+        outputs = [*tensors_of(result)]
         outputs += [t for t in written if not any(t is output for output in outputs)]
         call.outputs = [_node_of(tensor, fixed=fixed) for tensor in outputs]
         for tensor, node in zip(outputs, call.outputs, strict=True):
@@ -272,10 +272,6 @@ class Recorder(EagerDispatchMode):
 
 def _node_of(tensor: Tensor, **options: Any) -> Node:
     return Node(tuple(tensor.shape), tensor.dtype == torch.bool, **options)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _bind(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

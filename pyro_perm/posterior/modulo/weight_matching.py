@@ -115,19 +115,14 @@ def descend(problem: Matching, permutations: Elements) -> dict[str, AnyElement]:
 def step(problem: Matching, permutations: Elements, group: str) -> dict[str, AnyElement]:
     """Assign one group's units, given the others, in every draw that this brings closer."""
     assigned = _assignment(problem.moved(permutations), group)
+    own, distances = permutations[group], problem.squared_distance(permutations)
     for move in (assigned, *_small_moves(problem, group)):
-        permutations = _where_closer(problem, permutations, group, move)
-    return dict(permutations)
-
-
-def _where_closer(
-    problem: Matching, permutations: Elements, group: str, element: AnyElement
-) -> dict[str, AnyElement]:
-    """Act with a further element of one group on every draw that this brings closer."""
-    own = permutations[group]
-    there = {**permutations, group: compose(element, own)}
-    closer = problem.squared_distance(there) < problem.squared_distance(permutations)
-    return there | {group: where(closer[:, None], there[group], own)}
+        there = compose(move, own)
+        distances_there = problem.squared_distance({**permutations, group: there})
+        closer = distances_there < distances
+        own = where(closer[:, None], there, own)
+        distances = torch.where(closer, distances_there, distances)
+    return {**permutations, group: own}
 
 
 def _small_moves(problem: Matching, group: str) -> list[AnyElement]:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 from pyro_perm.discovery.gradings.linear_equations import (
     Equations,
@@ -33,7 +34,7 @@ def rows_of(low: int, high: int) -> st.SearchStrategy[list[list[int]]]:
     return st.lists(row, max_size=7)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=examples(40))
 @given(rows_of(0, 1))
 def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     found = equations(2, rows)
@@ -51,7 +52,7 @@ def test_solutions_modulo_two_are_the_null_space(rows: list[list[int]]) -> None:
     assert found.has_solutions == (len(null_space) > 1)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=examples(40))
 @given(rows_of(-3, 3))
 def test_rational_solutions_are_a_basis_of_the_null_space(rows: list[list[int]]) -> None:
     found = equations(0, rows)
@@ -75,7 +76,7 @@ def test_the_cause_is_what_first_forced_an_unknown_to_be_zero() -> None:
     assert not found.has_solutions
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, deadline=None, max_examples=examples(100))
 @given(rows_of(-2, 2), st.sampled_from([0, 2]))
 def test_a_sparse_basis_spans_the_same_space_with_fewer_unknowns(
     rows: list[list[int]], characteristic: int

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 from pyro_perm.discovery.permutations.algebra import (
     IncompatibleLayoutError,
@@ -80,7 +81,7 @@ def random_axes(number: int) -> st.SearchStrategy[tuple[AxisExpr, ...]]:
 
 AXES, PAIRS, TRIPLES = random_axes(1).map(lambda axes: axes[0]), random_axes(2), random_axes(3)
 
-laws = settings(max_examples=60)
+laws = settings(max_examples=examples(60))
 
 
 def free_atoms(*axes: AxisExpr) -> list[Atom]:

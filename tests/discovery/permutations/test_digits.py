@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from rule_analysis import Analysis
 from torch import Tensor
 
@@ -110,7 +111,7 @@ def program(seed: int) -> Callable[[Tensor, Tensor], list[Tensor]]:
     return run
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.integers(0, 2**32))
 def test_results_of_shuffles_move_with_their_arguments(seed: int) -> None:
     operation = program(seed)

@@ -11,6 +11,7 @@ import torch
 from examples.bayesian import groups_of, normal, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from torch import Tensor
 
 from pyro_perm.discovery import find_symmetry
@@ -45,7 +46,7 @@ def views(draw: st.DrawFn, base: Tensor, max_steps: int = 3) -> Tensor:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_place_is_where_the_entry_is(data: st.DataObject) -> None:
     base = torch.arange(24).view(2, 3, 4)
     part, container = data.draw(views(base)), data.draw(views(base))
@@ -65,7 +66,7 @@ def test_a_place_is_where_the_entry_is(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_slices_are_found_exactly(data: st.DataObject) -> None:
     base = torch.arange(60).view(3, 4, 5)
     starts = [data.draw(st.integers(0, size - 2)) for size in base.shape]

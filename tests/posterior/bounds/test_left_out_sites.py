@@ -58,7 +58,7 @@ def test_components_are_summed_out(kind, permute):
     symmetry = pp.find_symmetry(mixture, X)
     guide = pp.AutoSymmetrized(base(kind), symmetry, estimator=pp.Exact(), permute=permute)
     guide(X)
-    found, expected = (elbo(model, guide, X) for model in (mixture, by_hand))
+    found, expected = (elbo(model, guide, X, num_samples=20) for model in (mixture, by_hand))
     assert found.lower == pytest.approx(expected.lower)
     assert found.base == pytest.approx(expected.base)
     assert found.lower_standard_error == pytest.approx(expected.lower_standard_error)
@@ -125,7 +125,7 @@ def test_a_guide_may_draw_what_is_marked():
     def guide(x):
         locations_only(x)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Categorical(logits=40.0 * torch.eye(K)[where]))
+            pyro.sample("z", dist.Categorical(logits=3.0 * torch.eye(K)[where]))
 
     symmetry = pp.find_symmetry(mixture, X)
     found = elbo(mixture, guide, X, symmetry=symmetry, num_samples=40)

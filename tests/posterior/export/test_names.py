@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import examples
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_perm as pp
@@ -39,7 +40,7 @@ def observed(name, batch, event, mean):
         pyro.sample(name, dist.Normal(mean, 1.0).expand(event).to_event(len(event)), obs=values)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(shapes())
 def test_an_argument_may_have_the_name_of_an_observed_site(found):
     argument, batch, event = found
@@ -59,7 +60,7 @@ def test_an_argument_may_have_the_name_of_an_observed_site(found):
     np.testing.assert_array_equal(data["constant_data"]["y"], -np.ones(argument))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.permutations(NAMES), st.integers(0, 2), st.sampled_from([(3,), (3, 2)]))
 def test_plates_give_way_to_variables_of_the_same_name(names, rank, shape):
     site, plate, *_ = names
@@ -110,7 +111,7 @@ BATCHES = st.lists(st.sampled_from([1, 3]), max_size=2).map(tuple)
 KINDS = st.sampled_from(["precision_matrix", "covariance_matrix", "scale_tril"])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(BATCHES, BATCHES, KINDS, st.booleans())
 def test_batches_of_multivariate_families_broadcast(of_mean, of_matrix, kind, as_prior):
     matrix = torch.eye(2).expand(*of_matrix, 2, 2) * 2.0

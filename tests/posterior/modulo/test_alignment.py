@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import on_each
+from marks import examples, on_each
 from problems import (
     PROBLEMS,
     SIGNED_PROBLEMS,
@@ -22,7 +22,7 @@ from pyro import poutine
 import pyro_perm as pp
 from pyro_perm.posterior.modulo.weight_matching import Matching, match, step
 
-properties = settings(max_examples=20)
+properties = settings(max_examples=examples(20))
 COUPLED = [two_hidden_layers(), three_hidden_layers(), recurrent(4), with_signs(recurrent(4))]
 ALL = [*PROBLEMS, *SIGNED_PROBLEMS]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import on_each
+from marks import examples, on_each
 from problems import RESCALED_PROBLEMS, Problem, one_hidden_layer, two_hidden_layers, with_scales
 from pyro import poutine
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ import pyro_perm as pp
 from pyro_perm import Axis
 from pyro_perm.symmetry import Element
 
-properties = settings(max_examples=12)
+properties = settings(max_examples=examples(12))
 problems = on_each(RESCALED_PROBLEMS)
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 

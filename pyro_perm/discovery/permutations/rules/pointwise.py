@@ -36,6 +36,10 @@ def broadcast(rules: AxisRules, tensors: list[AxisTensor]) -> Axes:
     *(aten.log_sigmoid_forward, aten.special_erfcx, aten.rrelu_with_noise),
     *operators("_to_copy", "_conj", "_prelu_kernel"),
     *(aten.special_log_ndtr, aten.special_ndtri, aten.special_entr, aten.clone, aten.hardswish),
+    # Tagged as pointwise by later versions of PyTorch than the first that is served.
+    *(aten.celu, aten.elu, aten.hardshrink, aten.hardsigmoid, aten.hardtanh, aten.isfinite),
+    *(aten.ldexp, aten.leaky_relu, aten.mish, aten.rad2deg, aten.relu6, aten.rrelu, aten.selu),
+    *(aten.softplus, aten.softshrink, aten.threshold, *operators("_conj_physical")),
 )
 @moves_entries
 def pointwise(rules: AxisRules, *arguments: Any) -> Axes | tuple[Axes, ...]:
