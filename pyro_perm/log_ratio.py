@@ -125,5 +125,5 @@ def log_ratio_of(density: Density, estimator: Estimator) -> Tensor:
         )
     recorder = active_recorder()
     if recorder is not None:
-        return recorder.log_ratio(density, estimator)  # type: ignore[arg-type]  # Refuses others.
+        return recorder.log_ratio(density, estimator)  # Refuses others.
     return finite_estimate(density, estimator)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from pyro_perm.density.density import Density
 from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.estimators import Estimator
 from pyro_perm.finite_estimate import finite_estimate
@@ -47,7 +48,7 @@ class Estimate:
         self._number = next(_numbers)
         _estimates[self._number] = self
 
-    def __call__(self, density: FactorizedDensity) -> Tensor:
+    def __call__(self, density: Density) -> Tensor:
         """The log-ratio of every draw, as one operator of the graph that is being recorded.
 
         :param density: one with this group.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyro_perm.compiled.log_ratio_operator import Estimate
-from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.density.density import Density
 from pyro_perm.estimators import Estimator
 from pyro_perm.program._torch_internals import has_no_contents, tree_leaves, tree_map
 
@@ -61,7 +61,7 @@ class Recorder(torch.nn.Module):
             _active.reset(before)
         return loss
 
-    def log_ratio(self, density: FactorizedDensity, estimator: Estimator) -> Tensor:
+    def log_ratio(self, density: Density, estimator: Estimator) -> Tensor:
         """``log q^G(w) - log q(w)`` as an operator of the graph, shape ``(*batch)``, in nats.
 
         :raises TypeError: if the base guide draws its sites jointly, or units are rescaled.
