@@ -7,7 +7,9 @@ precision, and what the param store holds besides the guide.
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import tempfile
 import threading
 import warnings
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyro
 import torch
@@ -97,20 +99,47 @@ def _from_here(
         pyro.util.set_rng_state(state)
 
 
-def _submit(executor: Executor, task: _Task) -> Future[Any] | None:
+def _submit(executor: Executor, task: _Task) -> Future[_ByValue[Any]] | None:
     """The future of a task; None if the executor has lost its workers."""
     try:
-        return executor.submit(_in_worker, task)
+        return executor.submit(_in_worker, _ByValue(task))
     except BrokenExecutor:
         return None
 
 
-def _result(future: Future[Any] | None) -> list[Any] | None:
+def _result(future: Future[_ByValue[Any]] | None) -> list[Any] | None:
     """The one result of a future; None if it was lost with a worker."""
     try:
-        return None if future is None else [future.result()]
+        return None if future is None else [future.result().value]
     except BrokenExecutor:
         return None
+
+
+@dataclass(frozen=True)
+class _ByValue(Generic[_Result]):
+    """What is pickled with the values of its tensors, each time that it is sent.
+
+    multiprocessing's pickler would move their memory, a live guide's among it, to where it is
+    shared, in a thread of its own: it is lost to who reads it here at that time, and what one
+    process writes there, all others see.
+
+    Attributes:
+        value: what is sent.
+    """
+
+    value: _Result
+
+    def __reduce__(self) -> tuple[Callable[..., _ByValue[_Result]], tuple[Any]]:
+        buffer = io.BytesIO()
+        try:
+            torch.save(self.value, buffer)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return _ByValue, (self.value,)  # The executor's pickler may know more, as Dask's does.
+        return _of_bytes, (buffer.getvalue(),)
+
+
+def _of_bytes(content: bytes) -> _ByValue[Any]:
+    return _ByValue(torch.load(io.BytesIO(content), weights_only=False))
 
 
 @dataclass(frozen=True)
@@ -216,7 +245,8 @@ def _unpacked(value: Any) -> Any:
     return value.here() if isinstance(value, _SentGuide) else value
 
 
-def _in_worker(task: _Task) -> Any:
+def _in_worker(sent: _ByValue[_Task]) -> _ByValue[Any]:
+    task = sent.value
     if os.getpid() == task.process:
         raise ValueError(
             "the executor works in this process, whose random state and handlers it would share: "
@@ -232,6 +262,6 @@ def _in_worker(task: _Task) -> Any:
                 store[name] = value
             args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
             pyro.util.set_rng_state(task.random_state)
-            return task.function(*args, **kwargs)
+            return _ByValue(task.function(*args, **kwargs))
         finally:
             torch.set_default_dtype(dtype)

@@ -1,6 +1,7 @@
 """Other processes give the numbers of this one, and lose none."""
 
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pyro
@@ -37,8 +38,19 @@ def expected(guides):
     return pp.compare(NETS.model, guides, **OPTIONS).integrands
 
 
+def sent_and_written(network, halves):
+    halves[0][1] += 1
+    return network.weight, *halves
+
+
 def pool(workers=2):
     return ProcessPoolExecutor(workers, mp_context=context())
+
+
+def die_when_all_is_submitted():
+    """A pool whose worker dies while it is given more, or starts another one, may wait for ever."""
+    time.sleep(0.5)
+    os._exit(3)
 
 
 @pytest.fixture
@@ -63,9 +75,25 @@ def test_processes_give_the_same_numbers_and_leave_the_guides_alone(guides, expe
 
 
 @pytest.mark.slow
+def test_the_memory_of_what_is_sent_stays_with_this_process(executor):
+    """A pickler of multiprocessing moves it, in a thread of its own, while others read it here."""
+    network = torch.nn.Linear(2, 1)
+    value = torch.zeros(3)
+    halves = value[:2], value[1:]
+    found = pp.evaluate_each(sent_and_written, [(network, halves)] * 3, executor=executor)
+    assert not any(tensor.is_shared() for tensor in (value, *network.parameters()))
+    assert torch.equal(value, torch.zeros(3))
+    for weight, first, second in found:  # Each had its own, with what they shared.
+        assert torch.equal(weight, network.weight)
+        assert torch.equal(first, torch.tensor([0.0, 1.0]))
+        assert torch.equal(second, torch.tensor([1.0, 0.0]))
+        assert not weight.is_shared()
+
+
+@pytest.mark.slow
 def test_a_lost_worker_loses_nothing(guides, expected):
-    with pool() as executor:
-        executor.submit(os._exit, 3)
+    with pool(1) as executor:
+        executor.submit(die_when_all_is_submitted)
         with pytest.warns(UserWarning, match="a worker of the executor was lost"):
             found = pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
     require_equal(found.integrands, expected)
@@ -129,10 +157,10 @@ def test_batches_and_models_that_draw_give_the_same_bounds(model):
     data = x if model is noisy else rows(x)
     options = {"symmetry": pp.PermutationSymmetry({"units": {"w": 0}})}
     expected = bounds(model, guide, data, **options)
-    with pool() as executor:
+    with pool(1) as executor:
         found = bounds(model, guide, data, executor=executor, **options)
         assert found == pytest.approx(expected)
-        executor.submit(os._exit, 3)
+        executor.submit(die_when_all_is_submitted)
         with pytest.warns(UserWarning, match="a worker of the executor was lost"):
             found = bounds(model, guide, data, executor=executor, **options)
     assert found == pytest.approx(expected)
