@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from pyro_perm.closed_form import trace_draw, trace_on_draw
 from pyro_perm.density.base_guides import base_node, read_density
+from pyro_perm.log_ratio import without_log_ratios
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.bounds.portfolio import NUM_PILOTS
 from pyro_perm.posterior.bounds.split_data import PerDraw, Split, split_of
@@ -219,7 +220,8 @@ class _DrawInProgress:
         return model_trace
 
     def _run_guide(self, inputs: Inputs) -> Any:
-        return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
+        with without_log_ratios():
+            return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
 
 
 class _ModelDraws(Exception):
