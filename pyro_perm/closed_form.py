@@ -17,7 +17,7 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
@@ -106,8 +106,7 @@ def trace_on_draw(
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     log_ratios = log_ratio_nodes(guide_trace.nodes)
     rescaled = {*rescaled, *(s for node in log_ratios.values() for s in _rescaled_sites(node))}
-    traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-    _use_closed_form_kl(*traces, rescaled)
+    _use_closed_form_kl(model_trace, guide_trace, rescaled)
     for name, node in log_ratios.items():
         _require_priors_of_model(node["fn"].density.priors, model_trace, node)
         guide_trace.remove_node(name)
@@ -130,8 +129,8 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection
     ``log p(w)`` cancel with the log-ratio, whereas the expectations change as factors drift along
     their orbits, and differ from them by ever more noise.
     """
-    latent = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
-    if latent != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
+    latent = _latent_sites(model_trace, guide_trace)
+    if latent != _latent_sites(guide_trace, model_trace):
         return
     no_score: Any = 0.0
     for name in latent:
@@ -155,6 +154,15 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection
         _set_log_prob(guide, log_prob)
         parts = ScoreParts(log_prob, no_score, log_prob)
         guide["score_parts"] = parts.scale_and_mask(guide["scale"], guide["mask"])
+
+
+def _latent_sites(trace: Any, other: Any) -> list[str]:
+    """The latent sites of a trace that another one has too, in order."""
+    return [
+        name
+        for name, node in trace.iter_stochastic_nodes()
+        if name in other.nodes and not site_is_subsample(node)
+    ]
 
 
 def _differ(
