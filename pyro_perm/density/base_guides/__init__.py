@@ -7,17 +7,25 @@ site, and is listed in ``READERS``; one that cannot has a ``Refusal``, in ``REFU
 from pyro_perm.density.base_guides.reading import (
     base_node,
     density_of,
+    drawn_in_place,
     read_density,
     read_sites,
     require_density,
 )
-from pyro_perm.density.base_guides.registry import READERS, REFUSALS, require_symmetrizable
+from pyro_perm.density.base_guides.registry import (
+    REFUSALS,
+    constructions,
+    normals_of,
+    require_symmetrizable,
+)
 
 __all__ = [
-    "READERS",
     "REFUSALS",
     "base_node",
+    "constructions",
     "density_of",
+    "drawn_in_place",
+    "normals_of",
     "read_density",
     "read_sites",
     "require_density",
