@@ -21,8 +21,8 @@ from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import (
     expected_pairs,
+    marginals_at,
     mean_field,
-    moved,
     uniform_marginals,
 )
 from pyro_perm.estimators._terms import lower_terms
@@ -68,7 +68,7 @@ class Proposal:
         factors = []
         pending = dict(self.marginals)
         for group, _ in lower_terms(self.density.symmetry):
-            here = moved(self.density, drawn) if drawn else self.density
+            here = marginals_at(self.density, drawn) if drawn else self.density
             pairs = expected_pairs(here, group, pending, self.strength)
             mine = None if given is None else given[group]
             pairs = pairs.expand(*here.batch_shape, *pairs.shape[-2:])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
-from pyro_perm.estimators._coupled_groups import moved
+from pyro_perm.estimators._coupled_groups import marginals_at
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.separable import uncoupled_groups
@@ -64,7 +64,7 @@ def uniform_log_ratios(density: Density, num: int) -> Tensor:
         return ratio.expand(num, *density.batch_shape)
     ratios = density.log_ratio(elements)
     if density.symmetry.acting_groups:
-        ratios = ratios + _log_images(moved(density, elements)) - _log_volume(density)
+        ratios = ratios + _log_images(marginals_at(density, elements)) - _log_volume(density)
     return ratios
 
 

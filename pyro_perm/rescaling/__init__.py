@@ -31,7 +31,6 @@ from pyro_perm.rescaling.integral import (
     TOLERANCE,
     OrbitIntegral,
     log_integral,
-    log_integral_bound,
     orbit_integral,
     tolerance_for,
 )
@@ -57,7 +56,6 @@ __all__ = [
     "coupled_log_mass",
     "find_coupled_mode",
     "log_integral",
-    "log_integral_bound",
     "log_orbit_mass",
     "log_orbit_mass_ratio",
     "log_orbit_mass_under",
