@@ -27,6 +27,7 @@ from pyro_perm.density.base_guides.one_vector import part_of
 from pyro_perm.density.factorized import STICK_BREAKING
 from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
+from pyro_perm.program.call import Call
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation
 from pyro_perm.symmetry import SymmetryGroup
@@ -45,12 +46,10 @@ class GuideProbe:
 
     :param guide: the base guide; it has run before, so that its parameters exist.
     :param symmetry: the group.
-    :param args: arguments of the guide; ``kwargs`` likewise.
     """
 
-    def __init__(self, guide: Program, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
-        self._guide, self._args, self._kwargs = guide, args, kwargs
-        self._symmetry = symmetry
+    def __init__(self, guide: Call, symmetry: SymmetryGroup) -> None:
+        self._guide, self._symmetry = guide, symmetry
         self._drawn: dict[str, Tensor] = {}
         self._drawn = {
             name: node["value"]
@@ -111,9 +110,10 @@ class GuideProbe:
         self, values: Values, context: AbstractContextManager[Any] | None = None
     ) -> dict[str, Any]:
         """The latent sites of a run on the values of the first one, save for some others."""
-        with isolation(self._guide) as writes, writes, context or nullcontext():
-            guide = GivenValues({**self._drawn, **values})(self._guide)
-            trace = poutine.trace(guide).get_trace(*self._args, **self._kwargs)
+        guide = self._guide
+        with isolation(guide.program) as writes, writes, context or nullcontext():
+            given = GivenValues({**self._drawn, **values})(guide.program)
+            trace = poutine.trace(given).get_trace(*guide.args, **guide.kwargs)
         return dict(trace.iter_stochastic_nodes())
 
     def _reached(self) -> Iterator[tuple[str, list[str]]]:

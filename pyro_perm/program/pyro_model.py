@@ -60,7 +60,7 @@ class PyroModel:
         :param visible: the model with the handlers by which its guide hides sites.
         """
         with SiteLines() as lines:
-            trace = prior_trace(model, inputs.args, inputs.kwargs)
+            trace = prior_trace(inputs.call(model))
         filtered = None if visible is model else visible
         return cls(observe_outputs(model, trace), inputs, trace, lines.of_site, filtered)
 
@@ -105,7 +105,7 @@ class PyroModel:
         """Latent sites that the guide does not draw."""
         if self.visible is None:
             return []
-        trace = prior_trace(self.visible, self.inputs.args, self.inputs.kwargs)
+        trace = prior_trace(self.inputs.call(self.visible))
         visible = dict(latent_sites(trace)).keys()
         return [name for name in self.latents if name not in visible]
 
