@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
-from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
+from pyro_perm.density.rescaled_priors import Priors, elementwise, rescaled_sites
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.program.call import Call
 from pyro_perm.program.given_values import GivenValues

@@ -32,8 +32,8 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
+from pyro_perm.program.scalable_priors import unscalable_sites
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.verification import confirm
 

@@ -23,7 +23,7 @@ from pyro_perm.compiled.recorder import Recorder
 from pyro_perm.density.base_guides import density_of, drawn_in_place, normals_of
 from pyro_perm.density.base_guides.reader import Drawn, Normals
 from pyro_perm.density.gaussians import as_normal, unexpanded
-from pyro_perm.density.priors import Priors, elementwise
+from pyro_perm.density.rescaled_priors import Priors, elementwise
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
 from pyro_perm.functional.independent_draws import Draw, IndependentDraws

@@ -26,7 +26,6 @@ from pyro_perm.rescaling.coupled import (
     sampled_coupled_log_mass,
 )
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
     TOLERANCE,
     OrbitIntegral,
@@ -34,6 +33,7 @@ from pyro_perm.rescaling.integral import (
     orbit_integral,
     tolerance_for,
 )
+from pyro_perm.rescaling.orbit_draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,

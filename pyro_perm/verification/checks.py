@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
+from pyro_perm.program.scalable_priors import unscalable_sites
 from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup
 from pyro_perm.verification.errors import SymmetryVerificationError
 from pyro_perm.verification.explanations import doubt, explanation

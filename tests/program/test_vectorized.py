@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_perm.demo.model import Classification, Regression
-from pyro_perm.posterior.export.draws import evaluate, exported, guide_posterior, prior
+from pyro_perm.posterior.export.datasets import evaluate, exported, guide_posterior, prior
 from pyro_perm.program import vectorized
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import survey

@@ -15,7 +15,7 @@ from pyro_perm.density.correlated import CorrelatedDensity
 from pyro_perm.density.density import Density
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.axis import broadcast_shapes
 

@@ -19,8 +19,7 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
-from pyro_perm.posterior.export.draws import (
+from pyro_perm.posterior.export.datasets import (
     Exported,
     evaluate,
     exported,
@@ -28,6 +27,7 @@ from pyro_perm.posterior.export.draws import (
     mcmc_posterior,
     prior,
 )
+from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
 from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey

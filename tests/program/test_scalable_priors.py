@@ -14,7 +14,7 @@ from torch.distributions.transforms import AffineTransform
 
 from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
+from pyro_perm.program.scalable_priors import unscalable_sites
 
 
 def reasons(prior: Callable[[], Any], mask: bool = True) -> dict[str, str]:
