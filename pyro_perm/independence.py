@@ -71,14 +71,14 @@ class GuideProbe:
         """
         others = self._other_values(self._symmetry.sites)
         moved = self._run(others)
-        for dependent in self._changed(moved):
+        for dependent in self._changed_sites(moved):
             parents = [
                 site
                 for site in self._symmetry.sites
-                if dependent in self._changed(self._run(self._other_values([site])))
+                if dependent in self._changed_sites(self._run(self._other_values([site])))
             ]
             raise TypeError(_dependence(dependent, parents or self._symmetry.sites))
-        for dependent, parents in self._reached():
+        for dependent, parents in self._gradient_paths():
             raise TypeError(_dependence(dependent, parents))
         for permutations in self._generators():
             self._require_equivariant(permutations, others, moved)
@@ -90,13 +90,13 @@ class GuideProbe:
 
         :raises TypeError: naming the two sites, with the fix.
         """
-        for name in self._judged():
+        for name in self._judged_sites():
             node, value = self._nodes[name], self._drawn.get(name)
             if value is None or node["fn"].has_rsample or name in self._node_of.values():
                 continue
             draws = (node["fn"].sample() for _ in range(_DRAWS_OF_OTHER_VALUES))
             other = next((draw for draw in draws if not torch.equal(draw, value)), value)
-            changed = set(self._changed(self._run({name: other})))
+            changed = set(self._changed_sites(self._run({name: other})))
             for site, drawn_for in self._node_of.items():
                 if drawn_for in changed:
                     raise TypeError(
@@ -116,7 +116,7 @@ class GuideProbe:
             trace = poutine.trace(given).get_trace(*guide.args, **guide.kwargs)
         return dict(trace.iter_stochastic_nodes())
 
-    def _reached(self) -> Iterator[tuple[str, list[str]]]:
+    def _gradient_paths(self) -> Iterator[tuple[str, list[str]]]:
         """Sites whose parameters autograd reaches symmetric values from, and the sites of these."""
         alone = {s: node for s, node in self._node_of.items() if node in (s, unconstrained_node(s))}
         leaves = {site: self._drawn[node].detach().clone() for site, node in alone.items()}
@@ -126,7 +126,7 @@ class GuideProbe:
             return
         given = {alone[site]: leaf for site, leaf in leaves.items()}
         nodes = self._run(given, torch.enable_grad())
-        for name in self._judged():
+        for name in self._judged_sites():
             with torch.enable_grad():
                 each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
             grads = each and torch.autograd.grad(
@@ -153,14 +153,14 @@ class GuideProbe:
         part = part_of(vector, as_drawn(point)) if isinstance(point, Delta) else None
         return slice(None) if part is None else part
 
-    def _changed(self, nodes: Nodes) -> Iterator[str]:
+    def _changed_sites(self, nodes: Nodes) -> Iterator[str]:
         """Sites whose distribution is another than in the first run, the symmetric points apart."""
         yield from self._nodes.keys() ^ nodes.keys()
-        for name in self._judged():
+        for name in self._judged_sites():
             if name in nodes and not _same_distribution(self._nodes[name], nodes[name]):
                 yield name
 
-    def _judged(self) -> Iterator[str]:
+    def _judged_sites(self) -> Iterator[str]:
         """Sites with a distribution of their own: no points of symmetric values, no subsamples."""
         points = set(self._node_of) - set(self._node_of.values())
         for name, node in self._nodes.items():

@@ -82,7 +82,7 @@ class PriorReader:
         model = Call(without_autoguide_handlers(self._model), args, kwargs)
         with isolation(model.program) as writes, writes, torch.enable_grad():
             one = prior_trace(model).nodes
-            other = _trace_followed(model)
+            other = _trace_with_graph(model)
         if all(_is_constant(one[site], other[site]) for site in self.sites):
             return priors_of(one, self.sites)
         return None
@@ -119,12 +119,12 @@ def priors_of(nodes: Mapping[str, Any], sites: set[str]) -> Priors:
     return Priors({site: elementwise(nodes[site]["fn"]) for site in sites})
 
 
-def _trace_followed(model: Call) -> Mapping[str, Any]:
+def _trace_with_graph(model: Call) -> Mapping[str, Any]:
     """Trace nodes of a model whose arguments autograd follows, where the model lets it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Another run warned of what concerns the user.
         try:
-            args, kwargs = tree_map(_followed, (model.args, model.kwargs))
+            args, kwargs = tree_map(_follow, (model.args, model.kwargs))
             trace = prior_trace(replace(model, args=args, kwargs=kwargs))
         except RuntimeError:  # As of NumPy, which takes no tensor with a graph.
             trace = prior_trace(model)
@@ -132,7 +132,7 @@ def _trace_followed(model: Call) -> Mapping[str, Any]:
     return nodes
 
 
-def _followed(leaf: Any) -> Any:
+def _follow(leaf: Any) -> Any:
     """A tensor of real numbers as a copy that has a graph; anything else as it is."""
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
         return leaf.detach().requires_grad_().clone()

@@ -89,12 +89,12 @@ def fit_proposals(density: Density) -> list[Proposal]:
     """
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
-        return [Proposal(density, marginals, _filled(density, 1.0))]
+        return [Proposal(density, marginals, _constant(density, 1.0))]
     proposals, weakest = [], _WEAKEST
     for strength in _STRENGTHS:
         path = torch.logspace(math.log10(weakest), math.log10(strength), _SWEEPS, device="cpu")
         marginals = mean_field(density, marginals, path.tolist())
-        proposals.append(Proposal(density, marginals, _filled(density, strength)))
+        proposals.append(Proposal(density, marginals, _constant(density, strength)))
         weakest = strength
     return proposals
 
@@ -151,7 +151,7 @@ def num_affordable(density: Density) -> int:
     return max(_FEWEST_PERMUTATIONS, min(_MOST_PERMUTATIONS, num))
 
 
-def _filled(density: Density, number: float) -> Tensor:
+def _constant(density: Density, number: float) -> Tensor:
     return torch.full(density.batch_shape, number, dtype=torch.float64, device=density.device)
 
 

@@ -71,13 +71,13 @@ def uniform_log_ratios(density: Density, num: int) -> Tensor:
 def _log_images(density: Density) -> Tensor | float:
     """``log sum_h q(h . w) - log q(w)`` over the unit actions of groups that share no site."""
     spec = density.symmetry.spec
-    return sum(density.log_mass(group, spec[group]) for group in _summed_over(density.symmetry))
+    return sum(density.log_mass(group, spec[group]) for group in _summable_groups(density.symmetry))
 
 
 def _log_volume(density: Density) -> Tensor | float:
     """By what this sum is divided; the prior is the same at all permutations."""
-    return sum(density.log_unit_volume(group) for group in _summed_over(density.symmetry))
+    return sum(density.log_unit_volume(group) for group in _summable_groups(density.symmetry))
 
 
-def _summed_over(symmetry: SymmetryGroup) -> tuple[str, ...]:
+def _summable_groups(symmetry: SymmetryGroup) -> tuple[str, ...]:
     return uncoupled_groups(symmetry, symmetry.acting_groups)

@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 
 from pyro_perm.compiled.graph_loss import graph_loss
 from pyro_perm.compiled.recorder import Recorder
-from pyro_perm.density.base_guides import density_of, drawn_in_place, normals_of
+from pyro_perm.density.base_guides import density_of, normals_of, remove_padding
 from pyro_perm.density.base_guides.reader import Drawn, Normals
 from pyro_perm.density.gaussians import as_normal, unexpanded
 from pyro_perm.density.rescaled_priors import Priors, elementwise
@@ -357,7 +357,7 @@ class _Correction(NamedTuple):
         :param priors: of the rescaled sites, given the draws.
         """
         drawn = {
-            site: drawn_in_place(
+            site: remove_padding(
                 Drawn(site, draw.unconstrained, draw.loc, draw.scale), site, self.symmetry
             )
             for site in self.symmetry.sites

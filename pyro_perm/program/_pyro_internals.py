@@ -79,7 +79,7 @@ def packed_dims(tensor: Any) -> set[str]:
     return set(tensor._pyro_dims)
 
 
-def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
+def cast_packed(tensor: Any, dtype: torch.dtype) -> Any:
     """A packed tensor in another precision: Pyro's contraction does not promote."""
     if tensor.dtype == dtype:
         return tensor

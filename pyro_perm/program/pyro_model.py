@@ -88,7 +88,9 @@ class PyroModel:
     @cached_property
     def exclusions(self) -> dict[str, str]:
         """Latent sites that cannot be permuted at all, with the reasons."""
-        reasons = dict.fromkeys(self._hidden, "the site is hidden from the guide by poutine.block")
+        reasons = dict.fromkeys(
+            self._hidden_sites, "the site is hidden from the guide by poutine.block"
+        )
         for name, site in latent_sites(self.trace):
             for frame in site["cond_indep_stack"]:
                 if frame.vectorized and frame.full_size not in (None, frame.size):
@@ -101,7 +103,7 @@ class PyroModel:
         return reasons
 
     @cached_property
-    def _hidden(self) -> list[str]:
+    def _hidden_sites(self) -> list[str]:
         """Latent sites that the guide does not draw."""
         if self.visible is None:
             return []
@@ -132,7 +134,7 @@ class PyroModel:
             another guide than that of the others.
         """
         for group, sites in spec.items():
-            for site in self._hidden:
+            for site in self._hidden_sites:
                 if site in sites:
                     raise ValueError(
                         f"group '{group}', site '{site}': poutine.block hides the site from the "

@@ -59,7 +59,7 @@ def bound(exponent: Exponent) -> Array:
 
 def _bound(exponent: Exponent) -> Array:
     xp = namespace(exponent.squares)
-    balanced, origin = exponent.balanced()
+    balanced, origin = exponent.balance()
     modes = balanced.bracket()
     modes[1] *= -1
     tops = xp.exp(modes)
@@ -74,7 +74,7 @@ def _bound(exponent: Exponent) -> Array:
 
 
 def _integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
-    balanced, origin = exponent.balanced()
+    balanced, origin = exponent.balance()
     modes, moved = find_modes(balanced)
     sharp = are_sharp(moved, tolerance)
     if bool(sharp.all()):

@@ -21,6 +21,7 @@ from pyro_perm.program._pyro_internals import (
     UnconstrainedParameter,
     announced_loc_and_scale,
     by_default,
+    cast_packed,
     current_parameters,
     draws_by_locs_and_scales,
     has_all_values,
@@ -31,7 +32,6 @@ from pyro_perm.program._pyro_internals import (
     name_apart,
     outer_handler,
     own_calls,
-    packed_as,
     packed_dims,
     returned_value,
     share_prototype,
@@ -104,9 +104,9 @@ def test_a_trace_says_what_became_of_its_sites() -> None:
 def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
     tensor = packed.pack(torch.ones(2, 1, 3), {-3: "a", -2: "b", -1: "c"})
     assert tensor.shape == (2, 3) and packed_dims(tensor) == {"a", "c"}
-    narrow = packed_as(tensor, torch.float16)
+    narrow = cast_packed(tensor, torch.float16)
     assert narrow.dtype == torch.float16 and packed_dims(narrow) == {"a", "c"}
-    assert packed_as(tensor, tensor.dtype) is tensor
+    assert cast_packed(tensor, tensor.dtype) is tensor
     restored = packed.unpack(narrow, {"a": -3, "b": -2, "c": -1})
     assert restored.shape == (2, 1, 3)
 

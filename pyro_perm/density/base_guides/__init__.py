@@ -7,9 +7,9 @@ site, and is listed in ``READERS``; one that cannot has a ``Refusal``, in ``REFU
 from pyro_perm.density.base_guides.reading import (
     base_node,
     density_of,
-    drawn_in_place,
     read_density,
     read_sites,
+    remove_padding,
     require_density,
 )
 from pyro_perm.density.base_guides.registry import (
@@ -24,10 +24,10 @@ __all__ = [
     "base_node",
     "constructions",
     "density_of",
-    "drawn_in_place",
     "normals_of",
     "read_density",
     "read_sites",
+    "remove_padding",
     "require_density",
     "require_symmetrizable",
 ]

@@ -60,14 +60,14 @@ class _LocsAndScales:
 
     def __call__(self) -> Normals:
         if am_i_wrapped():  # SVI learns of the parameters by their statements.
-            return announced_loc_and_scale(self._guide, self._kept)
+            return announced_loc_and_scale(self._guide, self._parameters)
         return {
             site: (loc.constrained(), scale.constrained())
-            for site, (loc, scale) in self._kept.items()
+            for site, (loc, scale) in self._parameters.items()
         }
 
     @cached_property
-    def _kept(self) -> dict[str, tuple[UnconstrainedParameter, UnconstrainedParameter]]:
+    def _parameters(self) -> dict[str, tuple[UnconstrainedParameter, UnconstrainedParameter]]:
         """Where the parameters of each site are, known once the guide has run."""
         guide, prototype = self._guide, self._guide.prototype_trace
         assert prototype is not None

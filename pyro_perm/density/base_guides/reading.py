@@ -94,10 +94,10 @@ def require_density(site: str, sites: Sites) -> None:
 def _read(site: str, sites: Sites, symmetry: SymmetryGroup) -> Drawn:
     reader, node = _reader_of(site, sites)
     drawn = reader.read(site, node, sites, symmetry.unconstrained_rank(site))
-    return drawn_in_place(drawn, site, symmetry)
+    return remove_padding(drawn, site, symmetry)
 
 
-def drawn_in_place(drawn: Drawn, site: str, symmetry: SymmetryGroup) -> Drawn:
+def remove_padding(drawn: Drawn, site: str, symmetry: SymmetryGroup) -> Drawn:
     """How a site was drawn, without the singleton dimensions where others have plates.
 
     :param drawn: as a reader says it.

@@ -57,7 +57,7 @@ class PackedModel:
         """Packed draws from the prior, shape ``(num, dimensions)``."""
 
         def draw(_: Values) -> Datasets:
-            drawn = self._model.replicating.draw().values
+            drawn = self._model.without_observations.draw().values
             return {"prior": {name: drawn[name] for name in self._shapes}}
 
         map_draws = DrawMapper(at_once=num, progress=False)

@@ -20,9 +20,9 @@ from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
 from pyro_perm.posterior.export.datasets import (
-    Exported,
+    Export,
+    choose_export,
     evaluate,
-    exported,
     guide_posterior,
     mcmc_posterior,
     prior,
@@ -150,7 +150,7 @@ def to_arviz(
             draw = _draws_of(guide, program, call, num_samples)
         drawn = draw(map_draws)
         with writes:
-            export = exported(program, drawn["posterior"])
+            export = choose_export(program, drawn["posterior"])
         datasets: dict[str, Values] = evaluate(export, drawn, map_draws)
         if num_prior_samples:
             datasets |= prior(export, num_prior_samples, map_draws)
@@ -191,7 +191,7 @@ def _draws_of(
 
 
 def _dims(
-    export: Exported,
+    export: Export,
     arrays: Mapping[str, Arrays],
     group: SymmetryGroup | None,
     given: Mapping[str, Sequence[str | None]],
