@@ -21,9 +21,9 @@ from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_perm.density.base_guides import base_node, require_density
-from pyro_perm.density.base_guides.independent_normals import unconstrained_node
+from pyro_perm.density.base_guides import read_sites, require_density
 from pyro_perm.density.base_guides.one_vector import part_of
+from pyro_perm.density.base_guides.reader import Drawn
 from pyro_perm.density.factorized import STICK_BREAKING
 from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
@@ -60,7 +60,13 @@ class GuideProbe:
         self._nodes = self._run({})
         for site in symmetry.sites:
             require_density(site, self._nodes)
-        self._node_of = {site: base_node(site, self._nodes) for site in symmetry.sites}
+        read = read_sites(self._nodes, symmetry)
+        self._node_of = {site: drawn.node for site, drawn in read.items()}
+        self._own_nodes = {
+            site: drawn.node
+            for site, drawn in read.items()
+            if drawn.node != site and not self._is_part_of_vector(site, drawn)
+        }
 
     def require_independent_sites(self) -> None:
         """Refuse guides in which a site depends on the value of a site that permutes.
@@ -118,7 +124,7 @@ class GuideProbe:
 
     def _gradient_paths(self) -> Iterator[tuple[str, list[str]]]:
         """Sites whose parameters autograd reaches symmetric values from, and the sites of these."""
-        alone = {s: node for s, node in self._node_of.items() if node in (s, unconstrained_node(s))}
+        alone = {s: n for s, n in self._node_of.items() if s == n or s in self._own_nodes}
         leaves = {site: self._drawn[node].detach().clone() for site, node in alone.items()}
         for leaf in leaves.values():
             leaf.requires_grad_()
@@ -153,6 +159,12 @@ class GuideProbe:
         part = part_of(vector, as_drawn(point)) if isinstance(point, Delta) else None
         return slice(None) if part is None else part
 
+    def _is_part_of_vector(self, site: str, drawn: Drawn) -> bool:
+        """Whether what was drawn for a site is not it alone, in its shape."""
+        whole = self._drawn[drawn.node]
+        rank = self._symmetry.unconstrained_rank(site)
+        return whole.dim() < rank or whole.numel() != drawn.value.numel()
+
     def _changed_sites(self, nodes: Nodes) -> Iterator[str]:
         """Sites whose distribution is another than in the first run, the symmetric points apart."""
         yield from self._nodes.keys() ^ nodes.keys()
@@ -183,14 +195,13 @@ class GuideProbe:
         :param nodes: the run on these.
         """
         move = partial(permute_site, self._symmetry, permutations)
-        own = {s: node for s, node in self._node_of.items() if node == unconstrained_node(s)}
         permuted = {
             node: move(site, self._with_rank_of(site, values[node])).reshape(values[node].shape)
-            for site, node in own.items()
+            for site, node in self._own_nodes.items()
             if not self._symmetry.is_simplex(site)
         }
         again = self._run({**values, **permuted})
-        for site, node in own.items():
+        for site, node in self._own_nodes.items():
             if self._symmetry.is_simplex(site):
                 expected = STICK_BREAKING(again[node]["value"])
             else:

@@ -48,8 +48,12 @@ class AutoIsotropic(AutoGuide):
         for name, (loc, scale) in self.normals().items():
             normal = dist.Normal(loc, scale).to_event(loc.dim())
             drawn = pyro.sample(f"{name}_drawn", normal, infer={"is_auxiliary": True})
-            result[name] = pyro.sample(name, dist.Delta(drawn, event_dim=loc.dim()))
+            value = self.passed_on(drawn)
+            result[name] = pyro.sample(name, dist.Delta(value, event_dim=loc.dim()))
         return result
+
+    def passed_on(self, drawn):
+        return drawn
 
 
 class Isotropic(Reader):
@@ -123,6 +127,19 @@ def test_without_a_loss_it_is_trained_without_traces():
         pyro.clear_param_store()
         kind = type(choose_elbo(problem.model, guide, (problem.args, {})))
         assert kind in (pp.FunctionalMeanField_ELBO, pp.FunctionalSymmetrized_ELBO)
+
+
+def test_units_that_it_makes_in_different_ways_are_seen():
+    """The density at permuted values is then another one than its reader reads."""
+
+    class Graded(AutoIsotropic):
+        def passed_on(self, drawn):
+            return drawn * torch.arange(1.0, 1 + drawn.numel()).view(drawn.shape)
+
+    problem = one_hidden_layer(3)
+    guide = pp.AutoSymmetrized(Graded(problem.model), problem.symmetry())
+    with pytest.raises(TypeError, match="each unit in its own way"):
+        guide(*problem.args)
 
 
 def test_it_is_evaluated():
