@@ -25,7 +25,13 @@ EXTENSION_POINTS = {
     "pyro_perm.symmetry.actions.unit_action": ["UnitAction"],
     "pyro_perm.symmetry.actions.finite": ["FiniteAction"],
     # Readers of base guides.
-    "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
+    "pyro_perm.density.base_guides.reader": [
+        "Reader",
+        "Construction",
+        "Refusal",
+        "Drawn",
+        "JointDraw",
+    ],
     # Readers of other libraries' posteriors.
     "pyro_perm.networks.readers.bayesian_torch": ["from_bayesian_torch"],
     "pyro_perm.networks.readers.ivon": ["from_ivon"],

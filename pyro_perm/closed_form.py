@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.gaussians import as_normal, unexpanded
 from pyro_perm.density.moved_delta import MovedDelta
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.rescaled_draws import unrescaled
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.trace_sites import log_ratio_nodes
