@@ -21,7 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
-from pyro_perm.density.gaussians import as_normal, unexpanded
+from pyro_perm.density.gaussians import as_normal, drop_expanded
 from pyro_perm.density.moved_delta import MovedDelta
 from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.rescaled_draws import unrescaled
@@ -172,7 +172,7 @@ def _differ(
     if one is None or other is None:
         return False
     pairs = ((one.loc, other.loc), (one.scale, other.scale))
-    each = [tuple(unexpanded(tensor, 0) for tensor in pair) for pair in pairs]
+    each = [tuple(drop_expanded(tensor, 0) for tensor in pair) for pair in pairs]
     return any(a.shape == b.shape and not torch.equal(a, b) for a, b in each)
 
 
@@ -185,7 +185,7 @@ def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) ->
     """``-E[log p(x)]`` for ``x ~ N(loc, scale)``, entry by entry."""
     prior_loc, prior_scale = p.loc, p.scale
     if loc.shape == prior_loc.shape:  # One number for all entries of a prior is one logarithm.
-        prior_loc, prior_scale = unexpanded(prior_loc, 0), unexpanded(prior_scale, 0)
+        prior_loc, prior_scale = drop_expanded(prior_loc, 0), drop_expanded(prior_scale, 0)
     squares = (scale.square() + (loc - prior_loc).square()) / prior_scale.square()
     cross_entropy: Tensor = 0.5 * squares + prior_scale.log() + 0.5 * math.log(2 * math.pi)
     return cross_entropy

@@ -93,16 +93,16 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
 
     def log_ratios(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[LogRatio]:
         """What a guide is corrected by, one for each symmetrized part, all checks of it done."""
-        trace = poutine.trace(self._corrected(model, guide)).get_trace(*args, **kwargs)
+        trace = poutine.trace(self._correct(model, guide)).get_trace(*args, **kwargs)
         return [node["fn"] for node in log_ratio_nodes(trace.nodes).values()]
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Any, Any]]:
         require_symmetrizable(poutine.unwrap(guide))
-        yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
+        yield from super()._get_traces(model, self._correct(model, guide), args, kwargs)
 
-    def _corrected(self, model: Program, guide: Program) -> Program:
+    def _correct(self, model: Program, guide: Program) -> Program:
         """The guide, with the correction in its trace unless it has one already."""
 
         def corrected(*args: Any, **kwargs: Any) -> Any:

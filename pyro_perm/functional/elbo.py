@@ -22,7 +22,7 @@ from pyro_perm.compiled.graph_loss import graph_loss
 from pyro_perm.compiled.recorder import Recorder
 from pyro_perm.density.base_guides import density_of, normals_of, remove_padding
 from pyro_perm.density.base_guides.reader import Drawn, Normals
-from pyro_perm.density.gaussians import as_normal, unexpanded
+from pyro_perm.density.gaussians import as_normal, drop_expanded
 from pyro_perm.density.rescaled_priors import Priors, elementwise
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
@@ -299,7 +299,7 @@ class _LogJoint:
                 log_prior = met.priors[name].log_prob(values[name]).sum()
                 divergences.append(self._log_density(name, draw, values[name]) - log_prior)
             else:
-                parameters = (unexpanded(tensor, 0) for tensor in (prior.loc, prior.scale))
+                parameters = (drop_expanded(tensor, 0) for tensor in (prior.loc, prior.scale))
                 divergences.append(kl(draw.loc, draw.scale, *parameters))
         divergence = sum(divergences[1:], divergences[0])
         return _Terms(sum(met.log_likelihoods, divergence.new_zeros(())), divergence)

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.poutine.runtime import am_i_wrapped
 
 from pyro_perm.density.base_guides.reader import Construction, Drawn, Kinds, Normals, Reader, Sites
-from pyro_perm.density.gaussians import as_normal, unexpanded
+from pyro_perm.density.gaussians import as_normal, drop_expanded
 from pyro_perm.program._pyro_internals import (
     UnconstrainedParameter,
     announced_loc_and_scale,
@@ -40,7 +40,7 @@ class IndependentNormals(Reader):
         """Value, loc and scale of the Normal."""
         normal = as_normal(sites[node]["fn"])
         assert normal is not None
-        loc, scale = (unexpanded(tensor, rank) for tensor in (normal.loc, normal.scale))
+        loc, scale = (drop_expanded(tensor, rank) for tensor in (normal.loc, normal.scale))
         if loc.dim() != scale.dim():  # Particles share one of them.
             loc, scale = torch.broadcast_tensors(loc, scale)
         return Drawn(node, sites[node]["value"], loc, scale)
