@@ -33,7 +33,9 @@ EXTENSION_POINTS = {
     "pyro_perm.symmetry.actions.orbits": ["Orbits", "Part", "UnitPairs", "Units"],
     "pyro_perm.symmetry.elements": ["Element"],
     # Readers of base guides.
-    "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
+    "pyro_perm.density.base_guides.reader": [
+        *("Reader", "Construction", "Refusal", "Drawn", "JointDraw"),
+    ],
     "pyro_perm.density.base_guides.one_vector": ["OneVector", "Vector"],
     # Readers of other libraries' posteriors.
     "pyro_perm.networks.readers.bayesian_torch": ["from_bayesian_torch"],

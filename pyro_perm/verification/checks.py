@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
+from pyro_perm.program.scalable_priors import unscalable_sites
 from pyro_perm.symmetry.group import GroupSpec, SymmetryGroup
 from pyro_perm.verification.errors import SymmetryVerificationError
 from pyro_perm.verification.explanations import doubt, explanation
@@ -61,7 +62,7 @@ def check_groups(
         them, and one for the scales of each group that has some.
     :raises SymmetryVerificationError: if a site that is rescaled has another kind of prior.
     """
-    return _evaluate(_check_groups, symmetry, model, args, kwargs)
+    return _evaluate(_check_groups, symmetry, Call(model, args, kwargs))
 
 
 def confirm(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -72,19 +73,17 @@ def confirm(symmetry: GroupSpec, model: Callable[..., Any], *args: Any, **kwargs
 
     :raises SymmetryVerificationError: if something changes that must not.
     """
-    if not _evaluate(_are_invariant, symmetry, model, args, kwargs):
+    if not _evaluate(_are_invariant, symmetry, Call(model, args, kwargs)):
         verify(symmetry, model, *args, **kwargs)
 
 
 def _evaluate(
     check: Callable[[SymmetryGroup, LogDensity], _Result],
     symmetry: GroupSpec,
-    model: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
+    model: Call,
 ) -> _Result:
     """Run a check on the model's log joint, in the best precision that the model allows."""
-    with open_program(model, args, kwargs) as program:
+    with open_program(model) as program:
         group = symmetry.bind_shapes(program.site_shapes(symmetry.spec))
         _require_scalable(group, program)
         group = group.without(program.aliases)
