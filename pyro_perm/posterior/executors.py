@@ -1,8 +1,8 @@
 """Evaluate in other processes, with the numbers that this one would give.
 
 A guide travels as its file does (:mod:`pyro_perm.saving`), since Pyro takes the model away from an
-autoguide that is pickled, the original included. With it go the random state, the default
-precision, and what the param store holds besides the guide.
+autoguide that is pickled, the original included. With it go the random state, the settings that
+numbers depend on, and what the param store holds besides the guide.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import pickle
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from pyro_perm.program._torch_internals import tree_map
+from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.program.call import model_of
 from pyro_perm.program.modules import modules_among, tensors_of_modules
 from pyro_perm.saving import load, save
@@ -33,6 +37,18 @@ Program = Callable[..., Any]
 _Result = TypeVar("_Result")
 
 _one_at_a_time = threading.Lock()  # The random state and Pyro's handlers are those of a process.
+_copied = set[int]()  # Numbers of the processes that this one is a copy of, by fork.
+
+
+def _note_copy() -> None:
+    """Note who was copied; a lock that was held there would never be released here."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+    _copied.add(os.getppid())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_copy)
 
 
 def evaluate_each(
@@ -69,23 +85,33 @@ def evaluate_each(
         MPI's or another; None works here, one case after the other. What is lost with a worker is
         evaluated here, with a warning.
     :param options: keywords of every call.
-    :raises ValueError: if the executor works in this process, or tensors are not on the CPU.
-    :raises TypeError: if a guide cannot be saved.
+    :raises ValueError: if the executor works in this process, tensors are not on the CPU, or a
+        handler of Pyro is around the call, which would not reach other processes.
+    :raises TypeError: if a guide cannot be saved, or is part of something else that is sent.
     """
     calls = [tuple(case) for case in cases]
     if executor is None:
         return [_from_here(function, case, options) for case in calls]
+    if am_i_wrapped():
+        raise ValueError(
+            "a handler of Pyro is around this call, and would not reach the processes of the "
+            "executor: put it around the model, or leave out executor="
+        )
     futures = [_submit(executor, _Task.of(function, case, options)) for case in calls]
     results = []
-    for case, future in zip(calls, futures, strict=True):
-        found = _result(future)
-        if found is None:
-            warnings.warn(
-                "a worker of the executor was lost: what it was to evaluate is evaluated here",
-                stacklevel=2,
-            )
-            found = [_from_here(function, case, options)]
-        results += found
+    try:
+        for case, future in zip(calls, futures, strict=True):
+            found = _result(future)
+            if found is None:
+                warnings.warn(
+                    "a worker of the executor was lost: what it was to evaluate is evaluated here",
+                    stacklevel=2,
+                )
+                found = [_from_here(function, case, options)]
+            results += found
+    finally:  # After an error or an interrupt nobody waits for the rest.
+        for future in filter(None, futures):
+            future.cancel()
     return results
 
 
@@ -117,11 +143,12 @@ def _result(future: Future[_ByValue[Any]] | None) -> list[Any] | None:
 
 @dataclass(frozen=True)
 class _ByValue(Generic[_Result]):
-    """What is pickled with the values of its tensors, each time that it is sent.
+    """What is sent with the values of its tensors, by multiprocessing as by any other pickler.
 
     multiprocessing's pickler would move their memory, a live guide's among it, to where it is
     shared, in a thread of its own: it is lost to who reads it here at that time, and what one
-    process writes there, all others see.
+    process writes there, all others see. Other picklers know more than one here could, as Dask's
+    does of functions that have no module.
 
     Attributes:
         value: what is sent.
@@ -129,17 +156,18 @@ class _ByValue(Generic[_Result]):
 
     value: _Result
 
-    def __reduce__(self) -> tuple[Callable[..., _ByValue[_Result]], tuple[Any]]:
-        buffer = io.BytesIO()
-        try:
-            torch.save(self.value, buffer)
-        except (pickle.PicklingError, AttributeError, TypeError):
-            return _ByValue, (self.value,)  # The executor's pickler may know more, as Dask's does.
-        return _of_bytes, (buffer.getvalue(),)
+
+def _through_bytes(sent: _ByValue[Any]) -> tuple[Callable[..., _ByValue[Any]], tuple[bytes]]:
+    buffer = io.BytesIO()
+    torch.save(sent.value, buffer, pickle_protocol=pickle.DEFAULT_PROTOCOL)
+    return _of_bytes, (buffer.getvalue(),)
 
 
 def _of_bytes(content: bytes) -> _ByValue[Any]:
     return _ByValue(torch.load(io.BytesIO(content), weights_only=False))
+
+
+ForkingPickler.register(_ByValue, _through_bytes)
 
 
 @dataclass(frozen=True)
@@ -182,6 +210,53 @@ class _SentGuide:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What numbers depend on beside the random state, as it is set in the process that asks.
+
+    Attributes:
+        pyro: Pyro's settings.
+        dtype: the default precision.
+        autocast: the precision of ``torch.autocast`` on the CPU; None where it is off.
+        threads: of an operation.
+        process: number of the process.
+    """
+
+    pyro: Mapping[str, Any]
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+    threads: int
+    process: int
+
+    @classmethod
+    def of_this_process(cls) -> _Settings:
+        """Read them."""
+        return cls(
+            pyro=pyro.settings.get(),
+            dtype=torch.get_default_dtype(),
+            autocast=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
+            threads=torch.get_num_threads(),
+            process=os.getpid(),
+        )
+
+    @contextmanager
+    def hold_here(self) -> Iterator[None]:
+        """Let them hold in this process for the while.
+
+        A copy of the process that asks has none of its threads, and would wait for them for ever.
+        """
+        dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+        torch.set_default_dtype(self.dtype)
+        torch.set_num_threads(1 if self.process in _copied else self.threads)
+        autocast = torch.autocast("cpu", self.autocast, enabled=self.autocast is not None)
+        try:
+            with pyro.settings.context(**self.pyro), autocast:
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
+
+
+@dataclass(frozen=True)
 class _Task:
     """A call, and the state of the process that it comes from.
 
@@ -190,9 +265,7 @@ class _Task:
         args: its arguments, with guides packed; ``kwargs`` likewise.
         store: values of parameters that belong to no module.
         random_state: of all generators.
-        dtype: the default precision.
-        module_local_params: Pyro's setting.
-        process: number of the process.
+        settings: of the process.
     """
 
     function: Callable[..., Any]
@@ -200,9 +273,7 @@ class _Task:
     kwargs: dict[str, Any]
     store: Mapping[str, Tensor]
     random_state: Any
-    dtype: torch.dtype
-    module_local_params: bool
-    process: int
+    settings: _Settings
 
     @classmethod
     def of(
@@ -211,30 +282,65 @@ class _Task:
         """Pack a call.
 
         :raises ValueError: if tensors are not on the CPU.
-        :raises TypeError: if a guide cannot be saved.
+        :raises TypeError: if a guide cannot be saved, or is part of something else.
         """
+        _require_guides_by_themselves((function, args, kwargs))
         for tensor, name in tensors_of_modules(args):
             if tensor.device.type != "cpu":
                 raise ValueError(
                     f"{name} is on {tensor.device}, and an executor evaluates on the CPU, where "
                     "random numbers are others: move model and guide there, or leave out executor="
                 )
+        args, kwargs = _in_memory_of_their_own((args, dict(kwargs)))
         store = pyro.get_param_store()
         owned = {id(p) for module in modules_among(args) for p in module.parameters()}
         return cls(
             function=function,
             args=tree_map(_packed, args),
-            kwargs=tree_map(_packed, dict(kwargs)),
+            kwargs=tree_map(_packed, kwargs),
             store={
                 name: store[name].detach().clone()
                 for name, value in store.named_parameters()
                 if id(value) not in owned
             },
             random_state=pyro.util.get_rng_state(),
-            dtype=torch.get_default_dtype(),
-            module_local_params=pyro.settings.get("module_local_params"),
-            process=os.getpid(),
+            settings=_Settings.of_this_process(),
         )
+
+
+def _require_guides_by_themselves(sent: Any) -> None:
+    """Refuse guides inside of other objects, whose pickler would take the guides' models away."""
+    in_sight = {id(guide) for guide in tree_leaves(sent) if isinstance(guide, AutoGuide)}
+    for module in modules_among(sent):
+        if id(module) in in_sight:
+            continue
+        for part in module.modules():
+            if isinstance(part, AutoGuide):
+                raise TypeError(
+                    f"a {type(part).__name__} is part of a function or an object that is sent to "
+                    "other processes, which takes its model away: make the guide an argument of "
+                    "its own, evaluate_each(function, [(guide, ...), ...]), or leave out executor="
+                )
+
+
+def _in_memory_of_their_own(sent: Any) -> Any:
+    """Copies of tensors that are the only ones here to show a part of a larger memory.
+
+    With a view all of the memory would be sent, as that of all data with each batch.
+    """
+    tensors = [leaf for leaf in tree_leaves(sent) if type(leaf) is Tensor and _is_dense(leaf)]
+    views = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
+    copied = {
+        id(tensor): tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        for tensor in tensors
+        if views[tensor.untyped_storage().data_ptr()] == 1
+        and tensor.nbytes < tensor.untyped_storage().nbytes()
+    }
+    return tree_map(lambda leaf: copied.get(id(leaf), leaf), sent)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _packed(value: Any) -> Any:
@@ -247,21 +353,15 @@ def _unpacked(value: Any) -> Any:
 
 def _in_worker(sent: _ByValue[_Task]) -> _ByValue[Any]:
     task = sent.value
-    if os.getpid() == task.process:
+    if os.getpid() == task.settings.process:
         raise ValueError(
             "the executor works in this process, whose random state and handlers it would share: "
             "give one with processes, such as ProcessPoolExecutor"
         )
-    settings = pyro.settings.context(module_local_params=task.module_local_params)
-    with _one_at_a_time, settings, pyro.get_param_store().scope():
-        dtype = torch.get_default_dtype()
-        torch.set_default_dtype(task.dtype)
-        try:
-            store = pyro.get_param_store()
-            for name, value in task.store.items():
-                store[name] = value
-            args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
-            pyro.util.set_rng_state(task.random_state)
-            return _ByValue(task.function(*args, **kwargs))
-        finally:
-            torch.set_default_dtype(dtype)
+    with _one_at_a_time, task.settings.hold_here(), pyro.get_param_store().scope():
+        store = pyro.get_param_store()
+        for name, value in task.store.items():
+            store[name] = value
+        args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
+        pyro.util.set_rng_state(task.random_state)
+        return _ByValue(task.function(*args, **kwargs))
