@@ -91,10 +91,28 @@ def pool(workers=2):
     return ProcessPoolExecutor(workers, mp_context=context())
 
 
-def die_when_all_is_submitted():
-    """A pool whose worker dies while it is given more, or starts another one, may wait for ever."""
-    time.sleep(0.5)
+def die_when_there_is(file):
+    while not file.exists():
+        time.sleep(0.01)
     os._exit(3)
+
+
+class Deadly(Executor):
+    """A pool whose worker dies when it has been given some calls.
+
+    One that dies while the pool is given more, or starts another one, may let it wait for ever.
+    """
+
+    def __init__(self, pool, calls, folder):
+        self.pool, self.left, self.file = pool, calls, folder / "all is submitted"
+        pool.submit(die_when_there_is, self.file)
+
+    def submit(self, function, /, *args):
+        future = self.pool.submit(function, *args)
+        self.left -= 1
+        if self.left == 0:
+            self.file.touch()
+        return future
 
 
 @pytest.fixture
@@ -174,9 +192,9 @@ def test_nobody_waits_for_the_rest_after_an_error():
 
 
 @pytest.mark.slow
-def test_a_lost_worker_loses_nothing(guides, expected):
-    with pool(1) as executor:
-        executor.submit(die_when_all_is_submitted)
+def test_a_lost_worker_loses_nothing(guides, expected, tmp_path):
+    with pool(1) as workers:
+        executor = Deadly(workers, len(guides), tmp_path)
         with pytest.warns(UserWarning, match="a worker of the executor was lost"):
             found = pp.compare(NETS.model, guides, executor=executor, **OPTIONS)
     require_equal(found.integrands, expected)
@@ -237,7 +255,7 @@ def noisy(x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [subsampled, noisy])
-def test_batches_and_models_that_draw_give_the_same_bounds(model):
+def test_batches_and_models_that_draw_give_the_same_bounds(model, tmp_path):
     pyro.settings.set(module_local_params=True)
     x = torch.randn(8)
     guide = AutoNormal(model, init_loc_fn=pp.init_to_fan_in)
@@ -245,10 +263,10 @@ def test_batches_and_models_that_draw_give_the_same_bounds(model):
     data = x if model is noisy else rows(x)
     options = {"symmetry": pp.PermutationSymmetry({"units": {"w": 0}})}
     expected = bounds(model, guide, data, **options)
-    with pool(1) as executor:
-        found = bounds(model, guide, data, executor=executor, **options)
+    with pool(1) as workers:
+        found = bounds(model, guide, data, executor=workers, **options)
         assert found == pytest.approx(expected)
-        executor.submit(die_when_all_is_submitted)
+        executor = Deadly(workers, 8, tmp_path)  # As many shares of draws.
         with pytest.warns(UserWarning, match="a worker of the executor was lost"):
             found = bounds(model, guide, data, executor=executor, **options)
     assert found == pytest.approx(expected)
