@@ -7,20 +7,16 @@ numbers depend on, and what the param store holds besides the guide.
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import tempfile
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -28,6 +24,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from pyro_perm.posterior.sent_tensors import ByValue, checksum, in_memory_of_their_own, is_dense
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
 from pyro_perm.program.call import model_of
 from pyro_perm.program.modules import modules_among, tensors_of_modules
@@ -85,8 +82,9 @@ def evaluate_each(
         MPI's or another; None works here, one case after the other. What is lost with a worker is
         evaluated here, with a warning.
     :param options: keywords of every call.
-    :raises ValueError: if the executor works in this process, tensors are not on the CPU, or a
-        handler of Pyro is around the call, which would not reach other processes.
+    :raises ValueError: if the executor works in this process, tensors are not on the CPU, a handler
+        of Pyro is around the call, which would not reach other processes, or a network that a
+        function refers to by a global name has other values there.
     :raises TypeError: if a guide cannot be saved, or is part of something else that is sent.
     """
     calls = [tuple(case) for case in cases]
@@ -125,49 +123,20 @@ def _from_here(
         pyro.util.set_rng_state(state)
 
 
-def _submit(executor: Executor, task: _Task) -> Future[_ByValue[Any]] | None:
+def _submit(executor: Executor, task: _Task) -> Future[ByValue[Any]] | None:
     """The future of a task; None if the executor has lost its workers."""
     try:
-        return executor.submit(_in_worker, _ByValue(task))
+        return executor.submit(_in_worker, ByValue(task))
     except BrokenExecutor:
         return None
 
 
-def _result(future: Future[_ByValue[Any]] | None) -> list[Any] | None:
+def _result(future: Future[ByValue[Any]] | None) -> list[Any] | None:
     """The one result of a future; None if it was lost with a worker."""
     try:
         return None if future is None else [future.result().value]
     except BrokenExecutor:
         return None
-
-
-@dataclass(frozen=True)
-class _ByValue(Generic[_Result]):
-    """What is sent with the values of its tensors, by multiprocessing as by any other pickler.
-
-    multiprocessing's pickler would move their memory, a live guide's among it, to where it is
-    shared, in a thread of its own: it is lost to who reads it here at that time, and what one
-    process writes there, all others see. Other picklers know more than one here could, as Dask's
-    does of functions that have no module.
-
-    Attributes:
-        value: what is sent.
-    """
-
-    value: _Result
-
-
-def _through_bytes(sent: _ByValue[Any]) -> tuple[Callable[..., _ByValue[Any]], tuple[bytes]]:
-    buffer = io.BytesIO()
-    torch.save(sent.value, buffer, pickle_protocol=pickle.DEFAULT_PROTOCOL)
-    return _of_bytes, (buffer.getvalue(),)
-
-
-def _of_bytes(content: bytes) -> _ByValue[Any]:
-    return _ByValue(torch.load(io.BytesIO(content), weights_only=False))
-
-
-ForkingPickler.register(_ByValue, _through_bytes)
 
 
 @dataclass(frozen=True)
@@ -263,6 +232,8 @@ class _Task:
     Attributes:
         function: what is called.
         args: its arguments, with guides packed; ``kwargs`` likewise.
+        contents: checksums of the modules' tensors, guides' apart, by their place among them; of
+            those that Pyro's param store will set, none.
         store: values of parameters that belong to no module.
         random_state: of all generators.
         settings: of the process.
@@ -271,6 +242,7 @@ class _Task:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    contents: Mapping[int, int]
     store: Mapping[str, Tensor]
     random_state: Any
     settings: _Settings
@@ -291,13 +263,19 @@ class _Task:
                     f"{name} is on {tensor.device}, and an executor evaluates on the CPU, where "
                     "random numbers are others: move model and guide there, or leave out executor="
                 )
-        args, kwargs = _in_memory_of_their_own((args, dict(kwargs)))
+        args, kwargs = in_memory_of_their_own((args, dict(kwargs)))
         store = pyro.get_param_store()
         owned = {id(p) for module in modules_among(args) for p in module.parameters()}
+        stored = {id(value) for _, value in store.named_parameters()}
         return cls(
             function=function,
             args=tree_map(_packed, args),
             kwargs=tree_map(_packed, kwargs),
+            contents={
+                place: checksum(tensor)
+                for place, (tensor, _) in enumerate(_contents(function, args, kwargs))
+                if id(tensor) not in stored
+            },
             store={
                 name: store[name].detach().clone()
                 for name, value in store.named_parameters()
@@ -323,24 +301,28 @@ def _require_guides_by_themselves(sent: Any) -> None:
                 )
 
 
-def _in_memory_of_their_own(sent: Any) -> Any:
-    """Copies of tensors that are the only ones here to show a part of a larger memory.
+def _contents(*sent: Any) -> list[tuple[Tensor, str]]:
+    """The tensors of modules that are sent or referred to; guides travel by a road of their own."""
+    guides = {id(guide) for guide in tree_leaves(sent) if isinstance(guide, AutoGuide)}
+    modules = [module for module in modules_among(sent) if id(module) not in guides]
+    return [each for each in tensors_of_modules(modules) if is_dense(each[0])]
 
-    With a view all of the memory would be sent, as that of all data with each batch.
+
+def _require_the_same(task: _Task, args: Any, kwargs: Any) -> None:
+    """Refuse modules that functions refer to by name, where this process has others by the names.
+
+    A function is pickled as its name. Its module is imported anew, and with it other networks are
+    made, or none is trained.
     """
-    tensors = [leaf for leaf in tree_leaves(sent) if type(leaf) is Tensor and _is_dense(leaf)]
-    views = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
-    copied = {
-        id(tensor): tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        for tensor in tensors
-        if views[tensor.untyped_storage().data_ptr()] == 1
-        and tensor.nbytes < tensor.untyped_storage().nbytes()
-    }
-    return tree_map(lambda leaf: copied.get(id(leaf), leaf), sent)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested
+    here = _contents(task.function, args, kwargs)
+    for place, expected in task.contents.items():
+        if place >= len(here) or checksum(here[place][0]) != expected:
+            name = here[place][1] if place < len(here) else "a module"
+            raise ValueError(
+                f"{name} has another value in the process of the executor, where what a function "
+                "refers to by a global name is made anew: give it to the function, "
+                "functools.partial(model, network), or make the model a torch.nn.Module"
+            )
 
 
 def _packed(value: Any) -> Any:
@@ -351,7 +333,7 @@ def _unpacked(value: Any) -> Any:
     return value.here() if isinstance(value, _SentGuide) else value
 
 
-def _in_worker(sent: _ByValue[_Task]) -> _ByValue[Any]:
+def _in_worker(sent: ByValue[_Task]) -> ByValue[Any]:
     task = sent.value
     if os.getpid() == task.settings.process:
         raise ValueError(
@@ -363,5 +345,6 @@ def _in_worker(sent: _ByValue[_Task]) -> _ByValue[Any]:
         for name, value in task.store.items():
             store[name] = value
         args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
+        _require_the_same(task, args, kwargs)
         pyro.util.set_rng_state(task.random_state)
-        return _ByValue(task.function(*args, **kwargs))
+        return ByValue(task.function(*args, **kwargs))

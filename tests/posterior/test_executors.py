@@ -60,6 +60,13 @@ def median_of(guide, x=None):
     return guide.median()
 
 
+NETWORK = torch.nn.Linear(1, 1)
+
+
+def with_a_global_network(x):
+    return NETWORK(x)
+
+
 def product(x):
     return (x @ x).sum()
 
@@ -307,6 +314,16 @@ def test_guides_inside_of_others_are_refused_and_keep_their_models(guides, hidde
     with pool() as executor, pytest.raises(TypeError, match="AutoNormal is part of a function or"):
         pp.evaluate_each(function, [case], executor=executor)
     assert guide.model is not None
+
+
+@pytest.mark.slow
+def test_a_network_that_is_another_one_there_is_refused(executor):
+    """A process imports this file anew, and makes a network of its own."""
+    x = torch.ones(1, dtype=NETWORK.weight.dtype)
+    with pytest.raises(ValueError, match="parameter 'weight' has another value in the process of"):
+        pp.evaluate_each(with_a_global_network, [(x,)], executor=executor)
+    (found,) = pp.evaluate_each(torch.nn.Module.__call__, [(NETWORK, x)], executor=executor)
+    assert torch.equal(found, NETWORK(x))
 
 
 def test_handlers_around_are_refused(guides):
