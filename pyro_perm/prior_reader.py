@@ -7,7 +7,7 @@ on a layer's scale, or on what is learned, are read at every draw, which runs th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,12 +41,14 @@ class PriorReader:
     :param symmetry: the group.
 
     Attributes:
-        sites: names of the sites that are rescaled.
+        sites: names of the sites that are rescaled, in the order of the symmetry. Densities are
+            added up in it: that of a set of names would be another one in each process.
     """
 
     def __init__(self, model: Model, symmetry: SymmetryGroup) -> None:
         self._model: Model | None = model
-        self.sites = {s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g)}
+        rescaled = (s for g in symmetry.open_groups for s in rescaled_sites(symmetry, g))
+        self.sites = tuple(dict.fromkeys(rescaled))
         self._constant: Priors | None = None
         self._numbers: list[Any] | None = None
 
@@ -114,7 +116,7 @@ class PriorReader:
         return priors_of(trace.nodes, self.sites)
 
 
-def priors_of(nodes: Mapping[str, Any], sites: set[str]) -> Priors:
+def priors_of(nodes: Mapping[str, Any], sites: Sequence[str]) -> Priors:
     """The priors of some sites in a trace of the model."""
     return Priors({site: elementwise(nodes[site]["fn"]) for site in sites})
 

@@ -60,9 +60,9 @@ def _run(command):
     try:
         runpy.run_path(command[0], run_name="__main__")
     except Exception:
-        # Those who lose their connection to a process that died give way to it: the agent looks
-        # every tenth of a second, and names whom it finds first.
-        time.sleep(0.5)
+        # Those who lose their connection to a process that died give way to it: the agent, however
+        # seldom it gets to look, names whom it finds first, and ends the others.
+        time.sleep(60)
         raise
 
 

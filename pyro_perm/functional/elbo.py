@@ -342,13 +342,13 @@ class _Correction(NamedTuple):
 
     symmetry: SymmetryGroup
     estimator: Estimator
-    rescaled: frozenset[str]
+    rescaled: tuple[str, ...]
 
     @classmethod
     def like(cls, log_ratio: LogRatio) -> _Correction:
         """As in a trace of the guide."""
         density, priors = log_ratio.density, log_ratio.density.priors
-        rescaled = frozenset(() if priors is None else priors.sites)
+        rescaled = () if priors is None else tuple(priors.sites)
         return cls(density.symmetry, log_ratio.estimator, rescaled)
 
     def __call__(self, draws: Draws, priors: DrawnPriors) -> Tensor:

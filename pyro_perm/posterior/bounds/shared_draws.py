@@ -6,7 +6,7 @@ model, which is not, for its share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 
 from pyro_perm.posterior.bounds.base_elbo import BaseELBO
 from pyro_perm.posterior.executors import evaluate_each
-from pyro_perm.program.batches import Data
+from pyro_perm.program.batches import Arguments, Data
+from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.restoration import restored
 from pyro_perm.symmetry import SymmetryGroup
 
@@ -35,7 +36,8 @@ def elbos_by_shares(
     :param num: number of draws.
     """
     shares = [range(first, num, _NUM_SHARES) for first in range(min(_NUM_SHARES, num))]
-    cases = [(model, guide, data, group, num, share) for share in shares]
+    inputs = data.inputs.args, dict(data.inputs.kwargs)
+    cases = [(model, guide, data.loader, inputs, group, num, share) for share in shares]
     state = pyro.util.get_rng_state()
     parts = evaluate_each(_elbos_of_share, cases, executor=executor, random_state=state)
     found = dict[int, float]()
@@ -49,14 +51,16 @@ def elbos_by_shares(
 def _elbos_of_share(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data,
+    loader: Iterable[Any] | None,
+    inputs: Arguments,
     group: SymmetryGroup,
     num: int,
     share: Sequence[int],
     *,
     random_state: Any,
 ) -> list[float] | None:
-    arguments = data.loader, data.inputs.args, data.inputs.kwargs
+    data = Data(Inputs(*inputs), loader)
+    arguments = loader, *inputs
     with torch.no_grad(), restored(model, guide, *arguments) as writes:
         with writes:
             source = BaseELBO.of(model, guide, data, group)
