@@ -16,16 +16,27 @@ import pyro_perm
 
 EXTENSION_POINTS = {
     # Estimators: what they return, and what they are given.
-    "pyro_perm.estimators.estimator": ["Bounds", "register_estimator", "require_served"],
+    "pyro_perm.estimators.estimator": [
+        *("Bounds", "register_estimator"),
+        *("require_served", "joint_draws", "refuse_gradient"),
+    ],
     "pyro_perm.density.factorized": ["FactorizedDensity"],
     "pyro_perm.density.correlated": ["CorrelatedDensity", "JointDistribution"],
-    # Axis rules.
-    "pyro_perm.discovery.permutations.rules.table": ["AxisRule", "AxisRules", "AxisTensor"],
+    # Axis rules, and rules for signs and scales.
+    "pyro_perm.discovery.permutations.rules.table": [
+        *("AxisRule", "AxisRules", "AxisTensor", "moves_entries"),
+    ],
+    "pyro_perm.discovery.gradings.rules.table": ["Grading", "GradingRules", "grading_rule"],
     # Unit actions.
     "pyro_perm.symmetry.actions.unit_action": ["UnitAction"],
     "pyro_perm.symmetry.actions.finite": ["FiniteAction"],
+    "pyro_perm.symmetry.actions.orbits": ["Orbits", "Part", "UnitPairs", "Units"],
+    "pyro_perm.symmetry.elements": ["Element"],
     # Readers of base guides.
-    "pyro_perm.density.base_guides.reader": ["Reader", "Refusal", "Drawn", "JointDraw"],
+    "pyro_perm.density.base_guides.reader": [
+        *("Reader", "Construction", "Refusal", "Drawn", "JointDraw"),
+    ],
+    "pyro_perm.density.base_guides.one_vector": ["OneVector", "Vector"],
     # Readers of other libraries' posteriors.
     "pyro_perm.networks.readers.bayesian_torch": ["from_bayesian_torch"],
     "pyro_perm.networks.readers.ivon": ["from_ivon"],

@@ -47,6 +47,7 @@ nb_execution_mode = "off"
 
 autosummary_generate = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 toc_object_entries_show_parents = "hide"

@@ -17,13 +17,13 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
-from pyro_perm.density.gaussians import as_normal, unexpanded
+from pyro_perm.density.gaussians import as_normal, drop_expanded
 from pyro_perm.density.moved_delta import MovedDelta
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.rescaled_draws import unrescaled
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.trace_sites import log_ratio_nodes
@@ -106,8 +106,7 @@ def trace_on_draw(
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     log_ratios = log_ratio_nodes(guide_trace.nodes)
     rescaled = {*rescaled, *(s for node in log_ratios.values() for s in _rescaled_sites(node))}
-    traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-    _use_closed_form_kl(*traces, rescaled)
+    _use_closed_form_kl(model_trace, guide_trace, rescaled)
     for name, node in log_ratios.items():
         _require_priors_of_model(node["fn"].density.priors, model_trace, node)
         guide_trace.remove_node(name)
@@ -130,8 +129,8 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection
     ``log p(w)`` cancel with the log-ratio, whereas the expectations change as factors drift along
     their orbits, and differ from them by ever more noise.
     """
-    latent = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
-    if latent != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
+    latent = _latent_sites(model_trace, guide_trace)
+    if latent != _latent_sites(guide_trace, model_trace):
         return
     no_score: Any = 0.0
     for name in latent:
@@ -157,6 +156,15 @@ def _use_closed_form_kl(model_trace: Any, guide_trace: Any, rescaled: Collection
         guide["score_parts"] = parts.scale_and_mask(guide["scale"], guide["mask"])
 
 
+def _latent_sites(trace: Any, other: Any) -> list[str]:
+    """The latent sites of a trace that another one has too, in order."""
+    return [
+        name
+        for name, node in trace.iter_stochastic_nodes()
+        if name in other.nodes and not site_is_subsample(node)
+    ]
+
+
 def _differ(
     one: torch.distributions.Normal | None, other: torch.distributions.Normal | None
 ) -> bool:
@@ -164,7 +172,7 @@ def _differ(
     if one is None or other is None:
         return False
     pairs = ((one.loc, other.loc), (one.scale, other.scale))
-    each = [tuple(unexpanded(tensor, 0) for tensor in pair) for pair in pairs]
+    each = [tuple(drop_expanded(tensor, 0) for tensor in pair) for pair in pairs]
     return any(a.shape == b.shape and not torch.equal(a, b) for a, b in each)
 
 
@@ -177,7 +185,7 @@ def _cross_entropy(loc: Tensor, scale: Tensor, p: torch.distributions.Normal) ->
     """``-E[log p(x)]`` for ``x ~ N(loc, scale)``, entry by entry."""
     prior_loc, prior_scale = p.loc, p.scale
     if loc.shape == prior_loc.shape:  # One number for all entries of a prior is one logarithm.
-        prior_loc, prior_scale = unexpanded(prior_loc, 0), unexpanded(prior_scale, 0)
+        prior_loc, prior_scale = drop_expanded(prior_loc, 0), drop_expanded(prior_scale, 0)
     squares = (scale.square() + (loc - prior_loc).square()) / prior_scale.square()
     cross_entropy: Tensor = 0.5 * squares + prior_scale.log() + 0.5 * math.log(2 * math.pi)
     return cross_entropy

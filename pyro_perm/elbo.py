@@ -22,6 +22,7 @@ from pyro_perm.independence import GuideProbe
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.prior_reader import PriorReader
+from pyro_perm.program.call import Call
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.trace_sites import SymmetrizeMessenger, add_log_ratio, log_ratio_nodes
 
@@ -92,16 +93,16 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
 
     def log_ratios(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[LogRatio]:
         """What a guide is corrected by, one for each symmetrized part, all checks of it done."""
-        trace = poutine.trace(self._corrected(model, guide)).get_trace(*args, **kwargs)
+        trace = poutine.trace(self._correct(model, guide)).get_trace(*args, **kwargs)
         return [node["fn"] for node in log_ratio_nodes(trace.nodes).values()]
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Any, Any]]:
         require_symmetrizable(poutine.unwrap(guide))
-        yield from super()._get_traces(model, self._corrected(model, guide), args, kwargs)
+        yield from super()._get_traces(model, self._correct(model, guide), args, kwargs)
 
-    def _corrected(self, model: Program, guide: Program) -> Program:
+    def _correct(self, model: Program, guide: Program) -> Program:
         """The guide, with the correction in its trace unless it has one already."""
 
         def corrected(*args: Any, **kwargs: Any) -> Any:
@@ -123,13 +124,13 @@ class TraceSymmetrized_ELBO(ClosedFormTrace_ELBO):
         self, model: Program, guide: Program, sites: Any, args: Any, kwargs: Any
     ) -> SymmetryGroup:
         if self._verified is None or self._verified_on != model:
-            self._verified = verified_symmetry(self.symmetry, model, args, kwargs).group
+            self._verified = verified_symmetry(self.symmetry, Call(model, args, kwargs)).group
             self._verified_on, self._probed = model, None
             self.priors = PriorReader(model, self._verified)
         # Handlers around the guide change no distribution that it draws from.
         program = poutine.unwrap(guide)
         if self._probed != program:
-            GuideProbe(guide, self._verified, args, kwargs).require_independent_sites()
+            GuideProbe(Call(guide, args, kwargs), self._verified).require_independent_sites()
             warn_if_coinciding(sites, self._verified)
             self._probed = program
         return self._verified

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyro_perm.density.factorized import require_tractable_supports
 from pyro_perm.discovery import find_symmetry
 from pyro_perm.estimators import Bethe, Estimator
 from pyro_perm.permutation_symmetry import PermutationSymmetry
+from pyro_perm.program.call import Call
 from pyro_perm.program.isolation import isolation
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
@@ -50,18 +51,16 @@ def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | N
     return symmetry
 
 
-def verified_symmetry(
-    symmetry: PermutationSymmetry | None, model: Callable[..., Any], args: Any, kwargs: Any
-) -> PermutationSymmetry:
+def verified_symmetry(symmetry: PermutationSymmetry | None, model: Call) -> PermutationSymmetry:
     """The given symmetry, or the one found in the model, verified on the model and held to it.
 
     :raises ValueError: if the symmetry does not fit the model, or none is found.
     :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
     """
     if symmetry is None:
-        symmetry = find_symmetry(model, *args, **kwargs)
+        symmetry = find_symmetry(model.program, *model.args, **model.kwargs)
     else:
-        symmetry.verify(model, *args, **kwargs)
+        symmetry.verify(model.program, *model.args, **model.kwargs)
     if not symmetry.groups:
         reasons = "".join(f"\n  {why}" for why in explanations(symmetry.reasons))
         raise ValueError(
@@ -69,8 +68,8 @@ def verified_symmetry(
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
             + reasons
         )
-    with isolation(model) as writes, writes:
-        trace = prior_trace(model, args, kwargs)
+    with isolation(model.program) as writes, writes:
+        trace = prior_trace(model)
     summable = symmetry.with_summable_scales()
     for group, why in scales_left_out(symmetry.group).items():
         warnings.warn(

@@ -201,7 +201,7 @@ class AutoSymmetrized(AutoGuide):
 
     def _check(self, drawn: SymmetrizeMessenger, args: Any, kwargs: Any) -> None:
         """Refuse what has no density that is read here; again at the next call if refused."""
-        probe = GuideProbe(self.base, self._group, args, kwargs)
+        probe = GuideProbe(Call(self.base, args, kwargs), self._group)
         probe.require_independent_sites()
         probe.require_reparametrized_parents()
         warn_if_coinciding(drawn.sites, self._group)
@@ -211,7 +211,7 @@ class AutoSymmetrized(AutoGuide):
         # The base guide first: what Pyro says about supports comes before what is found here.
         if self.base.prototype_trace is None:
             make_prototype(self.base, *args, **kwargs)
-        self.symmetry = verified_symmetry(self.symmetry, self.model, args, kwargs)
+        self.symmetry = verified_symmetry(self.symmetry, Call(self.model, args, kwargs))
         self.priors = PriorReader(self.model, self._group)
         # One for both, so that a seed gives the base the same start as it has alone.
         share_prototype(self, self.base)

@@ -21,12 +21,13 @@ from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_perm.density.base_guides import base_node, require_density
-from pyro_perm.density.base_guides.independent_normals import unconstrained_node
+from pyro_perm.density.base_guides import read_sites, require_density
 from pyro_perm.density.base_guides.one_vector import part_of
+from pyro_perm.density.base_guides.reader import Drawn
 from pyro_perm.density.factorized import STICK_BREAKING
 from pyro_perm.density.gaussians import parameters_of
 from pyro_perm.density.moved_delta import as_drawn
+from pyro_perm.program.call import Call
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation
 from pyro_perm.symmetry import SymmetryGroup
@@ -45,12 +46,10 @@ class GuideProbe:
 
     :param guide: the base guide; it has run before, so that its parameters exist.
     :param symmetry: the group.
-    :param args: arguments of the guide; ``kwargs`` likewise.
     """
 
-    def __init__(self, guide: Program, symmetry: SymmetryGroup, args: Any, kwargs: Any) -> None:
-        self._guide, self._args, self._kwargs = guide, args, kwargs
-        self._symmetry = symmetry
+    def __init__(self, guide: Call, symmetry: SymmetryGroup) -> None:
+        self._guide, self._symmetry = guide, symmetry
         self._drawn: dict[str, Tensor] = {}
         self._drawn = {
             name: node["value"]
@@ -61,7 +60,13 @@ class GuideProbe:
         self._nodes = self._run({})
         for site in symmetry.sites:
             require_density(site, self._nodes)
-        self._node_of = {site: base_node(site, self._nodes) for site in symmetry.sites}
+        read = read_sites(self._nodes, symmetry)
+        self._node_of = {site: drawn.node for site, drawn in read.items()}
+        self._own_nodes = {
+            site: drawn.node
+            for site, drawn in read.items()
+            if drawn.node != site and not self._is_part_of_vector(site, drawn)
+        }
 
     def require_independent_sites(self) -> None:
         """Refuse guides in which a site depends on the value of a site that permutes.
@@ -72,14 +77,14 @@ class GuideProbe:
         """
         others = self._other_values(self._symmetry.sites)
         moved = self._run(others)
-        for dependent in self._changed(moved):
+        for dependent in self._changed_sites(moved):
             parents = [
                 site
                 for site in self._symmetry.sites
-                if dependent in self._changed(self._run(self._other_values([site])))
+                if dependent in self._changed_sites(self._run(self._other_values([site])))
             ]
             raise TypeError(_dependence(dependent, parents or self._symmetry.sites))
-        for dependent, parents in self._reached():
+        for dependent, parents in self._gradient_paths():
             raise TypeError(_dependence(dependent, parents))
         for permutations in self._generators():
             self._require_equivariant(permutations, others, moved)
@@ -91,13 +96,13 @@ class GuideProbe:
 
         :raises TypeError: naming the two sites, with the fix.
         """
-        for name in self._judged():
+        for name in self._judged_sites():
             node, value = self._nodes[name], self._drawn.get(name)
             if value is None or node["fn"].has_rsample or name in self._node_of.values():
                 continue
             draws = (node["fn"].sample() for _ in range(_DRAWS_OF_OTHER_VALUES))
             other = next((draw for draw in draws if not torch.equal(draw, value)), value)
-            changed = set(self._changed(self._run({name: other})))
+            changed = set(self._changed_sites(self._run({name: other})))
             for site, drawn_for in self._node_of.items():
                 if drawn_for in changed:
                     raise TypeError(
@@ -111,14 +116,15 @@ class GuideProbe:
         self, values: Values, context: AbstractContextManager[Any] | None = None
     ) -> dict[str, Any]:
         """The latent sites of a run on the values of the first one, save for some others."""
-        with isolation(self._guide) as writes, writes, context or nullcontext():
-            guide = GivenValues({**self._drawn, **values})(self._guide)
-            trace = poutine.trace(guide).get_trace(*self._args, **self._kwargs)
+        guide = self._guide
+        with isolation(guide.program) as writes, writes, context or nullcontext():
+            given = GivenValues({**self._drawn, **values})(guide.program)
+            trace = poutine.trace(given).get_trace(*guide.args, **guide.kwargs)
         return dict(trace.iter_stochastic_nodes())
 
-    def _reached(self) -> Iterator[tuple[str, list[str]]]:
+    def _gradient_paths(self) -> Iterator[tuple[str, list[str]]]:
         """Sites whose parameters autograd reaches symmetric values from, and the sites of these."""
-        alone = {s: node for s, node in self._node_of.items() if node in (s, unconstrained_node(s))}
+        alone = {s: n for s, n in self._node_of.items() if s == n or s in self._own_nodes}
         leaves = {site: self._drawn[node].detach().clone() for site, node in alone.items()}
         for leaf in leaves.values():
             leaf.requires_grad_()
@@ -126,7 +132,7 @@ class GuideProbe:
             return
         given = {alone[site]: leaf for site, leaf in leaves.items()}
         nodes = self._run(given, torch.enable_grad())
-        for name in self._judged():
+        for name in self._judged_sites():
             with torch.enable_grad():
                 each = [p.sum() for p in _parameters_of(nodes[name]) if p.requires_grad]
             grads = each and torch.autograd.grad(
@@ -153,14 +159,20 @@ class GuideProbe:
         part = part_of(vector, as_drawn(point)) if isinstance(point, Delta) else None
         return slice(None) if part is None else part
 
-    def _changed(self, nodes: Nodes) -> Iterator[str]:
+    def _is_part_of_vector(self, site: str, drawn: Drawn) -> bool:
+        """Whether what was drawn for a site is not it alone, in its shape."""
+        whole = self._drawn[drawn.node]
+        rank = self._symmetry.unconstrained_rank(site)
+        return whole.dim() < rank or whole.numel() != drawn.value.numel()
+
+    def _changed_sites(self, nodes: Nodes) -> Iterator[str]:
         """Sites whose distribution is another than in the first run, the symmetric points apart."""
         yield from self._nodes.keys() ^ nodes.keys()
-        for name in self._judged():
+        for name in self._judged_sites():
             if name in nodes and not _same_distribution(self._nodes[name], nodes[name]):
                 yield name
 
-    def _judged(self) -> Iterator[str]:
+    def _judged_sites(self) -> Iterator[str]:
         """Sites with a distribution of their own: no points of symmetric values, no subsamples."""
         points = set(self._node_of) - set(self._node_of.values())
         for name, node in self._nodes.items():
@@ -183,14 +195,13 @@ class GuideProbe:
         :param nodes: the run on these.
         """
         move = partial(permute_site, self._symmetry, permutations)
-        own = {s: node for s, node in self._node_of.items() if node == unconstrained_node(s)}
         permuted = {
             node: move(site, self._with_rank_of(site, values[node])).reshape(values[node].shape)
-            for site, node in own.items()
+            for site, node in self._own_nodes.items()
             if not self._symmetry.is_simplex(site)
         }
         again = self._run({**values, **permuted})
-        for site, node in own.items():
+        for site, node in self._own_nodes.items():
             if self._symmetry.is_simplex(site):
                 expected = STICK_BREAKING(again[node]["value"])
             else:

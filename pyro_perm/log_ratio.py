@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,6 +17,22 @@ from pyro_perm.density.density import Density
 from pyro_perm.estimators import Estimator
 from pyro_perm.finite_estimate import finite_estimate
 from pyro_perm.permanent._tracing import is_tracing
+
+# No effect handler, which would look at every message of each step.
+_is_asked_for: ContextVar[bool] = ContextVar("log_ratio_is_asked_for", default=True)
+
+
+@contextmanager
+def without_log_ratios() -> Iterator[None]:
+    """A context in which log-ratios are zero where their estimators draw no random numbers.
+
+    For those who draw from a symmetrized guide, and bound what symmetrization adds by themselves.
+    """
+    token = _is_asked_for.set(False)
+    try:
+        yield
+    finally:
+        _is_asked_for.reset(token)
 
 
 class LogRatio(Unit):
@@ -123,6 +141,8 @@ def log_ratio_of(density: Density, estimator: Estimator) -> Tensor:
             "torch.jit.trace cannot record: use Trace_ELBO() or TraceSymmetrized_ELBO(), or find "
             "the symmetry without scales"
         )
+    if estimator.is_deterministic and not _is_asked_for.get():
+        return torch.zeros(density.batch_shape, dtype=torch.float64, device=density.device)
     recorder = active_recorder()
     if recorder is not None:
         return recorder.log_ratio(density, estimator)  # Refuses others.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_perm.density.moved_delta import as_drawn
-from pyro_perm.density.priors import Priors, elementwise, rescaled_sites
+from pyro_perm.density.rescaled_priors import Priors, elementwise, rescaled_sites
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
+from pyro_perm.program.call import Call
 from pyro_perm.program.given_values import GivenValues
 from pyro_perm.program.isolation import isolation, without_autoguide_handlers
 from pyro_perm.program.seeds import fixed_seed
@@ -79,10 +81,10 @@ class PriorReader:
     def _read_constant(self, args: Any, kwargs: Any) -> Priors | None:
         assert self._model is not None
         # As an autoguide has it, the model would draw its sites at their initial values.
-        model = without_autoguide_handlers(self._model)
-        with isolation(model) as writes, writes, torch.enable_grad():
-            one = prior_trace(model, args, kwargs).nodes
-            other = _trace_followed(model, args, kwargs)
+        model = Call(without_autoguide_handlers(self._model), args, kwargs)
+        with isolation(model.program) as writes, writes, torch.enable_grad():
+            one = prior_trace(model).nodes
+            other = _trace_with_graph(model)
         if all(_is_constant(one[site], other[site]) for site in self.sites):
             return priors_of(one, self.sites)
         return None
@@ -119,19 +121,20 @@ def priors_of(nodes: Mapping[str, Any], sites: Sequence[str]) -> Priors:
     return Priors({site: elementwise(nodes[site]["fn"]) for site in sites})
 
 
-def _trace_followed(model: Model, args: Any, kwargs: Any) -> Mapping[str, Any]:
+def _trace_with_graph(model: Call) -> Mapping[str, Any]:
     """Trace nodes of a model whose arguments autograd follows, where the model lets it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Another run warned of what concerns the user.
         try:
-            trace = prior_trace(model, *tree_map(_followed, (args, kwargs)))
+            args, kwargs = tree_map(_follow, (model.args, model.kwargs))
+            trace = prior_trace(replace(model, args=args, kwargs=kwargs))
         except RuntimeError:  # As of NumPy, which takes no tensor with a graph.
-            trace = prior_trace(model, args, kwargs)
+            trace = prior_trace(model)
     nodes: Mapping[str, Any] = trace.nodes
     return nodes
 
 
-def _followed(leaf: Any) -> Any:
+def _follow(leaf: Any) -> Any:
     """A tensor of real numbers as a copy that has a graph; anything else as it is."""
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
         return leaf.detach().requires_grad_().clone()

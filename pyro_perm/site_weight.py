@@ -70,8 +70,8 @@ def common_weight(weights: Mapping[str, SiteWeight]) -> SiteWeight:
         for name, one, other in zip(SiteWeight._fields, expected, weight, strict=True):
             if one is not other and not _equal(one, other):
                 raise ValueError(
-                    f"the base guide's site '{first}' has {name} {_described(one)}, but its site "
-                    f"'{site}' has {name} {_described(other)}. {_FIX}"
+                    f"the base guide's site '{first}' has {name} {_describe(one)}, but its site "
+                    f"'{site}' has {name} {_describe(other)}. {_FIX}"
                 )
     return expected
 
@@ -84,7 +84,7 @@ def _equal(one: float | Tensor | None, other: float | Tensor | None) -> bool:
     return one == other
 
 
-def _described(weight: float | Tensor | None) -> str:
+def _describe(weight: float | Tensor | None) -> str:
     if isinstance(weight, Tensor) and weight.numel() > 1:
         return f"of shape {tuple(weight.shape)}"
     return repr(weight.item() if isinstance(weight, Tensor) else weight)

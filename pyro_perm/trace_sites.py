@@ -24,7 +24,7 @@ from torch import Tensor
 from pyro_perm.density.base_guides import density_of, read_sites
 from pyro_perm.density.base_guides.independent_normals import unconstrained_node
 from pyro_perm.density.moved_delta import MovedDelta
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.estimators import Estimator
 from pyro_perm.log_ratio import LogRatio
 from pyro_perm.site_weight import SiteWeight, common_weight

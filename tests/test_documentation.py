@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import typing
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
@@ -130,6 +131,38 @@ def test_extension_points_exist_and_are_documented():
         for name in names:
             member = getattr(importlib.import_module(module), name)
             assert (member.__module__, bool(member.__doc__)) == (module, True), f"{module}.{name}"
+
+
+def test_what_subclasses_of_extension_points_are_given_is_documented():
+    points = [
+        getattr(importlib.import_module(module), name)
+        for module, names in EXTENSION_POINTS.items()
+        for name in names
+    ]
+    documented = {id(member) for member in [*points, *vars(pp).values()]}
+    methods = [
+        (kind, getattr(kind, name))
+        for kind in [*points, pp.Estimator]
+        for name in getattr(kind, "__abstractmethods__", ())
+        if kind.__module__.startswith("pyro_perm")
+    ]
+    asked = {
+        (kind.__name__, named.__name__): id(named) in documented
+        for kind, method in methods
+        for hint in typing.get_type_hints(getattr(method, "fget", method)).values()
+        for named in classes_in(hint)
+        if named.__module__.startswith("pyro_perm")
+    }
+    assert ("Estimator", "Density") in asked and ("UnitAction", "Orbits") in asked
+    assert [names for names, is_documented in asked.items() if not is_documented] == []
+
+
+def classes_in(hint):
+    """The classes that an annotation is made of."""
+    parts = typing.get_args(hint)
+    return [each for part in parts for each in classes_in(part)] or (
+        [hint] if isinstance(hint, type) else []
+    )
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])

@@ -36,7 +36,7 @@ INTERNALS = {
 
 def test_the_reader_of_imports_sees_them_all(imports):
     assert "pyro_perm.estimators.estimator" in imports["pyro_perm.estimators.bethe"]
-    assert "pyro_perm.demo.comparison" in imports["pyro_perm.demo.command_line"]  # in a function
+    assert "pyro_perm.demo.experiment" in imports["pyro_perm.demo.command_line"]  # in a function
     assert "pyro_perm.demo.command_line" in imports["pyro_perm.__main__"]
     assert "pyro_perm.posterior.figures" in imports["pyro_perm"]
     assert sum(map(len, imports.values())) > 2 * len(imports)

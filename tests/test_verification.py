@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import pyro_perm as pp
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.verification import SymmetryVerificationError, check_groups
+from pyro_perm.verification import SymmetryVerificationError, check_groups, checks, confirm
+from pyro_perm.verification.log_density import LogDensity, Point
 from pyro_perm.verification.moves import apply_all, random_element
 
 X, Y = torch.linspace(-1, 1, 12).view(4, 3).double(), torch.linspace(0, 1, 4).double()
@@ -343,6 +344,30 @@ def test_rounding_errors_that_grow_are_not_taken_for_a_change() -> None:
     wrong = {site: axis for site, axis in symmetry.spec[group].items() if site != "layers.6.bias"}
     with pytest.raises(SymmetryVerificationError, match=r"missing in layers\.6\.weight"):
         PermutationSymmetry({group: wrong}).verify(net, x)
+
+
+def test_rounding_errors_that_grow_call_for_no_second_check_and_hide_no_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    net, x = Siren(7), torch.randn(5, 2)
+    measured, measure = [], LogDensity.with_measured_rounding
+
+    def note(self: LogDensity, point: Point, perturbed: Any) -> Point:
+        measured.append(measure(self, point, perturbed))
+        return measured[-1]
+
+    def refuse(*args: Any) -> None:
+        raise SymmetryVerificationError("checked a second time")
+
+    monkeypatch.setattr(LogDensity, "with_measured_rounding", note)
+    monkeypatch.setattr(checks, "verify", refuse)
+    symmetry = pp.find_symmetry(net, x)
+    assert len(symmetry.groups) == 7 and measured
+    for group, sites in symmetry.spec.items():
+        wrong = dict([*sites.items()][1:])
+        with pytest.raises(SymmetryVerificationError, match="a second time"):
+            confirm(PermutationSymmetry({**symmetry.spec, group: wrong}), net, x)
 
 
 def test_rounding_errors_that_hide_a_change_are_named() -> None:

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        from pyro_perm.demo.comparison import compare
+        from pyro_perm.demo.experiment import compare
     except ModuleNotFoundError as error:
         if error.name not in {"matplotlib", "sklearn"}:
             raise

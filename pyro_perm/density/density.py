@@ -8,9 +8,9 @@ Where a group ``H`` acts on each unit by itself, the sum over its elements facto
 ``log sum_h q_i(h w_j)`` (see :mod:`pyro_perm.symmetry.actions`).
 
 Where ``H`` rescales units there is no average over it. The guide then takes the prior's law along
-each orbit, and ``q`` keeps that of the orbits (see ``pyro_perm.density.priors``): what would be
-the average's ``log |G|`` is ``log p_Q(w) - log p(w)``, the prior being the same for all of ``G``
-that is compact.
+each orbit, and ``q`` keeps that of the orbits (see ``pyro_perm.density.rescaled_priors``): what
+would be the average's ``log |G|`` is ``log p_Q(w) - log p(w)``, the prior being the same for all of
+``G`` that is compact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_perm.density.priors import Priors, UnitsUnderPriors
+from pyro_perm.density.rescaled_priors import Priors, UnitsUnderPriors
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.actions.orbits import Orbits, Units
 from pyro_perm.symmetry.actions.permute import SingleImages, center

@@ -18,7 +18,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_perm.density.gaussians import unexpanded
+from pyro_perm.density.gaussians import drop_expanded
 
 _NUM_POINTS = 64
 
@@ -38,7 +38,7 @@ class Flow:
     @classmethod
     def of(cls, distribution: TransformedDistribution, base: Normal) -> Flow:
         """The flow of a distribution, whose base has independent entries."""
-        loc, scale = (unexpanded(tensor, 1) for tensor in (base.loc, base.scale))
+        loc, scale = (drop_expanded(tensor, 1) for tensor in (base.loc, base.scale))
         transform = ComposeTransform(list(distribution.transforms))
         return cls(Normal(loc, scale, validate_args=False), transform)
 

@@ -29,13 +29,16 @@ def as_normal(distribution: Any) -> Normal | None:
 def marginals(gaussian: JointGaussian | Normal) -> tuple[Tensor, Tensor]:
     """Locs and scales of a vector's entries, without batch dimensions that were only expanded."""
     if isinstance(gaussian, Normal):
-        return unexpanded(gaussian.loc, 1), unexpanded(gaussian.scale, 1)
+        return drop_expanded(gaussian.loc, 1), drop_expanded(gaussian.scale, 1)
     if isinstance(gaussian, MultivariateNormal):
-        variance = unexpanded(gaussian.scale_tril, 2).square().sum(-1)
+        variance = drop_expanded(gaussian.scale_tril, 2).square().sum(-1)
     else:
-        factor, diagonal = unexpanded(gaussian.cov_factor, 2), unexpanded(gaussian.cov_diag, 1)
+        factor, diagonal = (
+            drop_expanded(gaussian.cov_factor, 2),
+            drop_expanded(gaussian.cov_diag, 1),
+        )
         variance = factor.square().sum(-1) + diagonal
-    return unexpanded(gaussian.loc, 1), variance.sqrt()
+    return drop_expanded(gaussian.loc, 1), variance.sqrt()
 
 
 def parameters_of(distribution: Any) -> tuple[Tensor, ...]:
@@ -74,16 +77,16 @@ class GaussianVector:
 
 def _in_double_precision(gaussian: JointGaussian) -> Distribution:
     """The same Gaussian, in double precision and without dimensions that were only expanded."""
-    loc = unexpanded(gaussian.loc, 1).double()
+    loc = drop_expanded(gaussian.loc, 1).double()
     if isinstance(gaussian, MultivariateNormal):
-        scale_tril = unexpanded(gaussian.scale_tril, 2).double()
+        scale_tril = drop_expanded(gaussian.scale_tril, 2).double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
-    factor = unexpanded(gaussian.cov_factor, 2).double()
-    diagonal = unexpanded(gaussian.cov_diag, 1).double()
+    factor = drop_expanded(gaussian.cov_factor, 2).double()
+    diagonal = drop_expanded(gaussian.cov_diag, 1).double()
     return LowRankMultivariateNormal(loc, factor, diagonal, validate_args=False)
 
 
-def unexpanded(tensor: Tensor, rank: int) -> Tensor:
+def drop_expanded(tensor: Tensor, rank: int) -> Tensor:
     """Drop batch dimensions along which a parameter was only expanded."""
     if type(tensor) is ProvenanceTensor:  # Not isinstance, which is slow: this is every step.
         tensor = detach_provenance(tensor)

@@ -29,11 +29,11 @@ from pyro_perm.discovery.permutations.structured_axes import (
 )
 from pyro_perm.discovery.recording.log_joint import LogJoint, record_log_joint
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.program.call import refuse_shared_keywords
+from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.double_precision import DoublePrecision
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
 from pyro_perm.program.program import Program
+from pyro_perm.program.scalable_priors import unscalable_sites
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.verification import confirm
 
@@ -89,7 +89,7 @@ def find_symmetry(
         ``reasons`` tell for every axis of a latent site that is not permuted why that is so.
     :raises SymmetryVerificationError: if the numerical check contradicts the analysis.
     """
-    with open_program(model, args, kwargs) as program:
+    with open_program(Call(model, args, kwargs)) as program:
         joint = record_log_joint(program)
         opaque = opaque_priors(joint)
         interpreter = Interpreter(joint.graph)

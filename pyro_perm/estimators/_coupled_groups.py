@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.density.density import Density
+from pyro_perm.density.factorized import FactorizedDensity
 from pyro_perm.permanent import bethe_permanent
 from pyro_perm.symmetry import Axis
 from pyro_perm.symmetry.elements import Elements
@@ -81,11 +82,22 @@ def mean_field(
     return marginals
 
 
-def moved(density: Density, permutations: Elements) -> Density:
-    """The density at ``g . w``, for many ``g``: shape ``(num, *batch)``."""
+def marginals_at(density: Density, permutations: Elements) -> FactorizedDensity:
+    """The marginals of a density's entries at ``g . w``, for many ``g``: shape ``(num, *batch)``.
+
+    The density itself where that factorizes. They have its unit pairs in either case.
+    """
     values = density.symmetry.apply(permutations, density.values)
     num = next(iter(permutations.values())).shape[0]
-    return replace(density, values=values, batch_shape=torch.Size((num, *density.batch_shape)))
+    batch_shape = torch.Size((num, *density.batch_shape))
+    return FactorizedDensity(
+        density.symmetry,
+        values,
+        density.locs,
+        density.scales,
+        batch_shape,
+        priors=density.priors,
+    )
 
 
 def _expected_pairs_of_axis(

@@ -21,8 +21,8 @@ from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
 from pyro_perm.estimators._coupled_groups import (
     expected_pairs,
+    marginals_at,
     mean_field,
-    moved,
     uniform_marginals,
 )
 from pyro_perm.estimators._terms import lower_terms
@@ -68,7 +68,7 @@ class Proposal:
         factors = []
         pending = dict(self.marginals)
         for group, _ in lower_terms(self.density.symmetry):
-            here = moved(self.density, drawn) if drawn else self.density
+            here = marginals_at(self.density, drawn) if drawn else self.density
             pairs = expected_pairs(here, group, pending, self.strength)
             mine = None if given is None else given[group]
             pairs = pairs.expand(*here.batch_shape, *pairs.shape[-2:])
@@ -89,12 +89,12 @@ def fit_proposals(density: Density) -> list[Proposal]:
     """
     marginals = uniform_marginals(density)
     if not coupled_sites(density.symmetry):
-        return [Proposal(density, marginals, _filled(density, 1.0))]
+        return [Proposal(density, marginals, _constant(density, 1.0))]
     proposals, weakest = [], _WEAKEST
     for strength in _STRENGTHS:
         path = torch.logspace(math.log10(weakest), math.log10(strength), _SWEEPS, device="cpu")
         marginals = mean_field(density, marginals, path.tolist())
-        proposals.append(Proposal(density, marginals, _filled(density, strength)))
+        proposals.append(Proposal(density, marginals, _constant(density, strength)))
         weakest = strength
     return proposals
 
@@ -151,7 +151,7 @@ def num_affordable(density: Density) -> int:
     return max(_FEWEST_PERMUTATIONS, min(_MOST_PERMUTATIONS, num))
 
 
-def _filled(density: Density, number: float) -> Tensor:
+def _constant(density: Density, number: float) -> Tensor:
     return torch.full(density.batch_shape, number, dtype=torch.float64, device=density.device)
 
 

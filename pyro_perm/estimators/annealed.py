@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pyro_perm.density.density import Density, gather_pairs
 from pyro_perm.estimators import _costs, _proposal
-from pyro_perm.estimators._coupled_groups import expected_pairs, moved
+from pyro_perm.estimators._coupled_groups import expected_pairs, marginals_at
 from pyro_perm.estimators._proposal import (
     Proposal,
     fit_proposals,
@@ -217,7 +217,7 @@ class _Path:
         group, rounds = kernel
         before = state.permutations[group]
         others = {g: p for g, p in state.permutations.items() if g != group}
-        here = moved(self.density, others) if others else self.density
+        here = marginals_at(self.density, others) if others else self.density
         start, end = (
             pairs.expand(*before.shape, before.shape[-1])
             for pairs in (self.pairs[group], expected_pairs(here, group, {}))

@@ -57,6 +57,8 @@ class Bethe(Estimator):
     other sites is no larger.
     """
 
+    is_deterministic = True
+
     _screens: dict[tuple[SymmetryGroup, Term], Screen] = field(
         default_factory=dict, init=False, repr=False, compare=False, hash=False
     )

@@ -34,11 +34,14 @@ class Estimator(ABC):
     Attributes:
         is_lower_bound: whether the expectation of ``-log_ratio`` bounds ``I`` from below.
         is_upper_bound: the same from above. Who bounds both sides at once is exact.
+        is_deterministic: whether it draws no random numbers, so that none are missed where an
+            estimate that nobody asks for is spared.
         method: what certificates call it; the name of the class if empty.
     """
 
     is_lower_bound: ClassVar[bool] = False
     is_upper_bound: ClassVar[bool] = False
+    is_deterministic: ClassVar[bool] = False
     method: ClassVar[str] = ""
 
     @abstractmethod

@@ -44,6 +44,7 @@ class Exact(Estimator):
 
     is_lower_bound = True
     is_upper_bound = True
+    is_deterministic = True
     method = "exact"
 
     def serves(self, density: Density) -> str | None:

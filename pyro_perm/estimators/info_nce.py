@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_perm.density.density import Density
 from pyro_perm.estimators import _costs
-from pyro_perm.estimators._coupled_groups import moved
+from pyro_perm.estimators._coupled_groups import marginals_at
 from pyro_perm.estimators.estimator import Estimator, register_estimator, require_positive
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.separable import uncoupled_groups
@@ -64,20 +64,20 @@ def uniform_log_ratios(density: Density, num: int) -> Tensor:
         return ratio.expand(num, *density.batch_shape)
     ratios = density.log_ratio(elements)
     if density.symmetry.acting_groups:
-        ratios = ratios + _log_images(moved(density, elements)) - _log_volume(density)
+        ratios = ratios + _log_images(marginals_at(density, elements)) - _log_volume(density)
     return ratios
 
 
 def _log_images(density: Density) -> Tensor | float:
     """``log sum_h q(h . w) - log q(w)`` over the unit actions of groups that share no site."""
     spec = density.symmetry.spec
-    return sum(density.log_mass(group, spec[group]) for group in _summed_over(density.symmetry))
+    return sum(density.log_mass(group, spec[group]) for group in _summable_groups(density.symmetry))
 
 
 def _log_volume(density: Density) -> Tensor | float:
     """By what this sum is divided; the prior is the same at all permutations."""
-    return sum(density.log_unit_volume(group) for group in _summed_over(density.symmetry))
+    return sum(density.log_unit_volume(group) for group in _summable_groups(density.symmetry))
 
 
-def _summed_over(symmetry: SymmetryGroup) -> tuple[str, ...]:
+def _summable_groups(symmetry: SymmetryGroup) -> tuple[str, ...]:
     return uncoupled_groups(symmetry, symmetry.acting_groups)

@@ -14,17 +14,16 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.infer.autoguide import AutoNormal
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from pyro_perm.compiled.graph_loss import graph_loss
 from pyro_perm.compiled.recorder import Recorder
-from pyro_perm.density.base_guides import read_density
-from pyro_perm.density.base_guides.independent_normals import unconstrained_node
-from pyro_perm.density.gaussians import as_normal, unexpanded
-from pyro_perm.density.priors import Priors, elementwise
+from pyro_perm.density.base_guides import density_of, normals_of, remove_padding
+from pyro_perm.density.base_guides.reader import Drawn, Normals
+from pyro_perm.density.gaussians import as_normal, drop_expanded
+from pyro_perm.density.rescaled_priors import Priors, elementwise
 from pyro_perm.elbo import TraceSymmetrized_ELBO
 from pyro_perm.estimators import Estimator
 from pyro_perm.functional.independent_draws import Draw, IndependentDraws
@@ -64,8 +63,9 @@ class FunctionalMeanField_ELBO(ELBO):
     >>> loss(x).backward()  # The first call makes the guide's parameters.
     >>> optimizer = torch.optim.Adam(loss.parameters(), lr=0.01)
 
-    What it does not serve it refuses: guides other than ``AutoNormal``, latent sites in subsampled
-    plates, summed out, or weighed by handlers such as ``poutine.scale``.
+    What it does not serve it refuses: guides whose reader does not tell the Normals of all sites
+    without a run, as that of ``AutoNormal`` does; latent sites in subsampled plates, summed out, or
+    weighed by handlers such as ``poutine.scale``.
 
     :param num_particles: number of samples of the guide.
     :param vectorize_particles: whether to run the model once for all of them, under
@@ -129,31 +129,33 @@ class FunctionalMeanField_ELBO(ELBO):
     def _get_trace(self, *args: Any) -> Any:
         raise NeedsTraces(f"{type(self).__name__} has no traces")
 
-    def _settle(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+    def _settle(self, model: Program, guide: Any, args: Any, kwargs: Any) -> None:
         """What the first call finds out, for later ones to rely on."""
-        base = self._auto_normal(guide)
-        base(*args, **kwargs)
-        self._prepare(base, model, args, kwargs)
-
-    def _auto_normal(self, guide: Any) -> AutoNormal:
-        """The guide, if it is of the kind whose draws are known.
-
-        :raises TypeError: naming the guide.
-        """
         if isinstance(guide, AutoSymmetrized):
             raise TypeError(
                 f"{type(self).__name__} is the ELBO of a guide that is not symmetrized: use "
                 "FunctionalSymmetrized_ELBO, or give it the base guide"
             )
-        if not isinstance(guide, AutoNormal) or type(guide).forward is not AutoNormal.forward:
+        normals = self._normals_of(guide)
+        guide(*args, **kwargs)
+        self._prepare(IndependentDraws(guide, normals), model, args, kwargs)
+
+    def _normals_of(self, guide: Any) -> Callable[[], Normals]:
+        """What tells the Normals that a guide draws from, which need not have run.
+
+        :raises NeedsTraces: if there is nothing that does; names the guide.
+        """
+        normals = normals_of(guide)
+        if normals is None:
             raise NeedsTraces(
-                f"{type(self).__name__} knows how an AutoNormal draws, but the guide is a "
+                f"{type(self).__name__} draws from the Normals of a guide that has one for each "
+                "site, as AutoNormal does, without running it, but the guide is a "
                 f"{type(guide).__name__}"
             )
-        return guide
+        return normals
 
-    def _prepare(self, base: AutoNormal, model: Program, args: Any, kwargs: Any) -> None:
-        self._sites = IndependentDraws(base)
+    def _prepare(self, sites: IndependentDraws, model: Program, args: Any, kwargs: Any) -> None:
+        self._sites = sites
         if self.vectorize_particles:  # Where tensors are batched, distributions do not validate.
             with torch.no_grad():
                 _LogJoint(self._sites, self._sampled, model, args, kwargs)(self._sites.draw())
@@ -212,13 +214,14 @@ class FunctionalSymmetrized_ELBO(FunctionalMeanField_ELBO):
         self._corrections: list[_Correction] = []
         self._priors: PriorReader | None = None
 
-    def _settle(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        base = self._auto_normal(guide.base if isinstance(guide, AutoSymmetrized) else guide)
+    def _settle(self, model: Program, guide: Any, args: Any, kwargs: Any) -> None:
+        base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+        normals = self._normals_of(base)
         log_ratios = self._traced.log_ratios(model, guide, args, kwargs)
         self._corrections = [_Correction.like(log_ratio) for log_ratio in log_ratios]
         self._priors = guide.priors if isinstance(guide, AutoSymmetrized) else self._traced.priors
         self._sampled = frozenset().union(*(each.rescaled for each in self._corrections))
-        self._prepare(base, model, args, kwargs)
+        self._prepare(IndependentDraws(base, normals), model, args, kwargs)
 
     def _shared_priors(self, args: Any, kwargs: Any) -> DrawnPriors:
         if self._priors is None or not self._priors.sites:
@@ -296,7 +299,7 @@ class _LogJoint:
                 log_prior = met.priors[name].log_prob(values[name]).sum()
                 divergences.append(self._log_density(name, draw, values[name]) - log_prior)
             else:
-                parameters = (unexpanded(tensor, 0) for tensor in (prior.loc, prior.scale))
+                parameters = (drop_expanded(tensor, 0) for tensor in (prior.loc, prior.scale))
                 divergences.append(kl(draw.loc, draw.scale, *parameters))
         divergence = sum(divergences[1:], divergences[0])
         return _Terms(sum(met.log_likelihoods, divergence.new_zeros(())), divergence)
@@ -353,14 +356,14 @@ class _Correction(NamedTuple):
 
         :param priors: of the rescaled sites, given the draws.
         """
-        nodes = {
-            unconstrained_node(site): {
-                "fn": Normal(draws[site].loc, draws[site].scale, validate_args=False),
-                "value": draws[site].unconstrained,
-            }
+        drawn = {
+            site: remove_padding(
+                Drawn(site, draw.unconstrained, draw.loc, draw.scale), site, self.symmetry
+            )
             for site in self.symmetry.sites
+            for draw in [draws[site]]
         }
         under = Priors({site: elementwise(priors[site]) for site in self.rescaled})
-        density = read_density(nodes, self.symmetry, under if self.rescaled else None)
+        density = density_of(drawn, self.symmetry, under if self.rescaled else None)
         dtype = draws[self.symmetry.sites[0]].loc.dtype
         return log_ratio_of(density, self.estimator).to(dtype)

@@ -1,19 +1,18 @@
-"""Reparametrized draws of an ``AutoNormal``, from its parameters and one vector of noise."""
+"""Reparametrized draws of a guide's sites, from their Normals and one vector of noise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer.autoguide import AutoNormal
-from pyro.poutine.runtime import am_i_wrapped
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
+from pyro_perm.density.base_guides.reader import Normals
 from pyro_perm.functional.substitution import NeedsTraces
-from pyro_perm.program._pyro_internals import UnconstrainedParameter, announced_loc_and_scale
 from pyro_perm.symmetry.binding import unwrapped
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -39,43 +38,31 @@ class Draw(NamedTuple):
         return -0.5 * self.noise.square() - self.scale.log() - _HALF_LOG_TWO_PI
 
 
-class _Site(NamedTuple):
-    """Where a site's parameters are, and what makes its value of an unconstrained one.
-
-    Attributes:
-        loc: what its loc is made of.
-        scale: what its scale is made of.
-        to_support: from unconstrained space to the support; None where that is all reals.
-    """
-
-    loc: UnconstrainedParameter
-    scale: UnconstrainedParameter
-    to_support: Transform | None
-
-
 class IndependentDraws:
-    """Draws all sites of an ``AutoNormal`` without running it.
+    """Draws all sites of a guide without running it.
 
     :param guide: the guide, which has run before.
+    :param normals: what tells the Normals that it draws from.
     :raises NeedsTraces: if a site lies in a subsampled plate.
     """
 
-    def __init__(self, guide: AutoNormal) -> None:
-        self._guide = guide
-        self._sites = {name: _site(guide, name, node) for name, node in _latent_nodes(guide)}
+    def __init__(self, guide: AutoGuide, normals: Callable[[], Normals]) -> None:
+        self._normals = normals
+        # From unconstrained space to the support; None where that is all reals.
+        self._to_support = {name: _transform_of(node) for name, node in _latent_nodes(guide)}
 
     def draw(self, batch: Sequence[int] = ()) -> dict[str, Draw]:
         """Fresh draws of all sites, which one vector of noise is cut into.
 
         :param batch: shape of the draws' batch.
         """
-        parameters = [*self._parameters()]
-        sizes = [loc.numel() for loc, _ in parameters]
-        like = parameters[0][0]
+        normals = self._normals()
+        sizes = [loc.numel() for loc, _ in normals.values()]
+        like = next(iter(normals.values()))[0]
         noise = torch.randn(*batch, sum(sizes), dtype=like.dtype, device=like.device)
         draws = {}
         parts = noise.split(sizes, -1)
-        for name, (loc, scale), part in zip(self._sites, parameters, parts, strict=True):
+        for (name, (loc, scale)), part in zip(normals.items(), parts, strict=True):
             shaped = part.view((*batch, *loc.shape))
             draws[name] = Draw(loc, scale, shaped, torch.addcmul(loc, scale, shaped))
         return draws
@@ -88,27 +75,19 @@ class IndependentDraws:
         return {
             name: value if transform is None else transform(value)
             for name, value in unconstrained.items()
-            for transform in [self._sites[name].to_support]
+            for transform in [self._to_support[name]]
         }
 
     def log_volume(self, name: str, value: Tensor, unconstrained: Tensor) -> Tensor | float:
         """``log |dw/du|`` of a site's value, in nats."""
-        transform = self._sites[name].to_support
+        transform = self._to_support[name]
         if transform is None:
             return 0.0
         log_volume: Tensor = transform.log_abs_det_jacobian(unconstrained, value)
         return log_volume.sum()
 
-    def _parameters(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Loc and scale of each site."""
-        if am_i_wrapped():  # SVI learns of the parameters by their statements.
-            yield from announced_loc_and_scale(self._guide, self._sites)
-        else:
-            for site in self._sites.values():
-                yield site.loc.constrained(), site.scale.constrained()
 
-
-def _latent_nodes(guide: AutoNormal) -> Iterator[tuple[str, Any]]:
+def _latent_nodes(guide: AutoGuide) -> Iterator[tuple[str, Any]]:
     """The sites that a guide draws, as its prototype met them.
 
     :raises NeedsTraces: if one lies in a subsampled plate.
@@ -124,11 +103,7 @@ def _latent_nodes(guide: AutoNormal) -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-def _site(guide: AutoNormal, name: str, node: Any) -> _Site:
+def _transform_of(node: Any) -> Transform | None:
     support = node["fn"].support
     is_real = unwrapped(support) in (constraints.real, constraints.real_vector)
-    return _Site(
-        UnconstrainedParameter.of(guide.locs, name),
-        UnconstrainedParameter.of(guide.scales, name),
-        None if is_real else biject_to(support),
-    )
+    return None if is_real else biject_to(support)

@@ -17,9 +17,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from pyro_perm.density.gaussians import as_normal
+from pyro_perm.program._torch_internals import EagerFunctionMode
 
 _LAYERS: tuple[Callable[..., Tensor], ...] = (
     functional.linear,
@@ -51,7 +51,7 @@ class _Drawn:
     is_used: bool = False
 
 
-class LocalLayers(TorchFunctionMode):
+class LocalLayers(EagerFunctionMode):
     """Draws the outputs of linear and convolutional layers whose weights a guide draws.
 
     A weight is known by where its entries lie, which a guide and a model's sample statements pass

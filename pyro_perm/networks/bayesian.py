@@ -47,7 +47,7 @@ class BayesianNetwork(PyroModule):
         :returns: what the network returns.
         :raises ValueError: if the observations are not of the shape that the likelihood has.
         """
-        with self._learned.running():
+        with self._learned.handler():
             weights = self._weights()
             particles = self._particles(weights)
             outputs = self._outputs(weights, inputs, particles)
@@ -83,7 +83,7 @@ class BayesianNetwork(PyroModule):
             if prior is not None:
                 weights[name] = pyro.sample(name, priors.of_shape(prior, name, parameter))
             elif parameter.requires_grad:
-                weights[name] = _registered(f"network.{name}", parameter)
+                weights[name] = _register(f"network.{name}", parameter)
         return weights
 
     def _particles(self, weights: Mapping[str, Tensor]) -> torch.Size:
@@ -132,7 +132,7 @@ class BayesianNetwork(PyroModule):
         return pyro.plate("data", size, subsample_size=rows)
 
 
-def _registered(name: str, parameter: nn.Parameter) -> Tensor:
+def _register(name: str, parameter: nn.Parameter) -> Tensor:
     """A parameter of the network as one of Pyro's.
 
     :raises ValueError: if Pyro has the parameter of another network under the same name.

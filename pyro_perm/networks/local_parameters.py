@@ -20,7 +20,7 @@ from torch.distributions import transform_to
 class LocalParameters(nn.ParameterDict):
     """Unconstrained parameters, by their names in Pyro; names of modules are cut off by colons."""
 
-    def running(self) -> Messenger:
+    def handler(self) -> Messenger:
         """A handler under which parameters that are stated are these, where they are to be."""
         return _Own(self) if pyro.settings.get("module_local_params") else Messenger()
 

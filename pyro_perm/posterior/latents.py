@@ -12,7 +12,7 @@ from pyro_perm.program.full_data import FullData
 from pyro_perm.program.sites import SiteKind
 
 
-def summed_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:
+def sites_to_sum_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:
     """The model's latent sites that a posterior leaves out, all of which can be summed out.
 
     :param drawn: names of the sites that the posterior draws.

@@ -51,7 +51,7 @@ def likelihood_terms(model: FullData, terms: Iterable[Term]) -> list[Term]:
         if _of(model, term, SiteKind.OBSERVATION, SiteKind.FACTOR):
             latent = _of(model, term, SiteKind.LATENT)
             if latent:
-                raise ValueError(_mixed(term, latent))
+                raise ValueError(_why_mixed(term, latent))
             chosen.append(term)
     return chosen
 
@@ -67,10 +67,10 @@ def pointwise(model: FullData, terms: Sequence[Term]) -> Pointwise:
         if not observed:
             factors += [term] if _of(model, term, SiteKind.FACTOR) else []
         elif _of(model, term, SiteKind.LATENT):
-            unplaced[name] = _mixed(term, _of(model, term, SiteKind.LATENT))
+            unplaced[name] = _why_mixed(term, _of(model, term, SiteKind.LATENT))
         elif any(model.sites[site].plates for site in observed) and not term.plates:
             unplaced[name] = (
-                f"{_named(term.summed_out)}, summed out, ties all entries of {_named(observed)} "
+                f"{_names(term.summed_out)}, summed out, ties all entries of {_names(observed)} "
                 "together"
             )
         else:
@@ -92,7 +92,7 @@ def pointwise(model: FullData, terms: Sequence[Term]) -> Pointwise:
 def _why_unplaced(model: FullData, factor: Term) -> str | None:
     if not factor.plates:
         return (
-            f"factor {_named(factor.sites)} lies in no plate, so it has no entry for each "
+            f"factor {_names(factor.sites)} lies in no plate, so it has no entry for each "
             "observation: put it into the plate of its observations, if it is part of the "
             "likelihood"
         )
@@ -100,17 +100,17 @@ def _why_unplaced(model: FullData, factor: Term) -> str | None:
         shared = set(model.sites[name].plates.values()) & set(factor.plates.values())
         if shared:
             return (
-                f"factor {_named(factor.sites)} shares plate '{min(shared)}' with the latent site "
+                f"factor {_names(factor.sites)} shares plate '{min(shared)}' with the latent site "
                 f"'{name}', so it may belong to the prior: if it is part of the likelihood, write "
                 "it as an observation, such as pyro.sample(name, Bernoulli(logits=...), obs=ones)"
             )
     return None
 
 
-def _mixed(term: Term, latent: Sequence[str]) -> str:
+def _why_mixed(term: Term, latent: Sequence[str]) -> str:
     return (
-        f"{_named(term.summed_out)}, summed out, ties {_named(term.sites)} together, so that the "
-        f"likelihood cannot be told from the prior of {_named(latent)}"
+        f"{_names(term.summed_out)}, summed out, ties {_names(term.sites)} together, so that the "
+        f"likelihood cannot be told from the prior of {_names(latent)}"
     )
 
 
@@ -122,5 +122,5 @@ def _same_plates(one: Term, other: Term) -> bool:
     return set(one.plates.values()) == set(other.plates.values())
 
 
-def _named(sites: Iterable[str]) -> str:
+def _names(sites: Iterable[str]) -> str:
     return ", ".join(map(repr, sites))

@@ -136,13 +136,15 @@ def predict(
             with looking_on():
                 target = _target(first, latent({n: each[0] for n, each in draws.items()}), site)
 
-        def predicted(draw: Values) -> Datasets:
+        def predict_draw(draw: Values) -> Datasets:
             values = latent(draw)
-            parts = [_predicted(replace(first, call=batch), values, target) for batch in batches]
-            return {"prediction": _joined(parts, batches)}
+            parts = [
+                _predict_batch(replace(first, call=batch), values, target) for batch in batches
+            ]
+            return {"prediction": _join(parts, batches)}
 
         map_draws = DrawMapper(draws_at_once, progress)
-        found = map_draws(predicted, draws, description="predictive draws")["prediction"]
+        found = map_draws(predict_draw, draws, description="predictive draws")["prediction"]
     return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
 
 
@@ -287,9 +289,9 @@ def _observed_site(values: Values, model: FullData, site: str | None) -> str:
     return candidates.pop()
 
 
-def _predicted(model: FullData, values: Values, target: _Target) -> dict[str, Tensor]:
+def _predict_batch(model: FullData, values: Values, target: _Target) -> dict[str, Tensor]:
     """A new observation, its mean, and the log-likelihood of the observations if there are any."""
-    new = model.replicating.draw(values)
+    new = model.without_observations.draw(values)
     if target.site not in new.means:
         raise ValueError(
             f"the distribution at site '{target.site}' has no mean in closed form: use to_arviz "
@@ -302,7 +304,7 @@ def _predicted(model: FullData, values: Values, target: _Target) -> dict[str, Te
     return predicted
 
 
-def _joined(parts: Sequence[dict[str, Tensor]], batches: Sequence[Call]) -> dict[str, Tensor]:
+def _join(parts: Sequence[dict[str, Tensor]], batches: Sequence[Call]) -> dict[str, Tensor]:
     if len(parts) == 1:
         return parts[0]
     for part, batch in zip(parts, batches, strict=True):

@@ -42,9 +42,8 @@ def symmetry_of(
     if model is None and isinstance(program, AutoGuide):
         model = model_of(program)
     if model is not None:
-        return _require_independent(
-            guide, verified_symmetry(given, model, guide.args, guide.kwargs).group
-        )
+        verified = verified_symmetry(given, replace(guide, program=model))
+        return _require_independent(guide, verified.group)
     if given is not None and given.is_bound:
         return _require_independent(guide, given.group)
     raise ValueError(
@@ -103,7 +102,7 @@ def _own_symmetry(guide: Call) -> SymmetryGroup | None:
 
 def _require_independent(guide: Call, group: SymmetryGroup) -> SymmetryGroup:
     """The group, if the guide draws its sites independently, as a symmetrized guide has checked."""
-    GuideProbe(guide.program, group, guide.args, guide.kwargs).require_independent_sites()
+    GuideProbe(guide, group).require_independent_sites()
     return group
 
 

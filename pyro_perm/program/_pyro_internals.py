@@ -79,7 +79,7 @@ def packed_dims(tensor: Any) -> set[str]:
     return set(tensor._pyro_dims)
 
 
-def packed_as(tensor: Any, dtype: torch.dtype) -> Any:
+def cast_packed(tensor: Any, dtype: torch.dtype) -> Any:
     """A packed tensor in another precision: Pyro's contraction does not promote."""
     if tensor.dtype == dtype:
         return tensor
@@ -147,19 +147,19 @@ def share_prototype(guide: AutoGuide, base: AutoGuide) -> None:
     guide._prototype_frames = base._prototype_frames
 
 
-def loc_and_scale(guide: AutoNormal, site: str) -> tuple[Tensor, Tensor]:
-    """The parameters of a site, in unconstrained space."""
-    loc, scale = guide._get_loc_and_scale(site)
-    return loc, scale
+def draws_by_locs_and_scales(guide: AutoNormal) -> bool:
+    """Whether the parameters in ``locs`` and ``scales`` say all of how a guide draws."""
+    kind = type(guide)
+    own = kind.forward, kind._get_loc_and_scale
+    return own == (AutoNormal.forward, AutoNormal._get_loc_and_scale)
 
 
 def announced_loc_and_scale(
     guide: AutoNormal, sites: Iterable[str]
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> dict[str, tuple[Tensor, Tensor]]:
     """The parameters of some sites, by the param statements that a call of the guide makes."""
     with guide._pyro_context:
-        for site in sites:
-            yield loc_and_scale(guide, site)
+        return {site: guide._get_loc_and_scale(site) for site in sites}
 
 
 class UnconstrainedParameter(NamedTuple):

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode,
@@ -24,6 +27,7 @@ __all__ = [
     "VALIDATING_FUNCTIONS",
     "VALUE_READERS",
     "EagerDispatchMode",
+    "EagerFunctionMode",
     "arguments_of",
     "autograd_in_operators",
     "depends_on_values",
@@ -35,6 +39,7 @@ __all__ = [
     "tensors_of",
     "tree_leaves",
     "tree_map",
+    "without_compiler",
     "without_innermost",
     "writes",
 ]
@@ -46,7 +51,56 @@ VALIDATING_FUNCTIONS = frozenset({"__init__", "_validate_sample"})
 VALUE_READERS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
-class EagerDispatchMode(TorchDispatchMode):
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Run what ``torch.compile`` has made as it was written.
+
+    The compiler would read our modes as part of the program, and compile it anew for each.
+    """
+    if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and the import takes seconds.
+        yield
+        return
+    torch._dynamo.graph_break()  # A compiler that reads this refuses to change its stance.
+    outer = torch._C._dynamo.eval_frame.set_eval_frame(None)
+    try:
+        with _eager_stance():
+            yield
+    finally:
+        torch._C._dynamo.eval_frame.set_eval_frame(outer)
+
+
+def _eager_stance() -> AbstractContextManager[Any]:
+    """What ``torch.compiler.set_stance("force_eager")`` is, before PyTorch 2.6 too."""
+    if hasattr(torch.compiler, "set_stance"):
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    switch = torch._C._dynamo.eval_frame.set_eval_frame
+    return mock.patch("torch._dynamo.eval_frame.set_eval_frame", lambda callback: switch(None))
+
+
+class _Eager:
+    """A mode that looks on at programs as they were written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> Any:
+        context = without_compiler()
+        context.__enter__()
+        self._entered.append(context)
+        return super().__enter__()  # type: ignore[misc]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[misc]
+        self._entered.pop().__exit__(*error)
+
+
+class EagerFunctionMode(_Eager, TorchFunctionMode):
+    """A function mode for eager programs: sees each of their calls of torch."""
+
+
+class EagerDispatchMode(_Eager, TorchDispatchMode):
     """A dispatch mode for eager programs: sees each of their tensor operations.
 
     PyTorch guards dispatch modes against ``torch.compile``, and for that imports its compiler at

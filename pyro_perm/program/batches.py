@@ -86,7 +86,7 @@ class Data:
 
     def call(self, program: Program) -> Call:
         """The first call of a program."""
-        return call_of(program, self.first)
+        return self.first.call(program)
 
     def _inputs_of(self, batch: Any) -> Inputs:
         args, kwargs = arguments_of(batch)
@@ -98,11 +98,6 @@ def arguments_of(batch: Any) -> Arguments:
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
-
-
-def call_of(program: Program, inputs: Inputs) -> Call:
-    """A program, called with some arguments."""
-    return Call(program, tuple(inputs.args), inputs.kwargs)
 
 
 def _gives_batches(program: Program, argument: Any, kwargs: Mapping[str, Any]) -> bool:

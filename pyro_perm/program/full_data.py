@@ -37,7 +37,7 @@ from pyro_perm.program.sites import (
     site_of,
 )
 from pyro_perm.program.subsampling import Sweep, placed, swept_frames
-from pyro_perm.program.summed_out import TracedTerm, summing_out, traced_terms
+from pyro_perm.program.summed_out import TracedTerm, enumerate_sites, traced_terms
 from pyro_perm.symmetry.axis import broadcast_shapes
 
 Values = Mapping[str, Tensor]
@@ -130,7 +130,7 @@ class FullData:
         return first if alike and not math.isclose(first, 1.0, rel_tol=1e-9) else 1.0
 
     @property
-    def replicating(self) -> FullData:
+    def without_observations(self) -> FullData:
         """The same program with its observations drawn anew."""
         return replace(
             self, call=replace(self.call, program=poutine.uncondition(self.call.program))
@@ -167,7 +167,7 @@ class FullData:
         :raises ValueError: if they cannot be summed out together, or another one has no value.
         """
         sweep = Sweep(dict(values), self.passed, summed_out)
-        program = summing_out(sweep(self.call.program), summed_out, self.max_plate_nesting)
+        program = enumerate_sites(sweep(self.call.program), summed_out, self.max_plate_nesting)
         functions: dict[str, Tensor] = {}
         joint = Joint(self.split)
         for trace in _passes(self.call, sweep, program):
@@ -205,15 +205,15 @@ def survey(call: Call) -> FullData:
 
     :raises ValueError: if it cannot be told whether a batch was passed to it, or looked up.
     """
-    return _surveyed(call, None)
+    return _survey_passes(call, None)
 
 
 def glance(call: Call) -> FullData:
     """The same from its first subsample alone, so that values are not those of all data."""
-    return _surveyed(call, 1)
+    return _survey_passes(call, 1)
 
 
-def _surveyed(call: Call, num_passes: int | None) -> FullData:
+def _survey_passes(call: Call, num_passes: int | None) -> FullData:
     watch = IndexWatch()
     sweep = Sweep({}, watch=watch)
     sites: dict[str, Site] = {}

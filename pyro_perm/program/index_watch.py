@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from pyro_perm.program._torch_internals import tensors_of
+from pyro_perm.program._torch_internals import EagerFunctionMode, tensors_of
 
 # They tell how many indices there are, not which.
 _SHAPE_ONLY = {
@@ -17,7 +16,7 @@ _SHAPE_ONLY = {
 }
 
 
-class IndexWatch(TorchFunctionMode):
+class IndexWatch(EagerFunctionMode):
     """Notes which of the tensors that it was told about are read, rather than counted.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The tensors that a program is given, rather than computes."""
+"""What a program is called with, and the tensors among it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_perm.program._torch_internals import tree_leaves, tree_map
+from pyro_perm.program.call import Call, Program
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Inputs:
 
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def call(self, program: Program) -> Call:
+        """A program, called with them."""
+        return Call(program, tuple(self.args), self.kwargs)
 
     def map(self, convert: Callable[[Any], Any]) -> Inputs:
         """The same arguments, every leaf of them converted."""

@@ -21,6 +21,7 @@ from pyro_perm.program._torch_internals import (
     EagerDispatchMode,
     arguments_of,
     tensors_of,
+    without_compiler,
     without_innermost,
 )
 from pyro_perm.program.modules import pyro_modules_among
@@ -46,6 +47,7 @@ def isolation(model: Callable[..., Any]) -> Iterator[WriteLog]:
     with ExitStack() as stack:
         outer = stack.enter_context(without_innermost(WriteLog))
         for context in (
+            without_compiler(),
             poutine.block(),
             fixed_seed(),
             own_calls(pyro_modules_among(model)),

@@ -60,7 +60,7 @@ class PyroModel:
         :param visible: the model with the handlers by which its guide hides sites.
         """
         with SiteLines() as lines:
-            trace = prior_trace(model, inputs.args, inputs.kwargs)
+            trace = prior_trace(inputs.call(model))
         filtered = None if visible is model else visible
         return cls(observe_outputs(model, trace), inputs, trace, lines.of_site, filtered)
 
@@ -88,7 +88,9 @@ class PyroModel:
     @cached_property
     def exclusions(self) -> dict[str, str]:
         """Latent sites that cannot be permuted at all, with the reasons."""
-        reasons = dict.fromkeys(self._hidden, "the site is hidden from the guide by poutine.block")
+        reasons = dict.fromkeys(
+            self._hidden_sites, "the site is hidden from the guide by poutine.block"
+        )
         for name, site in latent_sites(self.trace):
             for frame in site["cond_indep_stack"]:
                 if frame.vectorized and frame.full_size not in (None, frame.size):
@@ -101,11 +103,11 @@ class PyroModel:
         return reasons
 
     @cached_property
-    def _hidden(self) -> list[str]:
+    def _hidden_sites(self) -> list[str]:
         """Latent sites that the guide does not draw."""
         if self.visible is None:
             return []
-        trace = prior_trace(self.visible, self.inputs.args, self.inputs.kwargs)
+        trace = prior_trace(self.inputs.call(self.visible))
         visible = dict(latent_sites(trace)).keys()
         return [name for name in self.latents if name not in visible]
 
@@ -132,7 +134,7 @@ class PyroModel:
             another guide than that of the others.
         """
         for group, sites in spec.items():
-            for site in self._hidden:
+            for site in self._hidden_sites:
                 if site in sites:
                     raise ValueError(
                         f"group '{group}', site '{site}': poutine.block hides the site from the "

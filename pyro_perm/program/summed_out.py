@@ -21,7 +21,7 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_perm.program._pyro_internals import has_all_values, packed_as, packed_dims
+from pyro_perm.program._pyro_internals import cast_packed, has_all_values, packed_dims
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TracedTerm:
         return total
 
 
-def summing_out(
+def enumerate_sites(
     program: Callable[..., Any], sites: Collection[str], max_plate_nesting: int
 ) -> Callable[..., Any]:
     """The program with some of its discrete sites enumerated, and no others.
@@ -90,7 +90,7 @@ def traced_terms(trace: Any) -> list[TracedTerm]:
     terms = []
     for names, shared in _components(factors, variables):
         if shared:
-            terms.append(_contracted(trace, {name: factors[name] for name in names}, shared))
+            terms.append(_contract(trace, {name: factors[name] for name in names}, shared))
         elif not has_all_values(nodes[names[0]]):  # A variable of one value has probability one.
             terms.append(_alone(names[0], nodes[names[0]]))
     return terms
@@ -126,14 +126,14 @@ def _components(
         yield sorted(names, key=list(factors).index), shared
 
 
-def _contracted(trace: Any, factors: dict[str, Tensor], variables: set[str]) -> TracedTerm:
+def _contract(trace: Any, factors: dict[str, Tensor], variables: set[str]) -> TracedTerm:
     nodes = {name: trace.nodes[name] for name in factors}
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     dtype = functools.reduce(torch.promote_types, (factor.dtype for factor in factors.values()))
     for name, factor in factors.items():
         plates = (f.name for f in nodes[name]["cond_indep_stack"] if f.vectorized)
         ordinal = frozenset(trace.plate_to_symbol[plate] for plate in plates)
-        tree.setdefault(ordinal, []).append(packed_as(factor, dtype))
+        tree.setdefault(ordinal, []).append(cast_packed(factor, dtype))
     try:
         ((ordinal, (term,)),) = contract_tensor_tree(tree, variables).items()
     except NotImplementedError as error:

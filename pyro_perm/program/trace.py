@@ -11,14 +11,15 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
 from pyro_perm.program._pyro_internals import returned_value
+from pyro_perm.program.call import Call
 from pyro_perm.program.outputs import likelihood_of_output, output_name, tensors_among
 
 Model = Callable[..., Any]
 
 
-def prior_trace(model: Model, args: Any, kwargs: Any) -> Any:
+def prior_trace(model: Call) -> Any:
     """A trace of the model with every latent site drawn from its prior."""
-    return poutine.trace(model).get_trace(*args, **kwargs)
+    return poutine.trace(model.program).get_trace(*model.args, **model.kwargs)
 
 
 def latent_sites(trace: Any) -> Iterator[tuple[str, Any]]:

@@ -26,15 +26,14 @@ from pyro_perm.rescaling.coupled import (
     sampled_coupled_log_mass,
 )
 from pyro_perm.rescaling.degrees import Degrees
-from pyro_perm.rescaling.draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.integral import (
     TOLERANCE,
     OrbitIntegral,
     log_integral,
-    log_integral_bound,
     orbit_integral,
     tolerance_for,
 )
+from pyro_perm.rescaling.orbit_draws import sample_along_orbits, sample_log_scales
 from pyro_perm.rescaling.units import (
     OrbitPairs,
     UnitEntries,
@@ -57,7 +56,6 @@ __all__ = [
     "coupled_log_mass",
     "find_coupled_mode",
     "log_integral",
-    "log_integral_bound",
     "log_orbit_mass",
     "log_orbit_mass_ratio",
     "log_orbit_mass_under",

@@ -49,7 +49,7 @@ class Exponent(NamedTuple):
     def __len__(self) -> int:
         return int(self.squares.shape[1])
 
-    def balanced(self) -> tuple[Exponent, Array]:
+    def balance(self) -> tuple[Exponent, Array]:
         """The exponent moved to where ``A - C = a``, and that origin, shape ``(n,)``."""
         xp = namespace(self.squares)
         roots = xp.sqrt(self.squares)
@@ -74,7 +74,7 @@ class Exponent(NamedTuple):
         asinh[1] *= -1
         return asinh
 
-    def moved(self, origin: Array) -> Exponent:
+    def move(self, origin: Array) -> Exponent:
         """The exponent with its origin moved, without the constant ``a * origin``."""
         x = powers(origin)
         squares = self.squares * x
@@ -91,7 +91,7 @@ class Exponent(NamedTuple):
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
-    def joined(self, other: Exponent) -> Exponent:
+    def join(self, other: Exponent) -> Exponent:
         """These pairs, then the others."""
         xp = namespace(self.squares)
         squares = xp.concatenate([self.squares, other.squares], 1)

@@ -53,7 +53,7 @@ def expand(moved: Exponent, modes: Array) -> tuple[Array, Array, Array]:
         is that of the mode.
     """
     xp = namespace(modes)
-    moved, modes = _polished(moved, modes)
+    moved, modes = _polish(moved, modes)
     variance = 1 / moved.curvature()
     deviation = xp.sqrt(variance)
     shift = moved.slope() * deviation
@@ -83,14 +83,14 @@ def _means(twice: Array, twice_odd: Array, once: Array, once_odd: Array) -> Arra
     return namespace(once).exp(stack([twice, once]) + stack([odd, -odd]))
 
 
-def _polished(moved: Exponent, modes: Array) -> tuple[Exponent, Array]:
+def _polish(moved: Exponent, modes: Array) -> tuple[Exponent, Array]:
     """Closer to the modes."""
     for _ in range(_STEPS):
         slope, curvature = moved.slope(), moved.curvature()
         if bool((slope * slope <= _CLOSE**2 * curvature).all()):
             break
         step = slope / curvature
-        moved, modes = moved.moved(step), modes + step
+        moved, modes = moved.move(step), modes + step
     return moved, modes
 
 

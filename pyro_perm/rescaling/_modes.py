@@ -33,7 +33,7 @@ def find_modes(balanced: Exponent) -> tuple[Array, Exponent]:
     """
     xp = namespace(balanced.squares)
     bracket = balanced.bracket()
-    low, high = _ordered(bracket)
+    low, high = _sort(bracket)
     mode = _mean_of_modes(balanced, bracket)
     for _ in range(_FEW_STEPS):
         slope, curvature, size = balanced.derivatives(mode)
@@ -41,13 +41,13 @@ def find_modes(balanced: Exponent) -> tuple[Array, Exponent]:
             break
         step = slope / xp.maximum(curvature, 0.5 * size)
         mode = xp.minimum(xp.maximum(mode + step, low), high)
-    moved = balanced.moved(mode)
+    moved = balanced.move(mode)
     slope = moved.slope()
     far = slope * slope > moved.curvature()
     if not bool(far.any()):
         return mode, moved
     mode[far] = _mode_within(balanced.take(far), low[far], high[far])
-    return mode, balanced.moved(mode)
+    return mode, balanced.move(mode)
 
 
 def find_second_modes(
@@ -70,7 +70,7 @@ def find_second_modes(
     if not len(whose):
         return whose, modes[:0]
     some, first = balanced.take(whose), modes[whose]
-    low, high = _ordered(some.bracket())
+    low, high = _sort(some.bracket())
     left = xp.where(between < first, low, between)
     right = xp.where(between < first, between, high)
     second = _mode_within(some, left, right)
@@ -81,7 +81,7 @@ def find_second_modes(
 def highest_value(exponent: Exponent) -> Array:
     """``max_t h(t)``, shape ``(n,)``."""
     with np.errstate(all="ignore"):
-        balanced, origin = exponent.balanced()
+        balanced, origin = exponent.balance()
         mode, moved = find_modes(balanced)
         whose, second = find_second_modes(balanced, mode, moved, 0.0)
         mode[whose] = second
@@ -89,10 +89,10 @@ def highest_value(exponent: Exponent) -> Array:
         for _ in range(_FINAL_STEPS):
             slope, curvature, _ = balanced.derivatives(mode)
             mode += slope / xp.clip(curvature, _SMALLEST_CURVATURE, None)
-        return balanced.moved(mode).value() + exponent.a * (mode + origin)
+        return balanced.move(mode).value() + exponent.a * (mode + origin)
 
 
-def _ordered(bracket: Array) -> tuple[Array, Array]:
+def _sort(bracket: Array) -> tuple[Array, Array]:
     xp = namespace(bracket)
     return xp.minimum(bracket[0], bracket[1]), xp.maximum(bracket[0], bracket[1])
 

@@ -60,7 +60,7 @@ def _next_rule(num_nodes: int) -> int:
 def _trapezoid(exponent: Exponent, left: Array, right: Array, num_nodes: int) -> NodeSums:
     xp = namespace(left)
     step = (right - left) / (num_nodes - 1)
-    z = _falling(both(right, -left), step, num_nodes)
+    z = _falling_exponentials(both(right, -left), step, num_nodes)
     z[0] = xp.flip(z[0], (0,))
     rise = exponent.rise_at(z)
     rise += exponent.a * step * numbers(num_nodes, step)
@@ -75,7 +75,7 @@ def _trapezoid(exponent: Exponent, left: Array, right: Array, num_nodes: int) ->
     return NodeSums(xp.log(total * step) + largest + exponent.a * left, means)
 
 
-def _falling(first: Array, step: Array, num: int) -> Array:
+def _falling_exponentials(first: Array, step: Array, num: int) -> Array:
     """``expm1(first - k step)`` for ``k < num``, by doubling what is known.
 
     Downwards, for upwards rounding errors would grow.

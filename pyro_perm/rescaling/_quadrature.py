@@ -41,7 +41,13 @@ def integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
 
 
 def bound(exponent: Exponent) -> Array:
-    """Upper bounds of the log-integrals, shape ``(n,)``: see ``log_integral_bound``."""
+    """Upper bounds of the log-integrals in nats, shape ``(n,)``, at the cost of a few operations.
+
+    Relative to the origin with ``A - C = a``, the parts of incoming and outgoing entries have their
+    maxima ``P`` at ``asinh(B / 2A)`` and ``R`` at ``-asinh(D / 2C)``, and
+    ``h(t) <= P + R - A (e^x - 1 - x)`` for the distance ``x`` from the first, likewise from the
+    second. The integral of the right-hand side is ``Gamma(A) (e / A)^A <= 1 / A + sqrt(2 pi / A)``.
+    """
     bounds = empty((len(exponent),), exponent.squares)
     start = 0
     with np.errstate(all="ignore"):
@@ -53,7 +59,7 @@ def bound(exponent: Exponent) -> Array:
 
 def _bound(exponent: Exponent) -> Array:
     xp = namespace(exponent.squares)
-    balanced, origin = exponent.balanced()
+    balanced, origin = exponent.balance()
     modes = balanced.bracket()
     modes[1] *= -1
     tops = xp.exp(modes)
@@ -68,7 +74,7 @@ def _bound(exponent: Exponent) -> Array:
 
 
 def _integrate(exponent: Exponent, tolerance: float) -> tuple[Array, Array]:
-    balanced, origin = exponent.balanced()
+    balanced, origin = exponent.balance()
     modes, moved = find_modes(balanced)
     sharp = are_sharp(moved, tolerance)
     if bool(sharp.all()):

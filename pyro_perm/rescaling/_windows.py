@@ -67,8 +67,8 @@ def find_windows(balanced: Exponent, modes: Array, moved: Exponent, depth: float
     pair, second = find_second_modes(balanced, modes, moved, depth)
     if not len(pair):
         return windows
-    others = _windows(balanced.take(pair).moved(second), second, depth)
-    return _joined(windows, others, pair)
+    others = _windows(balanced.take(pair).move(second), second, depth)
+    return _join(windows, others, pair)
 
 
 def _windows(exponent: Exponent, anchor: Array, depth: float) -> Windows:
@@ -151,7 +151,7 @@ def _bisected_reach(exponent: Exponent, t: Array, depth: float) -> Array:
     return t
 
 
-def _joined(windows: Windows, others: Windows, pair: Array) -> Windows:
+def _join(windows: Windows, others: Windows, pair: Array) -> Windows:
     """Both windows of some pairs, or one that spans them where they meet or few nodes do."""
     xp = namespace(pair)
     first = windows.take(pair)
@@ -173,7 +173,7 @@ def _joined(windows: Windows, others: Windows, pair: Array) -> Windows:
         xp.concatenate([x, y]) for x, y in zip(windows[1:5], others[1:5], strict=True)
     )
     everyone = positions(windows.anchor == windows.anchor)
-    exponent = windows.exponent.joined(others.exponent)
+    exponent = windows.exponent.join(others.exponent)
     return Windows(exponent, anchor, left, right, num_nodes, xp.concatenate([everyone, pair[two]]))
 
 

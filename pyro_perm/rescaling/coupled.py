@@ -158,7 +158,7 @@ class CoupledExponent:
         diagonal = own + between.sum(-1) + between.sum(-2)
         return torch.diag_embed(diagonal) - between - between.mT
 
-    def centered(self) -> CoupledExponent:
+    def center(self) -> CoupledExponent:
         """Without ``B``, ``D`` and ``beta``: concave."""
         zero, none = torch.zeros_like(self.A), torch.zeros_like(self.alpha)
         return replace(self, B=zero, D=zero, beta=none)
@@ -200,7 +200,7 @@ def find_coupled_mode(exponent: CoupledExponent) -> Tensor:
     :returns: shape ``(*batch, n)``.
     :raises ValueError: where there is none.
     """
-    centered = exponent.centered()
+    centered = exponent.center()
     return _climb(exponent, _climb(centered, _balance(centered)))
 
 
@@ -302,7 +302,7 @@ def _ascent(exponent: CoupledExponent, t: Tensor, slope: Tensor) -> Tensor:
     """Newton's step, by the centered exponent's curvature where the true one is not positive."""
     factor, failed = torch.linalg.cholesky_ex(exponent.curvature(t))
     if bool(failed.any()):
-        safe = _factor(exponent.centered().curvature(t))
+        safe = _factor(exponent.center().curvature(t))
         factor = torch.where((failed > 0)[..., None, None], safe, factor)
     return torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from pyro_perm.rescaling._arrays import as_tensor
 from pyro_perm.rescaling._exponent import Exponent
 from pyro_perm.rescaling._once import refuse_second_derivatives
-from pyro_perm.rescaling._quadrature import bound, integrate
+from pyro_perm.rescaling._quadrature import integrate
 
 # In nats.
 TOLERANCE = 1e-9
@@ -101,22 +101,6 @@ def log_integral(
     """
     result: Tensor = _LogIntegral.apply(*torch.broadcast_tensors(A, B, C, D), a, tolerance)
     return result
-
-
-@torch.no_grad()
-def log_integral_bound(A: Tensor, B: Tensor, C: Tensor, D: Tensor, a: float) -> Tensor:
-    r"""An upper bound of the log-integral that costs a few operations.
-
-    Relative to the origin with ``A - C = a``, the parts of incoming and outgoing entries have their
-    maxima ``P`` at ``asinh(B / 2A)`` and ``R`` at ``-asinh(D / 2C)``, and
-    ``h(t) <= P + R - A (e^x - 1 - x)`` for the distance ``x`` from the first, likewise from the
-    second. The integral of the right-hand side is ``Gamma(A) (e / A)^A <= 1 / A + sqrt(2 pi / A)``.
-
-    :param A: positive or zero, as the other coefficients of :func:`orbit_integral`.
-    :returns: shape of the coefficients, in nats and double precision.
-    """
-    shape = torch.broadcast_shapes(A.shape, B.shape, C.shape, D.shape)
-    return as_tensor(bound(Exponent.of(A, B, C, D, a))).view(shape)
 
 
 class _LogIntegral(torch.autograd.Function):

@@ -247,7 +247,7 @@ class _LogOrbitMasses(torch.autograd.Function):
             orbit_exponent(entries, each)
             for entries, each in zip(_threes(tensors), degrees, strict=True)
         ]
-        exponent = reduce(Exponent.joined, exponents)
+        exponent = reduce(Exponent.join, exponents)
         log_integrals, means = map(as_tensor, integrate(exponent, tolerance))
         masses = log_integrals - as_tensor(exponent.value())
         sizes = [len(each) for each in exponents]

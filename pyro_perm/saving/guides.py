@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
-from pyro.infer.autoguide import (
-    AutoDiagonalNormal,
-    AutoGuide,
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-)
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_perm.density.base_guides import constructions
+from pyro_perm.density.base_guides.reader import Construction
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program._pyro_internals import (
@@ -33,35 +29,6 @@ from pyro_perm.saving.supports import describe_support, support_of
 
 _KIND = "guide"
 _PARAMETER = "parameter."
-
-
-class _BaseKind(NamedTuple):
-    """A kind of base guide that is served.
-
-    Attributes:
-        make: its class.
-        options: attributes that its constructor takes.
-        constraints: attributes that say how its parameters are constrained.
-        takes_plates: whether its constructor takes ``create_plates``.
-    """
-
-    make: type[AutoGuide]
-    options: tuple[str, ...] = ()
-    constraints: tuple[str, ...] = ("scale_constraint",)
-    takes_plates: bool = False
-
-
-_KINDS = {
-    kind.make.__name__: kind
-    for kind in (
-        _BaseKind(AutoNormal, takes_plates=True),
-        _BaseKind(AutoDiagonalNormal),
-        _BaseKind(
-            AutoMultivariateNormal, constraints=("scale_constraint", "scale_tril_constraint")
-        ),
-        _BaseKind(AutoLowRankMultivariateNormal, options=("rank",)),
-    )
-}
 
 
 def save(guide: AutoGuide, path: str | PathLike[str]) -> None:
@@ -87,21 +54,23 @@ def save(guide: AutoGuide, path: str | PathLike[str]) -> None:
     True
 
     :param guide: an :class:`AutoSymmetrized` or a plain ``AutoNormal``, ``AutoDiagonalNormal``,
-        ``AutoMultivariateNormal`` or ``AutoLowRankMultivariateNormal`` that has run.
+        ``AutoMultivariateNormal`` or ``AutoLowRankMultivariateNormal`` that has run, or another
+        guide whose reader says what it is made anew from.
     :param path: of the file: safetensors, with JSON in its metadata.
     :raises TypeError: if the guide is of another kind.
     :raises ValueError: if it has not run, or a site or its estimator cannot be written down.
     """
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
-    kind = _kind_of(guide, base)
+    construction = _construction_of(guide, base)
     if guide.prototype_trace is None or base.prototype_trace is None:
         raise ValueError("the guide has no parameters yet: call guide(*args), or train it, first")
     tensors: dict[str, Tensor] = {}
     document = {
         "guide": type(base).__name__,
-        "options": {name: getattr(base, name) for name in kind.options},
+        "options": {name: getattr(base, name) for name in construction.options},
         "constraints": {
-            name: describe_support(getattr(base, name), name, tensors) for name in kind.constraints
+            name: describe_support(getattr(base, name), name, tensors)
+            for name in construction.constraints
         },
         "creates_plates": base.create_plates is not None,
         "sites": describe_sites(base.prototype_trace, tensors),
@@ -169,16 +138,35 @@ def _guide(
     )
 
 
-def _kind_of(guide: Any, base: Any) -> _BaseKind:
-    for kind in _KINDS.values():
-        if type(base) is kind.make and type(guide) in (kind.make, AutoSymmetrized):
-            return kind
-    *names, last = _KINDS
-    refused = guide if type(base) in (kind.make for kind in _KINDS.values()) else base
+def _construction_of(guide: Any, base: Any) -> Construction:
+    """What a base guide is made anew from.
+
+    :raises TypeError: if no reader says it, or the guide is neither the base nor symmetrized.
+    """
+    found = constructions()
+    construction = found.get(type(base))
+    if construction is not None and type(guide) in (type(base), AutoSymmetrized):
+        return construction
+    *names, last = (kind.__name__ for kind in found)
+    refused = base if construction is None else guide
     raise TypeError(
         f"pp.save writes {', '.join(names)} and {last}, plain or symmetrized, but this is a "
         f"{type(refused).__name__}: save its state_dict(), and call a new guide of the kind once "
-        "before load_state_dict"
+        "before load_state_dict; or let the kinds of its reader have a Construction for it"
+    )
+
+
+def _kind_named(name: str) -> tuple[type[AutoGuide], Construction]:
+    """The base guide of a name, and what it is made anew from.
+
+    :raises ValueError: if no reader says it.
+    """
+    for kind, construction in constructions().items():
+        if kind.__name__ == name:
+            return kind, construction
+    raise ValueError(
+        f"no reader of base guides has a Construction for a {name}: list its reader before "
+        "loading, or upgrade pyro_perm"
     )
 
 
@@ -200,12 +188,12 @@ def _base(
     parameters: Mapping[str, Tensor],
     create_plates: Callable[..., Any] | None,
 ) -> AutoGuide:
-    kind = _KINDS[document["guide"]]
-    options = {name: document["options"][name] for name in kind.options}
-    if kind.takes_plates:
+    make, construction = _kind_named(document["guide"])
+    options = {name: document["options"][name] for name in construction.options}
+    if construction.takes_plates:
         options["create_plates"] = create_plates
-    base = kind.make(model, **options)
-    for name in kind.constraints:
+    base = make(model, **options)
+    for name in construction.constraints:
         setattr(base, name, support_of(document["constraints"][name], tensors))
     make_prototype_from(base, model_of_sites(document["sites"], tensors))
     own = dict(base.named_parameters())

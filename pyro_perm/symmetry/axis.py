@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -198,7 +201,15 @@ class Axis:
         index = range(length) if self.index is None else self.index
         if isinstance(index, range):
             return torch.arange(index.start, index.stop, index.step, device=device)
-        return torch.tensor(index, device=device)
+        return torch.tensor(self._index_array, device=device)
+
+    @cached_property
+    def _index_array(self) -> npt.NDArray[np.int64]:
+        """``index`` in a form of which tensors are quickly made.
+
+        A tuple takes a hundred times as long, and a tensor would remain what a compiler made of it.
+        """
+        return np.array(self.index, dtype=np.int64)
 
     @property
     def plain(self) -> Axis:

@@ -111,7 +111,7 @@ def fit(
     """
     _require_consistent(epochs, steps, validate, validate_every, patience, checkpoint_every)
     batches = as_batches(data, batch_size)
-    processes = Processes() if parallel is None else Processes.sharing(batches)
+    processes = Processes() if parallel is None else Processes.of(batches)
     first = _first_call(batches)
     warn_if_unscaled(model, first, num_data_of(batches))
     elbo = elbo or choose_elbo(model, guide, first)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_perm.program.batches import Arguments
+from pyro_perm.program.call import Call
 from pyro_perm.program.isolation import isolation
 from pyro_perm.program.sites import sample_nodes
 from pyro_perm.program.trace import prior_trace
@@ -25,7 +26,7 @@ def warn_if_unscaled(model: Callable[..., Any], call: Arguments, num_data: int |
     if num_data is None or not sizes or sizes[0] >= num_data:
         return
     with isolation(model) as writes, writes:
-        trace = prior_trace(model, args, kwargs)
+        trace = prior_trace(Call(model, args, kwargs))
     observed = [node for _, node in sample_nodes(trace) if node["is_observed"]]
     if observed and all(_is_one(node["scale"]) for node in observed):
         warnings.warn(

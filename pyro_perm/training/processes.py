@@ -29,7 +29,7 @@ class Processes:
     num: int = 1
 
     @classmethod
-    def sharing(cls, batches: Iterable[Any]) -> Processes:
+    def of(cls, batches: Iterable[Any]) -> Processes:
         """The processes that were started together, this one among them.
 
         :raises ValueError: if all would have the same rows.
@@ -49,7 +49,7 @@ class Processes:
         """Whether this one speaks for all: writes files and shows progress."""
         return self.rank == 0
 
-    def agreed(self, score: float) -> float:
+    def broadcast(self, score: float) -> float:
         """That of the first process, so that all decide alike."""
         if self.num == 1:
             return score

@@ -178,7 +178,7 @@ class Run:
             return
         now = self._random.get()
         with torch.no_grad():
-            score = self._plan.processes.agreed(float(self._plan.validate()))
+            score = self._plan.processes.broadcast(float(self._plan.validate()))
         self._random.set(now)  # Training goes on as if nobody had looked.
         history.scores[history.step] = score
         best = history.best_score

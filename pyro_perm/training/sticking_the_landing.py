@@ -65,7 +65,7 @@ class _FixedDensities(Messenger):
             return  # A factor, such as log q^G - log q, which is made of what was drawn here.
         value = msg["fn"].rsample()
         if value.requires_grad:
-            fixed = _fixed(msg["fn"])
+            fixed = _hold_fixed(msg["fn"])
             if fixed is None:
                 raise TypeError(
                     f"the guide draws site '{msg['name']}' from a {type(msg['fn']).__name__}, "
@@ -74,12 +74,12 @@ class _FixedDensities(Messenger):
             msg["value"], msg["done"], msg["fn"] = value, True, fixed
 
 
-def _fixed(fn: Any) -> Any:
+def _hold_fixed(fn: Any) -> Any:
     """A Gaussian or a point mass with its parameters held fixed; None for others."""
     if isinstance(fn, dist.Delta):
         return fn  # Whatever density it has is a function of its value.
     if isinstance(fn, Independent):
-        base = _fixed(fn.base_dist)
+        base = _hold_fixed(fn.base_dist)
         return None if base is None else base.to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, Normal):
         return dist.Normal(fn.loc.detach(), fn.scale.detach())

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyro_perm.verification.moves import FLIP
-
 _EFFECTIVE = 1e3
 
 
@@ -35,11 +33,6 @@ class GroupCheck:
     rounding: float
     by_site: Mapping[str, float] = field(default_factory=dict)
     repair: str | None = None
-
-    @property
-    def is_flip(self) -> bool:
-        """Whether the sign of a unit was flipped."""
-        return self.action == FLIP
 
     @property
     def is_effective(self) -> bool:

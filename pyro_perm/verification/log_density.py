@@ -18,6 +18,8 @@ from pyro_perm.verification.moves import Move, apply_all
 
 _MAX_DRAWS = 20
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
+# What single precision could not tell from no change at all.
+_NEGLIGIBLE = 1e-7
 _NUM_PERTURBATIONS, _TIMES_PERTURBED = 3, 10.0
 
 
@@ -29,11 +31,13 @@ class Point:
         values: site -> value.
         log_probs: term of the log joint -> its value, in nats.
         rounding: how much of a change of these rounding errors can explain, in nats.
+        negligible: a change that is small beside the sum of all their entries' sizes, in nats.
     """
 
     values: dict[str, Tensor]
     log_probs: dict[str, float]
     rounding: float
+    negligible: float
 
 
 class LogDensity:
@@ -99,7 +103,8 @@ class LogDensity:
             log_probs = {name: float(log_prob.sum()) for name, log_prob in each.items()}
             if all(map(math.isfinite, log_probs.values())):
                 size = sum(float(log_prob.abs().sum()) for log_prob in each.values())
-                return Point(values, log_probs, _ROUNDING[self._dtype] * (1 + size))
+                scale = 1 + size
+                return Point(values, log_probs, _ROUNDING[self._dtype] * scale, _NEGLIGIBLE * scale)
         raise SymmetryVerificationError(
             f"the log joint was not finite at {_MAX_DRAWS} random points, so no symmetry of it "
             "could be verified: call with data on which the model's log-probability is finite"

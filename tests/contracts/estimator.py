@@ -95,10 +95,6 @@ def assert_same(found, expected):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def is_deterministic(estimator, density):
-    return torch.equal(estimator.log_ratio(density), estimator.log_ratio(density))
-
-
 class EstimatorContract:
     """Inherited by the tests of all estimators, each an ``example``."""
 
@@ -123,6 +119,13 @@ class EstimatorContract:
             assert_same(bounds.lower, information)
         if estimator.is_upper_bound:
             assert_same(bounds.upper, information)
+
+    @on_one_and_two_layers
+    def test_random_numbers_are_drawn_unless_it_says_that_none_are(self, example, problem):
+        density, _ = drawn(problem)
+        before = torch.get_rng_state()
+        example.estimator.log_ratio(density)
+        assert torch.equal(torch.get_rng_state(), before) == example.estimator.is_deterministic
 
     @pytest.mark.parametrize("name", DENSITIES)
     def test_what_is_not_served_is_refused_with_the_reason_and_a_fix(self, example, name):
@@ -156,7 +159,7 @@ class EstimatorContract:
     @on_one_and_two_layers
     def test_particles_do_not_see_each_other(self, example, problem):
         whole, _ = drawn(problem)
-        if not is_deterministic(example.estimator, whole):
+        if not example.estimator.is_deterministic:
             return
         for particle, expected in enumerate(example.estimator.log_ratio(whole)[:3]):
             values = {site: value[particle] for site, value in whole.values.items()}
@@ -203,7 +206,7 @@ class EstimatorContract:
             return
         assert all(gradient.isfinite().all() for gradient in gradients)
         assert any(gradient.abs().max() > 1e-6 for gradient in gradients)
-        if not is_deterministic(estimator, density):
+        if not estimator.is_deterministic:
             return  # Which permutations are drawn is a step function of the parameters.
         step, directions = 1e-6, [torch.randn_like(x) for x in leaves]
         ends = []

@@ -16,7 +16,7 @@ from pyro.infer.autoguide import (
 )
 
 import pyro_perm as pp
-from pyro_perm.density.base_guides import READERS, base_node, read_density, require_density
+from pyro_perm.density.base_guides import base_node, read_density, registry, require_density
 
 SHAPES = {"w": (3,), "v": (2, 3), "rest": (2,)}
 SYMMETRY = pp.PermutationSymmetry({"units": {"w": 0, "v": 1}}, shapes=SHAPES)
@@ -55,7 +55,7 @@ class ReaderContract:
     def test_its_own_reader_answers_first(self, kind):
         nodes = drawn(kind)
         for site in SYMMETRY.group.sites:
-            reader = next(r for r in READERS if r.node_of(site, nodes) is not None)
+            reader = next(r for r in registry.READERS if r.node_of(site, nodes) is not None)
             assert kind in reader.kinds
             assert base_node(site, nodes) == reader.node_of(site, nodes)
             require_density(site, nodes)

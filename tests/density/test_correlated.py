@@ -26,6 +26,7 @@ from pyro.optim import Adam
 import pyro_perm as pp
 from pyro_perm.density.base_guides import read_density
 from pyro_perm.density.factorized import FactorizedDensity
+from pyro_perm.estimators._coupled_groups import marginals_at
 from pyro_perm.posterior.bounds.certificate import certify
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.program.call import Call
@@ -114,6 +115,21 @@ def test_importance_sampling_bounds_the_exact_information(kind, problem):
         error = gaps.std() / gaps.numel() ** 0.5
         assert -4 * error <= gaps.mean() < 0.5 * guide.symmetry.log_order
     assert 0.1 < exact.mean() < guide.symmetry.log_order - 0.01
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_at_permuted_values_there_are_the_marginals_alone(kind):
+    """A joint density that was moved without its vector would weigh another draw."""
+    problem = one_hidden_layer()
+    guide = symmetrized(random_base(kind, problem), problem)
+    guide(*problem.args)
+    density = draw_density(Call(guide, problem.args), guide.symmetry.group)
+    elements = density.symmetry.sample((3,))
+    found = marginals_at(density, elements)
+    assert type(found) is FactorizedDensity and found.batch_shape == (3,)
+    sites = density.symmetry.sites
+    expected = density.unit_pairs("hidden", sites)[:, elements["hidden"]].movedim(1, 0)
+    torch.testing.assert_close(found.unit_pairs("hidden", sites), expected)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 from autoguides import REFUSED
 from contracts.reader import EXAMPLES, ReaderContract
 
-from pyro_perm.density.base_guides import READERS, REFUSALS
+from pyro_perm.density.base_guides.registry import READERS, REFUSALS
 
 
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)

@@ -315,17 +315,22 @@ def test_another_model_or_guide_is_settled_anew():
 LOSSES = [pp.FunctionalMeanField_ELBO, pp.FunctionalSymmetrized_ELBO]
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_other_guides_are_refused_by_name(kind):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_other_guides_are_refused_by_name(loss):
     problem = one_hidden_layer()
 
     class Own(AutoNormal):
         def forward(self, *args, **kwargs):
             return super().forward(*args, **kwargs)
 
-    for guide in (AutoDiagonalNormal(problem.model), Own(problem.model)):
+    class Wider(AutoNormal):
+        def _get_loc_and_scale(self, name):
+            loc, scale = super()._get_loc_and_scale(name)
+            return loc, 2 * scale
+
+    for guide in (kind(problem.model) for kind in (AutoDiagonalNormal, Own, Wider)):
         with pytest.raises(TypeError, match=f"but the guide is a {type(guide).__name__}"):
-            kind().loss(problem.model, guide, *problem.args)
+            loss().loss(problem.model, guide, *problem.args)
 
 
 def test_the_loss_of_plain_guides_refuses_symmetrized_ones():

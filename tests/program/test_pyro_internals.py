@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,22 +15,23 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoGuide, AutoNormal, init
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroSample, pyro_method
 from pyro.ops import packed
+from torch import Tensor
 
 from pyro_perm.program._pyro_internals import (
     UnconstrainedParameter,
     announced_loc_and_scale,
     by_default,
+    cast_packed,
     current_parameters,
+    draws_by_locs_and_scales,
     has_all_values,
     has_run,
     is_deterministic,
-    loc_and_scale,
     make_prototype,
     make_prototype_from,
     name_apart,
     outer_handler,
     own_calls,
-    packed_as,
     packed_dims,
     returned_value,
     share_prototype,
@@ -102,9 +104,9 @@ def test_a_trace_says_what_became_of_its_sites() -> None:
 def test_packed_tensors_know_the_symbols_of_their_dimensions() -> None:
     tensor = packed.pack(torch.ones(2, 1, 3), {-3: "a", -2: "b", -1: "c"})
     assert tensor.shape == (2, 3) and packed_dims(tensor) == {"a", "c"}
-    narrow = packed_as(tensor, torch.float16)
+    narrow = cast_packed(tensor, torch.float16)
     assert narrow.dtype == torch.float16 and packed_dims(narrow) == {"a", "c"}
-    assert packed_as(tensor, tensor.dtype) is tensor
+    assert cast_packed(tensor, tensor.dtype) is tensor
     restored = packed.unpack(narrow, {"a": -3, "b": -2, "c": -1})
     assert restored.shape == (2, 1, 3)
 
@@ -117,7 +119,7 @@ def in_plate() -> None:
 def test_a_guide_that_is_set_up_has_its_parameters() -> None:
     guide = AutoNormal(in_plate, init_scale=0.5)
     make_prototype(guide)
-    loc, scale = loc_and_scale(guide, "w")
+    [(loc, scale)] = announced_loc_and_scale(guide, ["w"]).values()
     assert loc.tolist() == [0.0] * 3
     assert torch.allclose(scale, torch.tensor(0.5))
 
@@ -178,7 +180,7 @@ def test_parameters_are_kept_in_unconstrained_space_under_a_name_of_their_own() 
     guide = AutoNormal(nested, init_scale=0.5)
     make_prototype(guide)
     kept = [UnconstrainedParameter.of(module, "layer.w") for module in (guide.locs, guide.scales)]
-    for parameter, value in zip(kept, loc_and_scale(guide, "layer.w"), strict=True):
+    for parameter, value in zip(kept, [guide.locs.layer.w, guide.scales.layer.w], strict=True):
         assert torch.equal(parameter.constrained(), value)
         assert parameter.owner.get_parameter(parameter.name).requires_grad
 
@@ -187,13 +189,30 @@ def test_parameters_are_announced_as_a_call_of_the_guide_announces_them() -> Non
     guide = AutoNormal(nested)
     called, read = (
         poutine.trace(function, param_only=True).get_trace()
-        for function in (guide, lambda: [*announced_loc_and_scale(guide, ["layer.w"])])
+        for function in (guide, lambda: announced_loc_and_scale(guide, ["layer.w"]))
     )
     assert called.nodes.keys() == read.nodes.keys()
     assert len(read.param_nodes) == 2
     for name in called.param_nodes:
         parameters = (trace.nodes[name]["value"].unconstrained() for trace in (called, read))
         assert len({id(parameter) for parameter in parameters}) == 1
+
+
+def test_a_guide_that_reads_its_parameters_in_its_own_way_is_seen() -> None:
+    class Wider(AutoNormal):
+        def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
+            loc, scale = super()._get_loc_and_scale(name)
+            return loc, 2 * scale
+
+    class Shifted(AutoNormal):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    class Named(AutoNormal):
+        pass
+
+    kinds = (AutoNormal, Named, Wider, Shifted)
+    assert [draws_by_locs_and_scales(kind(nested)) for kind in kinds] == [True, True, False, False]
 
 
 def test_initial_values_by_default_are_marked_as_pyros_own() -> None:

@@ -13,6 +13,7 @@ from problems import enumerated_mixture
 from pyro import poutine
 from torch import Tensor
 
+from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
 from pyro_perm.program.program import SUMMED_OUT
 
@@ -29,7 +30,7 @@ def regression(x: Tensor) -> None:
 
 def test_priors_and_likelihood_are_told_apart_and_sum_to_the_log_joint() -> None:
     values = {"scale": torch.tensor(0.5), "w": torch.tensor([0.3, -1.0, 2.0])}
-    with open_program(regression, (X,), {}) as program:
+    with open_program(Call(regression, (X,))) as program:
         run = program.run(values)
         assert {name for name, factor in run.factors.items() if factor.is_prior} == {"scale", "w"}
         total = sum(log_prob.sum() for log_prob in run.log_probs().values())
@@ -38,13 +39,13 @@ def test_priors_and_likelihood_are_told_apart_and_sum_to_the_log_joint() -> None
 
 
 def test_sites_without_a_value_keep_the_one_of_the_first_run() -> None:
-    with open_program(regression, (X,), {}) as program:
+    with open_program(Call(regression, (X,))) as program:
         run = program.run({"w": torch.zeros(3)})
         assert torch.equal(run.factors["scale"].value, program.latents["scale"].value)
 
 
 def test_a_prior_is_a_function_of_its_site_alone() -> None:
-    with open_program(regression, (X,), {}) as program:
+    with open_program(Call(regression, (X,))) as program:
         prior = program.run({"scale": torch.tensor(2.0)}).factors["w"]
         values = torch.randn(5, 3)
         expected = dist.Normal(0.0, 2.0).log_prob(values).sum(-1)
@@ -53,7 +54,7 @@ def test_a_prior_is_a_function_of_its_site_alone() -> None:
 
 def test_enumerated_variables_are_summed_out_and_the_priors_stay_apart() -> None:
     weights, loc = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([-1.0, 0.0, 1.0])
-    with open_program(enumerated_mixture, (X,), {}) as program:
+    with open_program(Call(enumerated_mixture, (X,))) as program:
         assert program.latents.keys() == {"weights", "loc"}
         log_probs = program.run({"weights": weights, "loc": loc}).log_probs()
     assert log_probs.keys() == {"weights", "loc", SUMMED_OUT}
@@ -70,7 +71,7 @@ def test_what_cannot_be_permuted_is_named() -> None:
         z = pyro.sample("z", dist.Bernoulli(0.5))
         pyro.sample("x", dist.Normal(z, 1.0), obs=x[0])
 
-    with open_program(poutine.block(model, hide=["hidden"]), (X,), {}) as program:
+    with open_program(Call(poutine.block(model, hide=["hidden"]), (X,))) as program:
         found = {site: why.split(";")[0] for site, why in program.exclusions.items()}
     assert found == {
         "hidden": "the site is hidden from the guide by poutine.block",
@@ -80,7 +81,7 @@ def test_what_cannot_be_permuted_is_named() -> None:
 
 
 def test_latent_sites_know_their_line() -> None:
-    with open_program(regression, (X,), {}) as program:
+    with open_program(Call(regression, (X,))) as program:
         first = regression.__code__.co_firstlineno
         assert program.latents["scale"].source == f"test_pyro_model.py:{first + 1}"
         assert program.latents["w"].source == f"test_pyro_model.py:{first + 2}"
@@ -90,6 +91,6 @@ def test_a_run_repeats_the_models_own_randomness() -> None:
     def noisy(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(normal("w") + torch.randn(()), 1.0), obs=x[0])
 
-    with open_program(noisy, (X,), {}) as program:
+    with open_program(Call(noisy, (X,))) as program:
         runs = [program.run({}).log_probs() for _ in range(2)]
     assert torch.equal(runs[0]["x"], runs[1]["x"])

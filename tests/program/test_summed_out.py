@@ -12,7 +12,7 @@ from pyro.infer import config_enumerate
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import survey
 from pyro_perm.program.sites import SiteKind
-from pyro_perm.program.summed_out import summing_out, traced_terms
+from pyro_perm.program.summed_out import enumerate_sites, traced_terms
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 X = torch.tensor([-1.0, 0.2, 0.5, 2.0], dtype=torch.float64)
@@ -255,7 +255,7 @@ def test_traces_can_be_summed_out_with_particles():
                 pyro.sample("x", dist.Normal(mu + z, 0.5), obs=X)
 
     enumerated = config_enumerate(model)
-    trace = poutine.trace(summing_out(enumerated, ["z"], 2)).get_trace()
+    trace = poutine.trace(enumerate_sites(enumerated, ["z"], 2)).get_trace()
     *_, term = traced_terms(trace)
     mu = trace.nodes["mu"]["value"]
     parts = [

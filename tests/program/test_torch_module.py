@@ -11,6 +11,7 @@ from examples.bayesian import groups_of, normal, written
 from torch import Tensor, nn
 
 import pyro_perm as pp
+from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
 from pyro_perm.program.torch_module import TorchModule
 
@@ -147,7 +148,7 @@ def test_a_module_that_samples_is_a_pyro_model() -> None:
             return torch.tanh(x @ normal("w1", 4, 3)) @ normal("w2", 3)
 
     assert groups_of(pp.find_symmetry(Sampling(), SEQUENCES)) == written(["w1[-1] w2[-1]"])
-    with open_program(Sampling(), (SEQUENCES,), {}) as program:
+    with open_program(Call(Sampling(), (SEQUENCES,))) as program:
         assert not isinstance(program, TorchModule)
 
 

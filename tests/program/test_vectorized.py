@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_perm.demo.model import Classification, Regression
-from pyro_perm.posterior.export.draws import evaluate, exported, guide_posterior, prior
+from pyro_perm.posterior.export.datasets import choose_export, evaluate, guide_posterior, prior
 from pyro_perm.program import vectorized
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import survey
@@ -44,7 +44,7 @@ def went_alone(monkeypatch):
 
 
 def assert_same_densities(call, drawn):
-    export = exported(survey(call), drawn["posterior"])
+    export = choose_export(survey(call), drawn["posterior"])
     alone, together = (evaluate(export, drawn, m) for m in (ALONE, TOGETHER))
     for group in ("log_likelihood", "sample_stats"):
         assert alone[group]
@@ -128,7 +128,7 @@ def test_other_models_go_one_by_one(model, went_alone):
 def test_draws_that_go_together_differ(went_alone):
     call = Call(PROBLEMS[0].model, PROBLEMS[0].args)
     groups = posterior(call, AutoNormal(call.program, init_scale=0.4), TOGETHER)
-    groups |= prior(exported(survey(call), groups["posterior"]), NUM, TOGETHER)
+    groups |= prior(choose_export(survey(call), groups["posterior"]), NUM, TOGETHER)
     assert len(went_alone) == 2
     for group in ("prior", "prior_predictive", "posterior"):
         for values in groups[group].values():

@@ -25,7 +25,7 @@ def integrands(a, num=20_000):
 def test_expansion_is_as_accurate_as_asked_for(a, tolerance):
     with np.errstate(all="ignore"):
         everyone = integrands(a)
-        sharp = are_sharp(find_modes(everyone.balanced()[0])[1], tolerance)
+        sharp = are_sharp(find_modes(everyone.balance()[0])[1], tolerance)
     some = everyone.take(sharp)
     assert len(some) > 100
     value, means = integrate(some, tolerance)

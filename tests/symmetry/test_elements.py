@@ -186,7 +186,7 @@ def network(activation: Any = torch.tanh, loc: float = 0.0) -> None:
 
 def test_right_signs_pass_with_an_effective_control() -> None:
     checks = check_groups(PermutationSymmetry(SIGNED), network)
-    assert [check.is_flip for check in checks] == [False, True]
+    assert [check.action for check in checks] == ["permute", "flip"]
     assert all(check.passed and check.is_effective for check in checks)
 
 

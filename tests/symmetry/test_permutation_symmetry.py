@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import timeit
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from marks import examples
 from pyro import poutine
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.symmetry import Axis
@@ -307,3 +310,17 @@ def test_an_empty_symmetry_is_falsy() -> None:
 def test_what_is_no_axis_is_refused_with_its_place(axis: Any) -> None:
     with pytest.raises(TypeError, match="group 'hidden', site 'w1': an axis is an int or an Axis"):
         PermutationSymmetry({"hidden": {"w1": axis}})
+
+
+def test_coordinates_of_a_long_index_are_quick_and_right_under_a_compiler() -> None:
+    axis = Axis(0, index=tuple(torch.randperm(20_000)[:8_000].tolist()))
+    assert axis.coordinates(20_000, torch.device("cpu")).tolist() == list(axis.index or ())
+
+    def seconds(make: Callable[[], Tensor]) -> float:
+        return min(timeit.repeat(make, number=1, repeat=10))
+
+    quick = seconds(lambda: axis.coordinates(20_000, torch.device("cpu")))
+    assert 5 * quick < seconds(lambda: torch.tensor(axis.index))
+    with FakeTensorMode():
+        assert isinstance(axis.coordinates(20_000, torch.device("cpu")), FakeTensor)
+    assert not isinstance(axis.coordinates(20_000, torch.device("cpu")), FakeTensor)

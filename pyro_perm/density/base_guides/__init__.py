@@ -9,17 +9,25 @@ from pyro_perm.density.base_guides.reading import (
     density_of,
     read_density,
     read_sites,
+    remove_padding,
     require_density,
 )
-from pyro_perm.density.base_guides.registry import READERS, REFUSALS, require_symmetrizable
+from pyro_perm.density.base_guides.registry import (
+    REFUSALS,
+    constructions,
+    normals_of,
+    require_symmetrizable,
+)
 
 __all__ = [
-    "READERS",
     "REFUSALS",
     "base_node",
+    "constructions",
     "density_of",
+    "normals_of",
     "read_density",
     "read_sites",
+    "remove_padding",
     "require_density",
     "require_symmetrizable",
 ]

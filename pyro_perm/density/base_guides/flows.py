@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro.infer.autoguide import AutoNormalizingFlow
 from torch.distributions import TransformedDistribution
 
 from pyro_perm.density.base_guides.one_vector import OneVector, Vector
-from pyro_perm.density.base_guides.reader import Sites
+from pyro_perm.density.base_guides.reader import Kinds, Sites
 from pyro_perm.density.flows import Flow
 from pyro_perm.density.gaussians import as_normal
 
@@ -16,7 +16,7 @@ from pyro_perm.density.gaussians import as_normal
 class OneFlow(OneVector):
     """Reads sites that are parts of a vector that a normalizing flow computes."""
 
-    kinds = (AutoNormalizingFlow,)
+    kinds: ClassVar[Kinds] = {AutoNormalizingFlow: None}  # Its constructor takes a function.
 
     def is_readable(self, distribution: Any) -> bool:
         """Whether transforms are applied to independent Normals."""

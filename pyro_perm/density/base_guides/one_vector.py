@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pyro.distributions import Delta
 from pyro.infer.autoguide import (
@@ -19,7 +19,14 @@ from pyro.infer.autoguide import (
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
-from pyro_perm.density.base_guides.reader import Drawn, JointDraw, Reader, Sites
+from pyro_perm.density.base_guides.reader import (
+    Construction,
+    Drawn,
+    JointDraw,
+    Kinds,
+    Reader,
+    Sites,
+)
 from pyro_perm.density.correlated import JointDistribution
 from pyro_perm.density.gaussians import GaussianVector, JointGaussian, as_normal, marginals
 from pyro_perm.density.moved_delta import as_drawn
@@ -78,7 +85,15 @@ class OneVector(Reader):
 class OneGaussian(OneVector):
     """Reads sites that are parts of a Gaussian vector."""
 
-    kinds = (AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal)
+    kinds: ClassVar[Kinds] = {
+        AutoDiagonalNormal: Construction(constraints=("scale_constraint",)),
+        AutoLowRankMultivariateNormal: Construction(
+            options=("rank",), constraints=("scale_constraint",)
+        ),
+        AutoMultivariateNormal: Construction(
+            constraints=("scale_constraint", "scale_tril_constraint")
+        ),
+    }
 
     def is_readable(self, distribution: Any) -> bool:
         """Whether it is Gaussian."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from pyro_perm.density.correlated import JointDistribution
 
 Sites = Mapping[str, Mapping[str, Any]]
+Normals = Mapping[str, tuple[Tensor, Tensor]]
+"""Site -> loc and scale of the Normals that its entries are drawn from, in unconstrained space."""
 
 
 class JointDraw(NamedTuple):
@@ -49,14 +51,33 @@ class Drawn(NamedTuple):
     joint: JointDraw | None = None
 
 
+@dataclass(frozen=True)
+class Construction:
+    """What a guide is made anew from, beside its model, its sites and its parameters.
+
+    Attributes:
+        options: attributes that its constructor takes by the same names; numbers, strings and None.
+        constraints: attributes that say how its parameters are constrained.
+        takes_plates: whether its constructor takes ``create_plates``.
+    """
+
+    options: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    takes_plates: bool = False
+
+
+Kinds = Mapping[type[AutoGuide], Construction | None]
+
+
 class Reader(ABC):
     """Reads off its trace how one kind of guide draws a site.
 
     Attributes:
-        kinds: the guides that draw this way.
+        kinds: the guides that draw this way, each with what :func:`~pyro_perm.load` makes it from;
+            None where no file holds that.
     """
 
-    kinds: ClassVar[tuple[type[AutoGuide], ...]]
+    kinds: ClassVar[Kinds]
 
     @abstractmethod
     def node_of(self, site: str, sites: Sites) -> str | None:
@@ -85,6 +106,21 @@ class Reader(ABC):
         :param sites: trace nodes of the base guide.
         :param rank: number of dimensions of the site in unconstrained space, plates included.
         """
+
+    def normals(self, guide: AutoGuide) -> Callable[[], Normals] | None:
+        """What tells all Normals that a guide draws from, without a run of the guide.
+
+        Losses without traces and distances ask for it. It is for guides that draw each latent site
+        of the model by itself, and pass the draw through :func:`~torch.distributions.biject_to` of
+        the site's support.
+
+        :param guide: a guide of any kind, which need not have run.
+        :returns: a function, for when the guide has run, of all sites in their order; loc and scale
+            are of the shape of the draw. It makes the param statements of a call of the guide where
+            there are handlers to see them (:func:`~pyro.nn.module.pyro_method`). None if the guide
+            is of another kind, or draws in another way.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pyro.distributions import Delta
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 
+from pyro_perm.density.base_guides import registry
 from pyro_perm.density.base_guides.one_vector import is_auxiliary_vector, part_of
 from pyro_perm.density.base_guides.reader import Drawn, JointDraw, Reader, Sites
-from pyro_perm.density.base_guides.registry import READERS, readable_kinds
 from pyro_perm.density.correlated import CorrelatedDensity
 from pyro_perm.density.density import Density
 from pyro_perm.density.factorized import STICK_BREAKING, FactorizedDensity
 from pyro_perm.density.moved_delta import as_drawn
-from pyro_perm.density.priors import Priors
+from pyro_perm.density.rescaled_priors import Priors
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.axis import broadcast_shapes
 
@@ -92,28 +92,35 @@ def require_density(site: str, sites: Sites) -> None:
 
 
 def _read(site: str, sites: Sites, symmetry: SymmetryGroup) -> Drawn:
-    """How a site was drawn, without the singleton dimensions where others have plates."""
     reader, node = _reader_of(site, sites)
+    drawn = reader.read(site, node, sites, symmetry.unconstrained_rank(site))
+    return remove_padding(drawn, site, symmetry)
+
+
+def remove_padding(drawn: Drawn, site: str, symmetry: SymmetryGroup) -> Drawn:
+    """How a site was drawn, without the singleton dimensions where others have plates.
+
+    :param drawn: as a reader says it.
+    """
     rank, unconstrained = symmetry.site_rank(site), symmetry.unconstrained_rank(site)
     padding = symmetry.num_plates - symmetry.site_plates(site)
-    drawn = reader.read(site, node, sites, unconstrained)
     # Units along a plate lie along the same dimension of both.
     more = (..., *[None] * (rank - unconstrained))
     value, loc, scale = (
         _without_plates(tensor[more] if rank > unconstrained else tensor, rank, padding)
         for tensor in (drawn.value, drawn.loc, drawn.scale)
     )
-    return Drawn(node, value, loc, scale, drawn.joint)
+    return Drawn(drawn.node, value, loc, scale, drawn.joint)
 
 
 def _reader_of(site: str, sites: Sites) -> tuple[Reader, str]:
-    for reader in READERS:
+    for reader in registry.READERS:
         node = reader.node_of(site, sites)
         if node is not None:
             return reader, node
     raise TypeError(
         f"site '{site}' {_how_drawn(site, sites)}, whose density at permuted values is not known: "
-        f"wrap an {readable_kinds()}, or leave the site out of the symmetry"
+        f"wrap an {registry.readable_kinds()}, or leave the site out of the symmetry"
     )
 
 

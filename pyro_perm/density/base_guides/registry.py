@@ -6,14 +6,17 @@ of vectors, for a site that is drawn by itself is a vector too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from pyro.infer.autoguide import AutoGuide
 
 from pyro_perm.density.base_guides.flows import OneFlow
 from pyro_perm.density.base_guides.independent_normals import IndependentNormals
 from pyro_perm.density.base_guides.messengers import MESSENGERS
 from pyro_perm.density.base_guides.one_vector import OneGaussian
 from pyro_perm.density.base_guides.point_masses import LAPLACE, POINT_MASSES
-from pyro_perm.density.base_guides.reader import Reader, Refusal
+from pyro_perm.density.base_guides.reader import Construction, Normals, Reader, Refusal
 from pyro_perm.density.base_guides.rescaled_vector import RESCALED_VECTORS
 from pyro_perm.density.base_guides.structured import STRUCTURED
 
@@ -29,6 +32,21 @@ def require_symmetrizable(guide: Any) -> None:
     for refusal in REFUSALS:
         if isinstance(guide, refusal.kinds):
             raise TypeError(f"cannot symmetrize {type(guide).__name__}: {refusal.reason}")
+
+
+def normals_of(guide: AutoGuide) -> Callable[[], Normals] | None:
+    """What tells all Normals that a guide draws from without a run, as its reader knows it.
+
+    :returns: None if no reader does, see :meth:`Reader.normals`.
+    """
+    found = (reader.normals(guide) for reader in READERS)
+    return next((normals for normals in found if normals is not None), None)
+
+
+def constructions() -> dict[type[AutoGuide], Construction]:
+    """The guides that files can hold, and what each is made anew from."""
+    kinds = (kind for reader in READERS for kind in reader.kinds.items())
+    return {kind: construction for kind, construction in kinds if construction is not None}
 
 
 def readable_kinds() -> str:

@@ -17,17 +17,18 @@ from tqdm.auto import tqdm
 
 from pyro_perm.closed_form import trace_draw, trace_on_draw
 from pyro_perm.density.base_guides import base_node, read_density
+from pyro_perm.log_ratio import without_log_ratios
 from pyro_perm.posterior.bounds.draws import Draw
 from pyro_perm.posterior.bounds.portfolio import NUM_PILOTS
 from pyro_perm.posterior.bounds.split_data import PerDraw, Split, split_of
-from pyro_perm.posterior.latents import require_no_others, summed_out, together
+from pyro_perm.posterior.latents import require_no_others, sites_to_sum_out, together
 from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.batches import Data
 from pyro_perm.program.full_data import FullData, Joint, glance
 from pyro_perm.program.inputs import Inputs
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.subsampling import Sweep
-from pyro_perm.program.summed_out import summing_out, traced_terms
+from pyro_perm.program.summed_out import enumerate_sites, traced_terms
 from pyro_perm.sampling import looking_on
 from pyro_perm.site_weight import SiteWeight, common_weight
 from pyro_perm.symmetry import SymmetryGroup
@@ -74,10 +75,10 @@ class BaseELBO:
         with looking_on():
             seen, drawn = glance(data.call(model)), glance(data.call(guide))
         drawn = together(seen, drawn)
-        left_out = summed_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
+        left_out = sites_to_sum_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)
         priors = PriorReader(model, group)
-        program = summing_out(model, left_out, seen.max_plate_nesting)
+        program = enumerate_sites(model, left_out, seen.max_plate_nesting)
         seen = replace(seen, call=replace(seen.call, program=program))
         return cls(seen, drawn, data, split_of(seen, drawn, data), group, priors)
 
@@ -219,7 +220,8 @@ class _DrawInProgress:
         return model_trace
 
     def _run_guide(self, inputs: Inputs) -> Any:
-        return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
+        with without_log_ratios():
+            return trace_draw(self._source.guide.call.program, inputs.args, inputs.kwargs)
 
 
 class _ModelDraws(Exception):

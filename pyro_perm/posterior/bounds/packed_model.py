@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_perm.posterior.bounds.split_data import PerDraw, require_no_local_sites, split_of
-from pyro_perm.program.batches import Data, call_of
+from pyro_perm.program.batches import Data
 from pyro_perm.program.call import Program
 from pyro_perm.program.full_data import survey
 from pyro_perm.program.seeds import fixed_seed
@@ -34,7 +34,7 @@ class PackedModel:
             self._split = split_of(seen, None, data)
             require_no_local_sites(seen, self._split)
         self._model = replace(seen, split=self._split.plates)
-        self._parts = [replace(self._model, call=call_of(model, batch)) for batch in batches]
+        self._parts = [replace(self._model, call=batch.call(model)) for batch in batches]
         self._to_support = {}
         for name in self._model.names(SiteKind.LATENT):
             site = self._model.sites[name]
@@ -57,7 +57,7 @@ class PackedModel:
         """Packed draws from the prior, shape ``(num, dimensions)``."""
 
         def draw(_: Values) -> Datasets:
-            drawn = self._model.replicating.draw().values
+            drawn = self._model.without_observations.draw().values
             return {"prior": {name: drawn[name] for name in self._shapes}}
 
         map_draws = DrawMapper(at_once=num, progress=False)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_perm.program.batches import Data, call_of
+from pyro_perm.program.batches import Data
 from pyro_perm.program.call import Program
 from pyro_perm.program.full_data import FullData, Term
 from pyro_perm.program.inputs import Inputs
@@ -139,7 +139,7 @@ def require_one_density(guide: Program, data: Data, group: SymmetryGroup) -> Non
     drawn = []
     for inputs in data.first_two:
         with looking_on():  # The same random numbers: the same draw, if the density is the same.
-            drawn.append(draw_density(call_of(guide, inputs), group).values)
+            drawn.append(draw_density(inputs.call(guide), group).values)
     for site, value in drawn[0].items():
         if not torch.equal(value, drawn[-1][site]):
             raise ValueError(

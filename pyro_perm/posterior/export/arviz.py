@@ -19,15 +19,15 @@ from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds.intervals import SymmetrizedELBO
 from pyro_perm.posterior.export.assembly import assemble
 from pyro_perm.posterior.export.attributes import bounds, source, statistics, versions
-from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
-from pyro_perm.posterior.export.draws import (
-    Exported,
+from pyro_perm.posterior.export.datasets import (
+    Export,
+    choose_export,
     evaluate,
-    exported,
     guide_posterior,
     mcmc_posterior,
     prior,
 )
+from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
 from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
@@ -150,7 +150,7 @@ def to_arviz(
             draw = _draws_of(guide, program, call, num_samples)
         drawn = draw(map_draws)
         with writes:
-            export = exported(program, drawn["posterior"])
+            export = choose_export(program, drawn["posterior"])
         datasets: dict[str, Values] = evaluate(export, drawn, map_draws)
         if num_prior_samples:
             datasets |= prior(export, num_prior_samples, map_draws)
@@ -191,7 +191,7 @@ def _draws_of(
 
 
 def _dims(
-    export: Exported,
+    export: Export,
     arrays: Mapping[str, Arrays],
     group: SymmetryGroup | None,
     given: Mapping[str, Sequence[str | None]],

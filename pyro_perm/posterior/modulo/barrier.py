@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_perm.permutation_symmetry import PermutationSymmetry
-from pyro_perm.posterior.latents import summed_out
+from pyro_perm.posterior.latents import sites_to_sum_out
 from pyro_perm.posterior.likelihood import likelihood_terms
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
@@ -137,26 +137,26 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
     """The terms of a model's log joint as a function of the latent values."""
 
     @functools.cache
-    def surveyed() -> FullData:
+    def cached_survey() -> FullData:
         with fixed_seed():
             return survey(call)
 
     @torch.no_grad()
     def evaluate(values: Values) -> tuple[FullData, Sequence[Term]]:
         with restored(call.program, call.args, call.kwargs) as writes, writes:
-            model = surveyed()
-            left_out = summed_out(model, values, "the solution has")
+            model = cached_survey()
+            left_out = sites_to_sum_out(model, values, "the solution has")
             return model, model.evaluate(values, left_out).terms
 
     return evaluate
 
 
 def _along(loss: Loss, first: Values, second: Values, fractions: Tensor) -> Tensor:
-    losses = [loss(_between(first, second, float(t))) for t in fractions]
+    losses = [loss(_point_between(first, second, float(t))) for t in fractions]
     return torch.tensor([float(value) for value in losses], dtype=torch.float64, device="cpu")
 
 
-def _between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
+def _point_between(first: Values, second: Values, fraction: float) -> dict[str, Tensor]:
     """Values on the line between two solutions, in the first's precision; integers do not mix."""
     mixed = {
         site: torch.lerp(value, second[site].to(value), fraction)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from pyro.infer.autoguide import AutoGuide, AutoNormal
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_perm.density.base_guides import normals_of
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.posterior.whose_symmetry import symmetry_among
-from pyro_perm.program._pyro_internals import loc_and_scale
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 _SCALE = " (scale)"
@@ -36,7 +36,8 @@ def wasserstein_distance(
     ``t . q`` for which incoming and outgoing entries of each unit have the same second moments. It
     is then zero if and only if the two are equal up to permutations and scales.
 
-    :param first: an ``AutoNormal``, or :class:`AutoSymmetrized` of one, that has been trained.
+    :param first: an ``AutoNormal``, or another guide that draws each site by itself from a Normal
+        which its reader knows, or :class:`AutoSymmetrized` of one, that has been trained.
     :param second: another, for the same model.
     :param symmetry: the group, bound to the model; needed if no guide is symmetrized.
     :param num_restarts: as in :func:`align`.
@@ -86,14 +87,15 @@ def _on_locs_and_scales(symmetry: SymmetryGroup) -> PermutationSymmetry:
 def _gaussians(guide: AutoGuide) -> dict[str, Tensor]:
     """Locs and scales of all latent sites, in unconstrained space."""
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
-    if not isinstance(base, AutoNormal):
+    normals = normals_of(base)
+    if normals is None:
         raise TypeError(
-            f"the distance is defined for AutoNormal, and AutoSymmetrized of one, but a guide is a "
-            f"{type(base).__name__}"
+            "the distance is between guides that draw each site by itself from a Normal, as "
+            f"AutoNormal does, plain or symmetrized, but a guide is a {type(base).__name__}"
         )
     if base.prototype_trace is None:
         raise ValueError("a guide has no parameters yet: train it, or call guide(*args)")
     gaussians = {}
-    for site, _ in base.prototype_trace.iter_stochastic_nodes():
-        gaussians[site], gaussians[site + _SCALE] = loc_and_scale(base, site)
+    for site, (loc, scale) in normals().items():
+        gaussians[site], gaussians[site + _SCALE] = loc, scale
     return gaussians

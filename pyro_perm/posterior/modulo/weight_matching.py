@@ -67,7 +67,7 @@ class Matching:
         """Where the draws are."""
         return next(iter(self.values.values())).device
 
-    def moved(self, permutations: Elements) -> Matching:
+    def move(self, permutations: Elements) -> Matching:
         """The same with permuted draws."""
         return replace(self, values=self.symmetry.apply(permutations, self.values))
 
@@ -91,7 +91,7 @@ def match(problem: Matching, num_restarts: int) -> dict[str, AnyElement]:
     :param num_restarts: number of random starts, of coupled groups.
     :returns: group -> permutation or element, shape ``(draws, n)``.
     """
-    best = descend(problem, _repeated(problem, _identity(problem.symmetry)))
+    best = descend(problem, _repeat_for_draws(problem, _identity(problem.symmetry)))
     if not coupled_sites(problem.symmetry):
         return best
     for start in (_start_from_means(problem), *_random_starts(problem, num_restarts)):
@@ -114,7 +114,7 @@ def descend(problem: Matching, permutations: Elements) -> dict[str, AnyElement]:
 
 def step(problem: Matching, permutations: Elements, group: str) -> dict[str, AnyElement]:
     """Assign one group's units, given the others, in every draw that this brings closer."""
-    assigned = _assignment(problem.moved(permutations), group)
+    assigned = _assignment(problem.move(permutations), group)
     own, distances = permutations[group], problem.squared_distance(permutations)
     for move in (assigned, *_small_moves(problem, group)):
         there = compose(move, own)
@@ -226,14 +226,14 @@ def _start_from_means(problem: Matching) -> dict[str, AnyElement]:
     permutations: dict[str, AnyElement] = {}
     for group in problem.symmetry.spec:
         pending = frozenset(problem.symmetry.spec) - frozenset(permutations)
-        permutations[group] = _assignment(problem.moved(permutations), group, pending)
+        permutations[group] = _assignment(problem.move(permutations), group, pending)
     return permutations
 
 
 def _random_starts(problem: Matching, num: int) -> Iterator[dict[str, AnyElement]]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(num):
-        yield _repeated(
+        yield _repeat_for_draws(
             problem, problem.symmetry.sample(device=generator.device, generator=generator)
         )
 
@@ -242,7 +242,7 @@ def _identity(symmetry: SymmetryGroup) -> dict[str, Tensor]:
     return {factor.name: factor.identity("cpu") for factor in symmetry.factors}
 
 
-def _repeated(problem: Matching, element: Elements) -> dict[str, AnyElement]:
+def _repeat_for_draws(problem: Matching, element: Elements) -> dict[str, AnyElement]:
     """The same element for every draw."""
 
     def repeat(part: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def test_the_axes_that_flip_are_found(name: str) -> None:
     symmetry = find_symmetry(model, *args, signs=True)
     assert signs_of(symmetry) == written(expected)
     checks = check_groups(symmetry, model, *args)
-    assert sum(check.is_flip for check in checks) == len(expected)
+    assert sum(check.action == "flip" for check in checks) == len(expected)
     assert all(check.passed and check.is_effective for check in checks)
 
 

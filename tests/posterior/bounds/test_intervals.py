@@ -109,6 +109,40 @@ def _unwrapped(problem, guide):
     return base
 
 
+class Counting(pp.Bethe):
+    """Notes how often a guide estimates."""
+
+    num_estimates = 0
+
+    def for_one_guide(self):
+        return self
+
+    def log_ratio(self, density):
+        Counting.num_estimates += 1
+        return super().log_ratio(density)
+
+
+class Forgetful(Counting):
+    """The same, of which it is not known that nothing is missed without it."""
+
+    is_deterministic = False
+
+
+@pytest.mark.parametrize("permute", [True, False])
+def test_a_guides_own_estimates_are_spared_and_change_no_number(permute):
+    problem, found, estimates = one_hidden_layer(), [], []
+    guide = ready_guide(problem, permute=permute)
+    for estimator in (Counting(), Forgetful()):
+        guide.estimator, Counting.num_estimates = estimator, 0
+        pyro.set_rng_seed(0)
+        found.append(
+            pp.symmetrized_elbo(problem.model, guide, *problem.args, num_samples=8, progress=False)
+        )
+        estimates.append(Counting.num_estimates)
+    assert found[0] == found[1]
+    assert estimates[0] == 0 and estimates[1] >= 8
+
+
 def test_sequential_models_are_served():
     class Net(pyro.nn.PyroModule):
         def __init__(self):

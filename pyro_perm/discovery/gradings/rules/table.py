@@ -37,7 +37,7 @@ class Grading:
     unlike: str
     unknown: str
     leaves_infinity: bool
-    _table: dict[str, GradingRule] = dataclasses.field(default_factory=dict)
+    _table: dict[str, GradingRule] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def rule_for(self, call: Call) -> GradingRule | None:
         """The rule for a call, if there is one."""
@@ -149,9 +149,13 @@ def grading_rule(
 ) -> Callable[[Rule], Rule]:
     """Register a rule for some overloads of operators; for an operator, that is the default one.
 
-    A rule serves the operation's in-place variant too.
+    A rule gets :class:`GradingRules`, and the operation's arguments in the order of its schema,
+    with the degrees of the entries in place of each tensor; it returns the degrees of the result,
+    or of each of several. It serves the operation's in-place variant too.
 
     :param operations: operators of ``torch.ops``, overloads of them, or names of recorded calls.
+    :param gradings: the actions that it is about: ``SIGNS``, ``SCALES``, or both.
+    :returns: a decorator, which leaves the rule as it is.
     """
 
     def register(rule: Rule) -> Rule:

@@ -14,7 +14,7 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.posterior.latents import (
     require_draws,
     require_no_others,
-    summed_out,
+    sites_to_sum_out,
     together,
 )
 from pyro_perm.posterior.likelihood import Pointwise, pointwise
@@ -27,7 +27,7 @@ Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Exported:
+class Export:
     """What of a model is exported.
 
     Attributes:
@@ -64,7 +64,7 @@ def guide_posterior(
         out, or draws what is none, or if there is none.
     """
     drawn = guide.names(SiteKind.LATENT, SiteKind.AUXILIARY)
-    summed_out(model, drawn, "the guide draws")
+    sites_to_sum_out(model, drawn, "the guide draws")
     require_no_others(model, guide)
     program = guide.call.program
     draw = program.draw_over if isinstance(program, AutoSymmetrized) else draw_guide
@@ -85,7 +85,7 @@ def mcmc_posterior(model: FullData, mcmc: MCMC) -> Datasets:
     """
     require_draws(mcmc)
     samples = mcmc.get_samples(group_by_chain=True)
-    summed_out(model, samples, "the MCMC draws")
+    sites_to_sum_out(model, samples, "the MCMC draws")
     divergences = mcmc.diagnostics().get("divergences")
     stats: Values = {}
     if divergences is not None:
@@ -100,7 +100,7 @@ def mcmc_posterior(model: FullData, mcmc: MCMC) -> Datasets:
     }
 
 
-def exported(model: FullData, posterior: Values) -> Exported:
+def choose_export(model: FullData, posterior: Values) -> Export:
     """What of the model there is to export, judged by one draw of its posterior.
 
     Warns of terms of the likelihood that belong to no observation, and of functions of sites that
@@ -108,7 +108,7 @@ def exported(model: FullData, posterior: Values) -> Exported:
 
     :param posterior: site -> draws, shape ``(chains, draws, ...)``.
     """
-    left_out = summed_out(model, posterior, "the posterior has")
+    left_out = sites_to_sum_out(model, posterior, "the posterior has")
     first = {name: values[0, 0] for name, values in posterior.items()}
     evaluated = model.evaluate(first, left_out)
     functions = []
@@ -128,10 +128,10 @@ def exported(model: FullData, posterior: Values) -> Exported:
             f"(elpd): {why}",
             stacklevel=4,
         )
-    return Exported(model, left_out, tuple(functions), found)
+    return Export(model, left_out, tuple(functions), found)
 
 
-def evaluate(export: Exported, drawn: Datasets, map_draws: DrawMapper) -> Datasets:
+def evaluate(export: Export, drawn: Datasets, map_draws: DrawMapper) -> Datasets:
     """What the model says about draws of its posterior.
 
     :param drawn: ``posterior`` and ``sample_stats``, shape ``(chains, draws, ...)``.
@@ -141,9 +141,9 @@ def evaluate(export: Exported, drawn: Datasets, map_draws: DrawMapper) -> Datase
     """
     model = export.model
 
-    def evaluated(values: Values) -> Datasets:
+    def evaluate_draw(values: Values) -> Datasets:
         given = model.evaluate(values, export.summed_out)
-        predicted = model.replicating.draw(values).values
+        predicted = model.without_observations.draw(values).values
         return {
             "posterior": {name: given.functions[name] for name in export.functions},
             "posterior_predictive": {name: predicted[name] for name in export.observed},
@@ -154,7 +154,9 @@ def evaluate(export: Exported, drawn: Datasets, map_draws: DrawMapper) -> Datase
     posterior = drawn["posterior"]
     num_chains = len(next(iter(posterior.values())))
     flat = {name: values.flatten(0, 1) for name, values in posterior.items()}
-    datasets = _chains(map_draws(evaluated, flat, description="posterior predictive"), num_chains)
+    datasets = _chains(
+        map_draws(evaluate_draw, flat, description="posterior predictive"), num_chains
+    )
     latent = {name: posterior[name] for name in export.latent}
     return {
         **datasets,
@@ -163,14 +165,14 @@ def evaluate(export: Exported, drawn: Datasets, map_draws: DrawMapper) -> Datase
     }
 
 
-def prior(export: Exported, num_samples: int, map_draws: DrawMapper) -> Datasets:
+def prior(export: Export, num_samples: int, map_draws: DrawMapper) -> Datasets:
     """Independent draws from the model itself.
 
     :returns: ``prior`` and ``prior_predictive``, shape ``(1, num_samples, ...)``.
     """
 
     def draw(_: Values) -> Datasets:
-        drawn = export.model.replicating.draw().values
+        drawn = export.model.without_observations.draw().values
         return {
             "prior": {name: drawn[name] for name in (*export.latent, *export.functions)},
             "prior_predictive": {name: drawn[name] for name in export.observed},

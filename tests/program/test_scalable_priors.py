@@ -12,8 +12,9 @@ import torch
 from pyro import poutine
 from torch.distributions.transforms import AffineTransform
 
+from pyro_perm.program.call import Call
 from pyro_perm.program.opening import open_program
-from pyro_perm.program.priors import unscalable_sites
+from pyro_perm.program.scalable_priors import unscalable_sites
 
 
 def reasons(prior: Callable[[], Any], mask: bool = True) -> dict[str, str]:
@@ -22,7 +23,7 @@ def reasons(prior: Callable[[], Any], mask: bool = True) -> dict[str, str]:
             w = pyro.sample("w", prior())
         pyro.factor("f", w.sum())
 
-    with open_program(model, (), {}) as program:
+    with open_program(Call(model)) as program:
         return unscalable_sites(program)
 
 

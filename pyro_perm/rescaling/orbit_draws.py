@@ -83,7 +83,7 @@ def _sample_all(exponent: Exponent, generator: torch.Generator | None) -> Tensor
 
 
 def _sample(exponent: Exponent, generator: torch.Generator | None) -> Tensor:
-    balanced, origin = exponent.balanced()
+    balanced, origin = exponent.balance()
     windows = find_windows(balanced, *find_modes(balanced), _DEPTH)
     exponent.require_integrals(windows.num_nodes[: len(exponent)])
     windows = _one_window_each(windows, len(exponent), generator)

@@ -86,7 +86,7 @@ class Priors:
         layout = UnitLayout.of(symmetry, group, sites)
         shapes = [symmetry.site_shape(site) for site in sites]
         locs, scales = (
-            layout.units([_expanded(p, s) for p, s in zip(kind, shapes, strict=True)])
+            layout.units([_expand(p, s) for p, s in zip(kind, shapes, strict=True)])
             for kind in ([prior.loc for prior in normals], [prior.scale for prior in normals])
         )
         return locs, scales
@@ -153,5 +153,5 @@ def elementwise(prior: Any) -> Distribution:
     return distribution
 
 
-def _expanded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor.expand(torch.broadcast_shapes(tensor.shape, shape))
