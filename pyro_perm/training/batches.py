@@ -89,3 +89,12 @@ def num_data_of(batches: Iterable[Any]) -> int | None:
         return batches.num_data
     dataset: Any = getattr(batches, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def sizes_of(batches: Iterable[Any]) -> dict[str, str]:
+    """Numbers of rows in all and in a batch, by name, as far as they are known."""
+    size = batches.size if isinstance(batches, TensorBatches) else None
+    return {
+        "number of rows": str(num_data_of(batches)),
+        "batch size": str(getattr(batches, "batch_size", size)),
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_VERSION = 1
+_VERSION = 2
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch.optim import Adam
 
 from pyro_perm.program.batches import Arguments
 from pyro_perm.training.annealed_kl import AnnealedKL, Schedule
-from pyro_perm.training.batches import arguments_of_batch, as_batches, num_data_of
+from pyro_perm.training.batches import arguments_of_batch, as_batches, num_data_of, sizes_of
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
@@ -100,7 +100,10 @@ def fit(
     :param patience: validations in a row without a better score that end the run.
     :param callbacks: are called with the :class:`History` after each step; the run ends where one
         returns True.
-    :param checkpoint: a file that the run is saved to, and resumed from where it exists.
+    :param checkpoint: a file that the run is saved to, and resumed from where it exists. The call
+        that resumes it may have more steps or epochs, and other callbacks, validation and patience;
+        other settings of the optimizer, another loss, batch size or number of rows are refused. The
+        same numbers of rows are taken for the same data.
     :param checkpoint_every: steps from one checkpoint to the next; the end is saved too.
     :param parallel: where several processes share the run, each with rows of its own, what makes
         the module that averages their gradients: ``DistributedDataParallel``, or Lightning Fabric's
@@ -110,7 +113,8 @@ def fit(
     :param progress: whether to show a bar with the ELBO, averaged over the last steps.
     :returns: losses, learning rates and scores, and why the run ended; see
         ``pyro_perm.figures.plot_history``.
-    :raises ValueError: if arguments contradict each other, or the checkpoint is of another run.
+    :raises ValueError: if arguments contradict each other, or the checkpoint is of another run, or
+        beyond the end of this one; says what differs.
     :raises FloatingPointError: if the loss is not finite.
     """
     _require_consistent(epochs, steps, validate, validate_every, patience, checkpoint_every)
@@ -137,7 +141,8 @@ def fit(
     if checkpoint is not None and isinstance(taken, PyroSteps):
         taken.require_names()
     extras = {"elbo": elbo} if isinstance(elbo, WrappedELBO) else {}
-    run = Run(plan, batches, taken, TrainedTensors(model, guide), extras)
+    settings = {**taken.settings, "loss": type(elbo).__name__, **sizes_of(batches)}
+    run = Run(plan, batches, taken, TrainedTensors(model, guide), extras, settings)
     run.resume()
     return run()
 

@@ -40,8 +40,8 @@ class TrainedTensors:
         """The values as they are now."""
         return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
-    def restore(self, values: Mapping[str, Tensor]) -> None:
-        """Put values back.
+    def require_same(self, values: Mapping[str, Tensor]) -> None:
+        """Refuse values of other parameters.
 
         :raises ValueError: if they are of other parameters; names one.
         """
@@ -55,6 +55,13 @@ class TrainedTensors:
                     f"the checkpoint is of another model or guide: '{name}' has shape "
                     f"{tuple(shape)} here, and {tuple(value.shape)} there"
                 )
+
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Put values back.
+
+        :raises ValueError: if they are of other parameters; names one.
+        """
+        self.require_same(values)
         with torch.no_grad():
             for name, value in values.items():
                 self._tensors[name].copy_(value)

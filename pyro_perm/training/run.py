@@ -67,6 +67,7 @@ class Run:
     :param batches: the batches of an epoch, each time it is iterated over.
     :param steps: takes the steps.
     :param tensors: what they change.
+    :param settings: name -> what a run that goes on must share with the one that was cut off.
     :param extras: name -> what else has a state to be saved, such as a schedule in the loss.
     """
 
@@ -77,9 +78,10 @@ class Run:
         steps: Steps,
         tensors: TrainedTensors,
         extras: dict[str, Any],
+        settings: dict[str, str],
     ) -> None:
         self._plan, self._batches, self._steps = plan, batches, steps
-        self._tensors, self._extras = tensors, extras
+        self._tensors, self._extras, self._settings = tensors, extras, settings
         self._random = RandomState(batches)
         self._at_epoch_start = self._random.get()
         self._best: dict[str, Tensor] | None = None
@@ -94,6 +96,9 @@ class Run:
         if path is None or not path.exists():
             return
         state = read_checkpoint(path)
+        self._tensors.require_same(state["tensors"])
+        self._require_same_settings(path, state["settings"])
+        self._require_not_beyond(path, state["history"])
         self._tensors.restore(state["tensors"])
         self._steps.load_state_dict(state["steps"])
         self.history.load_state_dict(state["history"])
@@ -102,6 +107,28 @@ class Run:
         self._best = state["best"]
         self._at_epoch_start = state["random_at_epoch_start"]
         self._random.set(state["random"])
+
+    def _require_same_settings(self, path: Path, before: dict[str, str]) -> None:
+        differing = [
+            f"{name} {before.get(name)} there and {self._settings.get(name)} here"
+            for name in sorted(before.keys() | self._settings.keys())
+            if before.get(name) != self._settings.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"the run of the checkpoint '{path}' has other settings: {', '.join(differing)}. "
+                "Make the call that wrote it again, with more steps= or epochs= if you like; to go "
+                "on with other settings, fit the guide that it returns with another checkpoint="
+            )
+
+    def _require_not_beyond(self, path: Path, before: dict[str, Any]) -> None:
+        taken = {"steps": len(before["losses"]), "epochs": len(before["epoch_ends"])}
+        for name, wanted in (("steps", self._plan.steps), ("epochs", self._plan.epochs)):
+            if wanted is not None and taken[name] > wanted:
+                raise ValueError(
+                    f"the run of the checkpoint '{path}' has taken {taken[name]} {name}, more than "
+                    f"{name}={wanted}: give as many or more, or another checkpoint="
+                )
 
     def __call__(self) -> History:
         """Train to the end; keeps the parameters of the best score, if there are scores."""
@@ -251,6 +278,7 @@ class Run:
             {
                 "tensors": self._tensors.copy(),
                 "best": self._best,
+                "settings": self._settings,
                 "steps": self._steps.state_dict(),
                 "extras": {name: extra.state_dict() for name, extra in self._extras.items()},
                 "history": self.history.state_dict(),

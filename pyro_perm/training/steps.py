@@ -31,6 +31,10 @@ class Steps(Protocol):
     def learning_rate(self) -> float | None:
         """Of the next step, where it is one number."""
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the optimizer was made with, by name."""
+
     def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
 
@@ -75,12 +79,18 @@ class TorchSteps:
             trial = innermost(elbo)(model, guide)  # A recipe would count it as a step.
             self._loss = parallel(SharedLoss(loss, with_gradient(trial, parameters, call)))
         self._optimizer = make_optimizer(parameter for _, parameter in parameters)
+        self._settings = _settings_of(self._optimizer)
         self._scheduler = None if make_scheduler is None else make_scheduler(self._optimizer)
 
     @property
     def learning_rate(self) -> float | None:
         """Of the first group of parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of the first group of parameters, before a schedule changes them."""
+        return self._settings
 
     def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
@@ -152,6 +162,13 @@ class PyroSteps:
         """Not known: each parameter has an optimizer of its own."""
         return None
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What each parameter's optimizer is made with, unless it depends on the parameter."""
+        arguments = self._optimizer.pt_optim_args
+        known = arguments if isinstance(arguments, dict) else {}
+        return {name: str(value) for name, value in known.items()}
+
     def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
         args, kwargs = call
@@ -172,6 +189,15 @@ class PyroSteps:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self._optimizer.set_state(state)
+
+
+_WITHOUT_EFFECT = ("params", "fused", "foreach", "capturable", "differentiable")
+
+
+def _settings_of(optimizer: Optimizer) -> dict[str, str]:
+    group = optimizer.param_groups[0]
+    named = {name: str(value) for name, value in group.items() if name not in _WITHOUT_EFFECT}
+    return {"optimizer": type(optimizer).__name__, **named}
 
 
 def _unconstrained(value: Any) -> Tensor:

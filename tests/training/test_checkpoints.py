@@ -168,3 +168,26 @@ def test_an_interrupted_loader_that_changed_is_refused(tmp_path):
         )
     with pytest.raises(ValueError, match="gave 2 batches in an epoch, of which 3 had been seen"):
         run(new_guide(), data=short, epochs=2, checkpoint=path)
+
+
+DIFFERING = {
+    "lr 0.01 there and 0.5 here": {"learning_rate": 0.5},
+    "optimizer Adam there and SGD here": {"optimizer": partial(torch.optim.SGD, lr=0.01)},
+    "batch size None there and 5 here": {"batch_size": 5},
+    "number of rows 24 there and 7 here": {"data": (X[:7], Y[:7])},
+    "loss FunctionalMeanField_ELBO there and AnnealedKL here": {"kl_weight": lambda step: 1.0},
+    "has taken 6 steps, more than steps=4": {"steps": 4},
+    "has taken 6 epochs, more than epochs=4": {"steps": None, "epochs": 4},
+}
+
+
+@pytest.mark.parametrize("message", DIFFERING)
+def test_a_call_with_other_settings_is_refused_and_changes_nothing(message, tmp_path):
+    path = tmp_path / "run.pt"
+    run(new_guide(), steps=6, checkpoint=path)
+    guide = new_guide()
+    guide(X, Y)
+    before = values(guide)
+    with pytest.raises(ValueError, match=message):
+        run(guide, **{"steps": 9, "checkpoint": path, **DIFFERING[message]})
+    assert_equal(values(guide), before)
