@@ -7,6 +7,7 @@ None leaves the parameter as it is: a constant, or trained like any other parame
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Mapping
 
@@ -97,11 +98,26 @@ def as_prior(prior: PriorLike) -> Prior:
     if isinstance(prior, TorchDistributionMixin):
         return lambda name, parameter: prior
     if callable(prior):
+        _require_name_and_value(prior)
         return prior
     raise TypeError(
         "a prior is a distribution, a function of a parameter's name and value, or a dictionary "
         f"from patterns of names to these or None, but is a {type(prior).__name__}"
     )
+
+
+def _require_name_and_value(prior: Prior) -> None:
+    """Refuse a function that does not take these two, as one does that makes priors."""
+    try:
+        inspect.signature(prior).bind("name", torch.zeros(()))
+    except TypeError:
+        name = getattr(prior, "__name__", type(prior).__name__)
+        raise TypeError(
+            f"the prior '{name}' is a function, but not of a parameter's name and value: if it "
+            f"makes priors, as fan_in does, call it: prior={name}()"
+        ) from None
+    except ValueError:  # It has no signature.
+        return
 
 
 def require_matches(prior: PriorLike, names: list[str]) -> None:
