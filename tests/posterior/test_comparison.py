@@ -188,6 +188,19 @@ def test_guides_that_share_their_parameters_are_refused(problem):
     pyro.clear_param_store()
 
 
+@pytest.mark.parametrize(
+    ("held_out", "error", "message"),
+    [
+        (lambda x, y: (x, None), ValueError, r"observes nothing .* such as held_out=\(x, y\)"),
+        (lambda x, y: x, TypeError, r"held_out is a tuple .*, but is a Tensor"),
+    ],
+)
+def test_held_out_data_without_observations_are_refused(problem, held_out, error, message):
+    guide = guide_of(problem)
+    with pytest.raises(error, match=message):
+        compare(problem, {"one": guide, "two": guide}, held_out=held_out(*problem.args))
+
+
 def test_what_cannot_be_compared_is_refused(problem):
     guide = guide_of(problem)
     for guides in ({"one": guide}, [guide, guide]):
