@@ -220,8 +220,8 @@ def double(value: Tensor) -> Tensor:
 
 
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\)"),
-    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\)"),
+    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\.\.\.\)"),
+    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\.\.\.\)"),
     ({"prior": double}, "'double' is a function, but not of a parameter's name and value"),
     ({"likelihood": dist.Normal(0.0, 1.0)}, "function of the network's outputs .* is a Normal"),
     ({"likelihood": None}, "function of the network's outputs .* is a NoneType"),
