@@ -164,10 +164,15 @@ def compare(
         guides; if two of them go by the same parameters of Pyro's param store, or would from their
         next call on, though they are not made of one guide, as a base and its symmetrization are;
         if the executor works in this process.
-    :raises TypeError: if a guide cannot be symmetrized, or not sent.
+    :raises TypeError: if a guide cannot be symmetrized, or not sent, or ``held_out`` is no tuple.
     """
     if not isinstance(guides, Mapping) or len(guides) < 2:
         raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
+    if isinstance(held_out, str) or not isinstance(held_out, Sequence | None):
+        raise TypeError(
+            "held_out is a tuple of arguments of the model, observations included, such as "
+            f"held_out=(x, y), but is a {type(held_out).__name__}"
+        )
     data = Data.of(model, args, kwargs)
     for guide in guides.values():
         _set_up(model, guide, data)
@@ -207,6 +212,8 @@ def _integrands(
     progress: bool,
 ) -> dict[str, Tensor]:
     """Score -> what it is the average of, for one guide."""
+    # First, so that what is missing is missed before the bounds take their time.
+    y = None if held_out is None else observed_values(model, *held_out, site=site)
     of_itself = isinstance(guide, AutoSymmetrized)
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
     elbo = certified_elbo(
@@ -225,7 +232,7 @@ def _integrands(
         "ELBO(q^G), lower bound": elbo.lower,
         "ELBO(q^G), upper bound": elbo.upper,
     }
-    if held_out is not None:
+    if held_out is not None and y is not None:
         prediction = predict(
             model,
             base,
@@ -234,7 +241,7 @@ def _integrands(
             site=site,
             progress=progress,
         )
-        integrands |= _held_out_scores(prediction, observed_values(model, *held_out, site=site))
+        integrands |= _held_out_scores(prediction, y)
     return integrands
 
 
