@@ -176,16 +176,71 @@ def test_loaders_are_compared_too(problem):
         torch.testing.assert_close(found.integrands[name], expected.integrands[name])
 
 
-def test_guides_that_share_their_parameters_are_refused(problem):
+TAKEN = r"one 'AutoNormal\.locs\.w1' for the guides 'one' and 'two'"
+
+
+@pytest.fixture
+def global_parameters():
     pyro.settings.set(module_local_params=False)
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_a_guide_whose_parameters_the_store_will_replace_is_refused(problem):
     first = problem.base()
     first(*problem.args)
     pyro.clear_param_store()
     second = problem.base()
     second(*problem.args)
-    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as another"):
+    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as guides"):
         compare(problem, {"first": first, "second": second}, symmetry=problem.symmetry())
-    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+@pytest.mark.parametrize("clears", ["never", "between", "at the end"])
+@pytest.mark.parametrize("symmetrized", [False, True])
+@pytest.mark.parametrize("as_function", [False, True])
+def test_guides_that_hold_the_same_parameters_are_refused(
+    problem, clears, symmetrized, as_function
+):
+    """Whether they hold them already, or the second will find those of the first."""
+    first = problem.base()
+    first(*problem.args)
+    if clears != "never":
+        pyro.clear_param_store()
+    second = problem.guide(ESTIMATOR) if symmetrized else problem.base()
+    second(*problem.args)
+    if clears == "between":
+        first(*problem.args)
+    if clears == "at the end":
+        pyro.clear_param_store()
+    guides = {"one": first, "two": second}
+    if as_function:
+        guides["one"] = lambda x, y: first(x, y)
+    options = {} if symmetrized else {"symmetry": problem.symmetry()}
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides, **options)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_guides_that_were_never_called_are_refused_too(problem):
+    guides = {"one": problem.base(), "two": problem.guide(ESTIMATOR)}
+    guides["one"](*problem.args)
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_one_guide_may_be_compared_under_several_groups(problem):
+    base = problem.base()
+    finer = pp.AutoSymmetrized(base, problem.symmetry(), estimator=ESTIMATOR)
+    guides = {"plain": base, "one": finer, "two": pp.AutoSymmetrized(base, problem.symmetry())}
+    for guide in guides.values():
+        guide(*problem.args)
+    found = compare(problem, guides, num_samples=4)
+    assert found.difference("ELBO(q)", "two") == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
