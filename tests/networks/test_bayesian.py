@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import pyro
@@ -232,3 +233,26 @@ def test_what_does_not_fit_is_refused() -> None:
         pp.bayesian(net, likelihood=lambda f: dist.Normal(f.sum(), 1.0))(X, REALS)
     with pytest.raises(ValueError, match="the last dimension must be even"):
         pp.bayesian(net, likelihood=pp.likelihoods.gaussian_of_predicted_scale)(X, REALS)
+
+
+PRIORS: list[Any] = [
+    pp.priors.standard_normal,
+    pp.priors.fan_in(2.0),
+    pp.priors.learned_scale(),
+    pp.priors.weights_only(pp.priors.fan_in()),
+    dist.Normal(0.0, 0.5),
+    {"0.*": dist.Laplace(0.0, 1.0), "2.bias": None, "*": pp.priors.standard_normal},
+]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(("likelihood", "outputs", "y"), [each[:3] for each in LIKELIHOODS])
+def test_a_model_can_be_pickled(prior: Any, likelihood: Any, outputs: int, y: Tensor) -> None:
+    """As other processes get it."""
+    pyro.settings.set(module_local_params=True)  # Model and copy have parameters of one name.
+    net = network(outputs)
+    model = pp.bayesian(net, prior=prior, likelihood=likelihood)
+    copy = pickle.loads(pickle.dumps(model))
+    values = drawn(net)
+    found, expected = (log_joint(each, values, X, y) for each in (copy, model))
+    assert found.isfinite() and torch.equal(found, expected)

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -97,6 +97,17 @@ def test_parameters_of_functions_are_trained_too():
     before = pyro.param("w1_loc").detach().clone()
     run(guide, steps=5)
     assert (pyro.param("w1_loc") != before).all()
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal])
+def test_parameters_of_modules_and_of_the_store_are_trained_alike(kind):
+    fitted = []
+    for local in (False, True):
+        pyro.settings.set(module_local_params=local)
+        guide = new_guide(kind)
+        losses = run(guide, steps=3, elbo=Trace_ELBO()).losses
+        fitted.append([torch.tensor(losses), *values(guide)])
+    assert_equal(*fitted)
 
 
 def test_training_raises_the_bound():
