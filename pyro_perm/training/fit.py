@@ -90,9 +90,11 @@ def fit(
     :param scheduler: makes a schedule of an optimizer of PyTorch, such as
         ``functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=5000)``; it steps
         after each step.
-    :param validate: the score of the guide as it is, larger being better. What it draws leaves the
-        random numbers of training as they are.
-    :param validate_every: steps from one validation to the next; None validates after each epoch.
+    :param validate: the score of the guide as it is, larger being better; NaN is never the best,
+        and a run without any other score ends with a warning. What it draws leaves the random
+        numbers of training as they are.
+    :param validate_every: steps from one validation to the next; None validates after each epoch,
+        which a run of ``steps`` that ends within an epoch has one less of.
     :param patience: validations in a row without a better score that end the run.
     :param callbacks: are called with the :class:`History` after each step; the run ends where one
         returns True.
