@@ -185,10 +185,15 @@ def compare(
         next call on, though they are not made of one guide, as a base and its symmetrization are;
         if several unlike groups are the largest, and a guide is not symmetrized;
         if the executor works in this process.
-    :raises TypeError: if a guide cannot be symmetrized, or not sent.
+    :raises TypeError: if a guide cannot be symmetrized, or not sent, or ``held_out`` is no tuple.
     """
     if not isinstance(guides, Mapping) or len(guides) < 2:
         raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
+    if isinstance(held_out, str) or not isinstance(held_out, Sequence | None):
+        raise TypeError(
+            "held_out is a tuple of arguments of the model, observations included, such as "
+            f"held_out=(x, y), but is a {type(held_out).__name__}"
+        )
     data = Data.of(model, args, kwargs)
     for guide in guides.values():
         _set_up(model, guide, data)
@@ -236,6 +241,8 @@ def _scores(
     site: str | None,
     progress: bool,
 ) -> _Scores:
+    # First, so that what is missing is missed before the bounds take their time.
+    y = None if held_out is None else observed_values(model, *held_out, site=site)
     of_itself = isinstance(guide, AutoSymmetrized)
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
     elbo = certified_elbo(
@@ -254,7 +261,7 @@ def _scores(
         "ELBO(q^G), lower bound": elbo.lower,
         "ELBO(q^G), upper bound": elbo.upper,
     }
-    if held_out is not None:
+    if held_out is not None and y is not None:
         prediction = predict(
             model,
             base,
@@ -263,7 +270,7 @@ def _scores(
             site=site,
             progress=progress,
         )
-        integrands |= _held_out_scores(prediction, observed_values(model, *held_out, site=site))
+        integrands |= _held_out_scores(prediction, y)
     return _Scores(elbo.group, integrands)
 
 

@@ -318,6 +318,19 @@ def test_one_guide_may_be_compared_under_several_groups(problem):
     assert found.difference("ELBO(q)", "two") == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("held_out", "error", "message"),
+    [
+        (lambda x, y: (x, None), ValueError, r"observes nothing .* such as held_out=\(x, y\)"),
+        (lambda x, y: x, TypeError, r"held_out is a tuple .*, but is a Tensor"),
+    ],
+)
+def test_held_out_data_without_observations_are_refused(problem, held_out, error, message):
+    guide = guide_of(problem)
+    with pytest.raises(error, match=message):
+        compare(problem, {"one": guide, "two": guide}, held_out=held_out(*problem.args))
+
+
 def test_what_cannot_be_compared_is_refused(problem):
     guide = guide_of(problem)
     for guides in ({"one": guide}, [guide, guide]):
