@@ -198,6 +198,8 @@ def compare(
     for guide in guides.values():
         _set_up(model, guide, data)
     _require_own_parameters(guides)
+    if symmetry is None and not all(isinstance(g, AutoSymmetrized) for g in guides.values()):
+        symmetry = largest_symmetry(guides)
     options = {
         "args": args,
         "kwargs": kwargs,
@@ -205,7 +207,7 @@ def compare(
         "num_samples": num_samples,
         "num_predictive_samples": num_predictive_samples,
         "estimator": estimator,
-        "symmetry": symmetry or largest_symmetry(guides),
+        "symmetry": symmetry,
         "max_seconds": max_seconds,
         "site": site,
         "progress": progress,

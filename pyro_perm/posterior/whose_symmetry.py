@@ -71,19 +71,8 @@ def symmetry_if_any(
     return None if given is None else given.group
 
 
-def symmetry_among(guides: Sequence[Any]) -> PermutationSymmetry:
-    """The symmetry of the first symmetrized one of some guides, each called before.
-
-    :raises ValueError: if there is none.
-    """
-    for guide in guides:
-        if isinstance(guide, AutoSymmetrized) and guide.symmetry is not None:
-            return guide.symmetry
-    raise ValueError("neither guide is symmetrized: give the group as symmetry=")
-
-
 def largest_symmetry(guides: Mapping[str, Any]) -> PermutationSymmetry | None:
-    """The largest symmetry of the guides that have one, for those that have none; None if all do.
+    """The largest symmetry of some guides, for what all of them go by; None if there is none.
 
     It rescales most units, and of those that rescale as many its ``log |G|`` is the largest.
 
@@ -92,7 +81,7 @@ def largest_symmetry(guides: Mapping[str, Any]) -> PermutationSymmetry | None:
     """
     own = {name: g.symmetry for name, g in guides.items() if isinstance(g, AutoSymmetrized)}
     symmetries = {name: symmetry for name, symmetry in own.items() if symmetry is not None}
-    if not symmetries or len(own) == len(guides):
+    if not symmetries:
         return None
 
     def size(guide: str) -> tuple[int, float]:
@@ -110,7 +99,7 @@ def largest_symmetry(guides: Mapping[str, Any]) -> PermutationSymmetry | None:
         if action_of(symmetries[other].group) != action_of(symmetries[largest].group):
             raise ValueError(
                 f"guides '{largest}' and '{other}' are symmetrized over groups of one size that "
-                "are not the same, and other guides over none: choose theirs by symmetry="
+                "are not the same: choose one of them as symmetry="
             )
     return symmetries[largest]
 

@@ -92,7 +92,7 @@ def test_groups_that_no_size_tells_apart_are_refused_for_a_plain_guide():
         "c": pp.AutoSymmetrized(bases["c"], halves[1]),
     }
     options = {"num_samples": 4, "progress": False}
-    with pytest.raises(ValueError, match=r"guides '[bc]' and '[bc]'.* choose theirs by symmetry="):
+    with pytest.raises(ValueError, match=r"and '[bc]' are .* choose one of them as symmetry="):
         pp.compare(model, guides, x, **options)
     found = pp.compare(model, guides, x, symmetry=halves[0], **options)
     _, orders, *_ = repr(found).splitlines()
