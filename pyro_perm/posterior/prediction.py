@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +13,19 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_perm.posterior.latents import require_draws, together
 from pyro_perm.posterior.likelihood import pointwise
-from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.call import Call, model_of, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.isolation import without_autoguide_handlers
 from pyro_perm.program.restoration import restored
 from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
+from pyro_perm.rescaled_draws import unrescaled
 from pyro_perm.sampling import looking_on, set_up
 
 _NUM_SAMPLES = 1000
@@ -110,7 +114,8 @@ def predict(
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
     :param posterior: a guide such as ``AutoNormal`` or :class:`AutoSymmetrized`, or Pyro's ``MCMC``
-        after its run, or its samples, site -> shape ``(draws, *site shape)``.
+        after its run, or its samples, site -> shape ``(draws, *site shape)``. A guide that rescales
+        units leaves them as they are for its own model, whose predictions are the same.
     :param args: arguments of the model and the guide, with or without observations.
     :param num_samples: number of draws of a guide, 1000 by default. Samples are all used.
     :param batch_size: number of rows at a time: every tensor among ``args`` is split along its
@@ -223,12 +228,23 @@ def _latent_values(
     with looking_on():
         guide = together(model, survey(guide_call))
 
+    rescaling = unrescaled if _is_model_of(posterior, call.program) else nullcontext
+
     def draw(_: Values) -> Values:
-        with poutine.mask(mask=False):  # Nobody asks for the density.
+        with poutine.mask(mask=False), rescaling():  # Nobody asks for the density.
             drawn = guide.draw().values
         return {name: drawn[name] for name in guide.names(SiteKind.LATENT)}
 
     return draw
+
+
+def _is_model_of(guide: Callable[..., Any], model: Callable[..., Any]) -> bool:
+    """Whether a guide's symmetry was verified on this model, so that it changes no prediction.
+
+    Then units need not be rescaled, which goes by the numbers of each draw and forbids vmap.
+    """
+    own = model_of(guide) if isinstance(guide, AutoGuide) else None
+    return own is not None and without_autoguide_handlers(own) == model
 
 
 @dataclass(frozen=True)

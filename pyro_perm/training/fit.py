@@ -20,6 +20,7 @@ from pyro_perm.training.batches import arguments_of_batch, as_batches, num_data_
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
+from pyro_perm.training.observations import watch_for_observations
 from pyro_perm.training.parameters import TrainedTensors
 from pyro_perm.training.processes import Parallel, Processes
 from pyro_perm.training.run import Callback, Plan, Run
@@ -77,7 +78,7 @@ def fit(
     :param guide: any guide; an ``AutoNormal``, by itself or symmetrized, is the fastest.
     :param data: a tensor or a tuple of tensors, the arguments of the model, with an entry for each
         observation; or a loader whose batches are arguments, such as a
-        :class:`~torch.utils.data.DataLoader`.
+        :class:`~torch.utils.data.DataLoader`. A model that observes nothing of it is warned about.
     :param epochs: how often all data are seen; give either this or ``steps``.
     :param steps: how many gradient steps are taken.
     :param batch_size: of minibatches of tensors, shuffled each epoch; None takes all at once.
@@ -122,7 +123,8 @@ def fit(
     elbo = elbo or choose_elbo(model, guide, first)
     if kl_weight is not None:
         elbo = AnnealedKL(elbo, kl_weight)
-    taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, parallel, first)
+    with watch_for_observations():
+        taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, parallel, first)
     plan = Plan(
         epochs=epochs,
         steps=steps,

@@ -1,10 +1,12 @@
 """Predictions: one set of draws for all batches, every kind of posterior, and known moments."""
 
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from problems import local_latents, observe, one_hidden_layer
+from problems import local_latents, observe, one_hidden_layer, with_scales
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
@@ -141,6 +143,49 @@ def test_one_of_several_observed_sites_is_chosen():
             ValueError, match=r"choose the observed site: site= one of \['y', 'z'\]"
         ):
             pp.predict(model, samples, x, x, site=wrong, progress=False)
+
+
+def rescaled_guide():
+    problem = with_scales(one_hidden_layer(3, torch.relu))
+    runs = []
+
+    def model(x, y=None):
+        runs.append(1)
+        problem.model(x, y)
+
+    guide = replace(problem, model=model).guide(init_scale=0.05)
+    guide(*problem.args)
+    return guide, model, problem.args, runs
+
+
+def test_units_are_not_rescaled_for_predictions_which_are_the_same():
+    """The scales go by the numbers, draw by draw: it took 75 times as long."""
+    guide, model, args, runs = rescaled_guide()
+    options = {"num_samples": 200, "progress": False}
+    expected = pp.predict(model, guide.base, *args, **options)
+    runs.clear()
+    found = pp.predict(model, guide, *args, **options)
+    assert len(runs) < 100
+    for name in ("draws", "means", "log_likelihood"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
+    rescaled = pp.predict(lambda x, y: model(x, y), guide, *args, **options)
+    spread = (found.means.var(0) + rescaled.means.var(0)) / 200
+    assert ((rescaled.mean - found.mean).abs() < 4.5 * spread.sqrt()).all()
+
+
+def test_units_are_rescaled_for_models_that_might_see_it():
+    guide, _, (x, _), _ = rescaled_guide()
+
+    def first_unit(x, y=None):
+        w = pyro.sample("w1", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(w[0, 0].expand(len(x)), 1.0), obs=y)
+
+    options = {"num_samples": 50, "progress": False}
+    of_base, of_guide = (
+        pp.predict(first_unit, each, x, **options).means[:, 0].std() for each in (guide.base, guide)
+    )
+    assert of_base < 0.1 < of_guide
 
 
 def test_what_cannot_be_predicted_is_refused():

@@ -30,6 +30,9 @@ from pyro_perm.program.restoration import restored
 from pyro_perm.sampling import draw_density
 from pyro_perm.symmetry import SymmetryGroup
 
+# A guide that is trained with scales drifts along its orbits, which changes ``ELBO(q)`` alone.
+REMARK_ON_SCALES = "moves along orbits"
+
 
 @dataclass(frozen=True, repr=False)
 class SymmetrizedELBO:
@@ -83,8 +86,7 @@ class SymmetrizedELBO:
 
     @property
     def _remark_on_base(self) -> str:
-        """A guide that is trained with scales drifts along its orbits, which changes this alone."""
-        return "moves along orbits" if self.mutual_information.scales else ""
+        return REMARK_ON_SCALES if self.mutual_information.scales else ""
 
     def __repr__(self) -> str:
         information = self.mutual_information
@@ -250,10 +252,12 @@ class CertifiedELBO(NamedTuple):
     Attributes:
         certificate: for ``I(g; w)``, and the gain of scales.
         weight: of these in the ELBO.
+        group: that the bounds are over.
     """
 
     certificate: Certificate
     weight: float
+    group: SymmetryGroup
 
     @property
     def base(self) -> Tensor:
@@ -302,7 +306,7 @@ def certified_elbo(
             known = elbos_by_shares(model, draws_from or guide, data, group, num_samples, executor)
         draw = source.draws(num_samples, known=known, progress=progress).__next__
         certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
-    return CertifiedELBO(certificate, source.weight)
+    return CertifiedELBO(certificate, source.weight, group)
 
 
 def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:
