@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pyro.infer import MCMC
 
 from pyro_perm.program._pyro_internals import has_run
 from pyro_perm.program.full_data import FullData
+from pyro_perm.program.log_prob_shapes import LogProbShapes, LogProbShapesInPlates
 from pyro_perm.program.sites import SiteKind
+
+
+def log_prob_shapes(posterior: Any) -> LogProbShapes:
+    """What the shapes of a model's log-densities are held to, as where its posterior came from.
+
+    :param posterior: a guide, or an MCMC or its samples.
+    """
+    of_mcmc = isinstance(posterior, MCMC | Mapping)
+    return LogProbShapesInPlates() if of_mcmc else LogProbShapes()
 
 
 def sites_to_sum_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:

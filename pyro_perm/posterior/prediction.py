@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.posterior.latents import require_draws, together
+from pyro_perm.posterior.latents import log_prob_shapes, require_draws, together
 from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
@@ -130,7 +130,7 @@ def predict(
     draws = _draws(samples, num_samples)
     with restored(model, posterior, args, kwargs) as writes:
         with writes:
-            with fixed_seed():  # What the model is made of only.
+            with fixed_seed(), log_prob_shapes(posterior):  # What the model is made of only.
                 first = survey(batches[0])
             latent = _latent_values(samples, first, call)
             with looking_on():

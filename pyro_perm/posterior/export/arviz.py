@@ -28,6 +28,7 @@ from pyro_perm.posterior.export.datasets import (
     prior,
 )
 from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
+from pyro_perm.posterior.latents import log_prob_shapes
 from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
@@ -146,7 +147,8 @@ def to_arviz(
         seed = _seed(seed)
         pyro.set_rng_seed(seed)
         with writes:
-            program = survey(call)
+            with log_prob_shapes(guide):
+                program = survey(call)
             draw = _draws_of(guide, program, call, num_samples)
         drawn = draw(map_draws)
         with writes:
