@@ -14,7 +14,12 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_perm.posterior.latents import log_prob_shapes, require_draws, together
+from pyro_perm.posterior.latents import (
+    log_prob_shapes,
+    require_draws,
+    require_made_of_observations,
+    together,
+)
 from pyro_perm.posterior.likelihood import pointwise
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
@@ -122,7 +127,8 @@ def predict(
         above is bound to it beforehand: ``functools.partial(model, site=...)``.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
-        in closed form, or if the posterior lacks a latent site of the model.
+        in closed form, if the posterior lacks a latent site of the model or draws an observed one,
+        or if it is a guide that has not run and nothing is observed.
     """
     call = Call(model, args, kwargs)
     batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
@@ -214,6 +220,7 @@ def _latent_values(
     if isinstance(posterior, Mapping):
         return lambda sample: sample
     guide_call = replace(call, program=posterior)
+    require_made_of_observations(posterior, model)
     set_up(guide_call)
     with looking_on():
         guide = together(model, survey(guide_call))
@@ -277,6 +284,13 @@ def _observed_site(values: Values, model: FullData, site: str | None) -> str:
     undrawn = set(model.names(SiteKind.LATENT)) - values.keys()
     observed = set(model.names(SiteKind.OBSERVATION))
     needed = {name for name in undrawn if not model.sites[name].can_be_summed_out}
+    drawn = sorted(set(model.names(SiteKind.OBSERVATION)) & values.keys())
+    if drawn or not observed | undrawn:
+        raise ValueError(
+            f"the posterior draws {drawn or sorted(values)}, which leaves no observation to "
+            "predict: a guide whose first call was without observations takes them for latent "
+            "sites; make it anew, and call guide(x, y) with observations first"
+        )
     candidates = {site} if site is not None else observed or needed or undrawn
     if len(candidates) != 1 or not candidates <= observed | undrawn:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed | undrawn)}")

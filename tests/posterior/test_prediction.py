@@ -184,3 +184,29 @@ def test_observations_through_a_particle_dimension():
 
     prediction = pp.predict(model, {"w": torch.ones(2)}, x, y, progress=False)
     torch.testing.assert_close(prediction.mean, x[:, 0])
+
+
+@pytest.mark.parametrize("symmetrize", [False, True])
+def test_a_guide_that_has_not_run_is_left_as_it_is_without_observations(symmetrize):
+    problem = one_hidden_layer()
+    x, y = problem.args
+    guide = problem.guide() if symmetrize else problem.base()
+    for evaluate in (pp.predict, pp.to_arviz):
+        with pytest.raises(ValueError, match=r"call guide\(x, y\) with observations, or train it"):
+            evaluate(problem.model, guide, x, None, num_samples=2, progress=False)
+    assert guide.prototype_trace is None
+    assert not list(guide.parameters())
+    guide(x, y)
+    assert pp.predict(problem.model, guide, x, None, num_samples=2, progress=False).draws.shape == (
+        2,
+        len(x),
+    )
+
+
+def test_guides_that_draw_the_observations_are_refused():
+    x = torch.linspace(-1, 1, 3)
+    guide = AutoNormal(line)
+    guide(x)
+    for y in (x, None):
+        with pytest.raises(ValueError, match="leaves no observation to predict: a guide whose"):
+            pp.predict(line, guide, x, y, num_samples=2, progress=False)
