@@ -157,6 +157,7 @@ def compare(
         categorical site accuracy and Brier score. Errors of held-out scores are over observations.
     :raises ValueError: as :func:`symmetrized_elbo` and :func:`predict`; if there are fewer than two
         guides, or Pyro's param store has given one the parameters of another;
+        if held-out observations have no log-likelihood each, as where they lie in no plate;
         if the executor works in this process.
     :raises TypeError: if a guide cannot be symmetrized, or not sent.
     """
@@ -247,6 +248,12 @@ def _require_own_parameters(name: str, guide: Any) -> None:
 
 def _held_out_scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
     """Score -> what it is the average of, one number an observation."""
+    if prediction.log_likelihood is None or prediction.log_likelihood.dim() < 2:
+        raise ValueError(
+            "held-out scores are averages over observations, and these have no log-likelihood "
+            "each: let the model observe them in a plate, with pyro.plate('data', N): "
+            "pyro.sample(...), in place of to_event"
+        )
     density = prediction.log_predictive_density
     scores = {"held-out log-density": density.reshape(len(density), -1).sum(-1)}
     if prediction.means.dim() == prediction.draws.dim() + 1:

@@ -44,7 +44,7 @@ class Prediction:
         log_likelihood: log-density of the observations given the weights, in nats and without the
             scale of subsampling, those discrete sites summed out, and factors in the same plate
             added, shape ``(draws, N)``; None if the model was called without observations, or
-            they have none each.
+            they have none each, as where they lie in no plate.
     """
 
     draws: Tensor
@@ -167,6 +167,8 @@ def observed_values(
     with restored(model, args, kwargs) as writes, writes, fixed_seed():
         seen = survey(Call(model, args, kwargs))
     observed = seen.names(SiteKind.OBSERVATION)
+    if not observed:
+        raise ValueError("the model is called without observations: pass them to it")
     candidates = observed if site is None else [site]
     if len(candidates) != 1 or candidates[0] not in observed:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed)}")
@@ -265,7 +267,17 @@ def _target(model: FullData, values: Values, site: str | None) -> _Target:
             f"log-likelihood: {why}",
             stacklevel=5,
         )
-    return _Target(name, summed_out, has_log_likelihood=name in found.terms)
+    if name not in found.terms:
+        return _Target(name, summed_out, has_log_likelihood=False)
+    is_joint = not found.terms[name][0].log_prob.dim() and model.sites[name].event_dim > 0
+    if is_joint:
+        warnings.warn(
+            f"the observations at site '{name}' have one log-likelihood together, and none each: "
+            "put them into a plate, with pyro.plate('data', N): pyro.sample(...), in place of "
+            "to_event",
+            stacklevel=5,
+        )
+    return _Target(name, summed_out, has_log_likelihood=not is_joint)
 
 
 def _require_shapes(values: Values, model: FullData) -> None:
