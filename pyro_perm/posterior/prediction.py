@@ -127,8 +127,9 @@ def predict(
         above is bound to it beforehand: ``functools.partial(model, site=...)``.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
-        in closed form, if the posterior lacks a latent site of the model or draws an observed one,
-        or if it is a guide that has not run and nothing is observed.
+        in closed form, or none at all, as ``StudentT(1.0)``; if the posterior lacks a latent site
+        of the model or draws an observed one; if a guide has not run and nothing is observed; or as
+        ``Trace_ELBO``, if a site is batched along other dimensions than its plates'.
     """
     call = Call(model, args, kwargs)
     batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
@@ -151,7 +152,9 @@ def predict(
 
         map_draws = DrawMapper(draws_at_once, progress)
         found = map_draws(predict_draw, draws, description="predictive draws")["prediction"]
-    return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
+    prediction = Prediction(found["draws"], found["means"], found.get("log_likelihood"))
+    _require_means(prediction, target.site)
+    return prediction
 
 
 @torch.no_grad()
@@ -319,15 +322,23 @@ def _predict_batch(model: FullData, values: Values, target: _Target) -> dict[str
     """A new observation, its mean, and the log-likelihood of the observations if there are any."""
     new = model.without_observations.draw(values)
     if target.site not in new.means:
-        raise ValueError(
-            f"the distribution at site '{target.site}' has no mean in closed form: use to_arviz "
-            "for draws"
-        )
+        raise ValueError(_no_mean(target.site))
     predicted = {"draws": new.values[target.site], "means": new.means[target.site]}
     if target.has_log_likelihood:
         given = model.evaluate(values, target.summed_out)
         predicted["log_likelihood"] = pointwise(model, given.terms).log_probs()[target.site]
     return predicted
+
+
+def _require_means(prediction: Prediction, site: str) -> None:
+    """Refuse distributions that have draws but no mean, which PyTorch gives as NaN."""
+    means, draws = prediction.means, prediction.draws
+    if means.shape == draws.shape and (means.isnan() & ~draws.isnan()).any():
+        raise ValueError(_no_mean(site))
+
+
+def _no_mean(site: str) -> str:
+    return f"the distribution at site '{site}' has no mean in closed form: use to_arviz for draws"
 
 
 def _join(parts: Sequence[dict[str, Tensor]], batches: Sequence[Call]) -> dict[str, Tensor]:

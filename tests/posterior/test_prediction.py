@@ -237,3 +237,21 @@ def test_a_single_observation_has_its_log_likelihood():
     mu, y = torch.tensor([0.1, 2.0]), torch.tensor(0.5)
     prediction = pp.predict(model, {"mu": mu}, y, progress=False)
     torch.testing.assert_close(prediction.log_likelihood, dist.Normal(mu, 1.0).log_prob(y))
+
+
+@pytest.mark.parametrize("draws_at_once", [1, 64])
+def test_a_site_without_a_mean_is_refused(draws_at_once):
+    def model(x, y=None, degrees=1.0):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.StudentT(degrees, slope * x, 1.0), obs=y)
+
+    x, samples = torch.linspace(-2, 2, 5), {"slope": torch.tensor([0.1, 2.0, 1.0])}
+    options = {"draws_at_once": draws_at_once, "progress": False}
+    with pytest.raises(ValueError, match="site 'y' has no mean in closed form: use to_arviz"):
+        pp.predict(model, samples, x, **options)
+    some = torch.tensor([3.0, 3.0, 3.0, 3.0, 0.5])
+    with pytest.raises(ValueError, match="site 'y' has no mean in closed form: use to_arviz"):
+        pp.predict(model, samples, x, degrees=some, **options)
+    prediction = pp.predict(model, samples, x, degrees=1.5, **options)
+    assert torch.equal(prediction.means, samples["slope"][:, None] * x)
