@@ -5,10 +5,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC, NUTS, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal
 from pyro.nn import PyroModule, PyroSample
+from pyro.poutine.runtime import _PYRO_STACK
 
 import pyro_perm as pp
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 
 X, Y = torch.linspace(-1, 1, 5), torch.zeros(5)
 COLUMN = Y.unsqueeze(-1)
@@ -114,9 +116,16 @@ def test_a_loss_refuses_again_where_it_has_refused(kind):
 
 
 def test_later_steps_of_a_loss_look_at_no_shapes():
+    looked_at = []
+
+    def watched(x, y):
+        looked_at.append(any(isinstance(handler, LogProbShapes) for handler in _PYRO_STACK))
+        model(x, y)
+
     guide, loss = run(model), pp.FunctionalMeanField_ELBO()
-    loss.loss(model, guide, X, Y)
-    assert loss.loss(model, guide, X, COLUMN) > 0  # as if it were right
+    for _ in range(3):
+        loss.loss(watched, guide, X, Y)
+    assert looked_at == [True, False, False]
 
 
 @pytest.mark.parametrize("call", sorted(CALLS))
@@ -138,6 +147,20 @@ def test_guides_are_compared_on_right_shapes_alone():
                 pp.compare(
                     model, guides, *args, held_out=held_out, num_predictive_samples=2, **QUIET
                 )
+
+
+def test_a_laplace_approximation_is_made_of_right_shapes_alone():
+    mode = AutoLaplaceApproximation(model)
+    mode(X, Y)
+    with pytest.raises(ValueError, match='at site "y", invalid log_prob shape'):
+        pp.laplace_approximation(mode, X, COLUMN)
+
+
+def test_losses_between_solutions_are_of_right_shapes_alone():
+    for loss in (pp.negative_log_joint, pp.negative_log_likelihood):
+        assert loss(model, X, Y)({"w": torch.zeros(3)}) > 0
+        with pytest.raises(ValueError, match='at site "y", invalid log_prob shape'):
+            loss(model, X, COLUMN)({"w": torch.zeros(3)})
 
 
 def test_samples_of_mcmc_go_with_what_mcmc_adds_up():
