@@ -1,11 +1,13 @@
 """Likelihoods: functions of a network's outputs, which return the distribution of observations.
 
-The first dimension of the outputs runs over observations; all others are parts of one.
+The first dimension of the outputs runs over observations; all others are parts of one. Models with
+them can be pickled, as those with priors of :mod:`pyro_perm.networks.priors` can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -40,7 +42,11 @@ def gaussian(scale: float | Tensor) -> Likelihood:
 
     :param scale: one number, or one for each part of an observation.
     """
-    return lambda means: dist.Normal(means, scale)
+    return partial(_gaussian, scale)
+
+
+def _gaussian(scale: float | Tensor, means: Tensor) -> Distribution:
+    return dist.Normal(means, scale)
 
 
 def gaussian_of_learned_scale(initial: float = 1.0) -> Likelihood:
@@ -50,14 +56,14 @@ def gaussian_of_learned_scale(initial: float = 1.0) -> Likelihood:
 
     :param initial: value that it starts from.
     """
+    return partial(_gaussian_of_learned_scale, initial)
 
-    def likelihood(means: Tensor) -> Distribution:
-        scale = pyro.param(
-            "noise_scale", lambda: means.new_tensor(initial), constraint=constraints.positive
-        )
-        return dist.Normal(means, scale)
 
-    return likelihood
+def _gaussian_of_learned_scale(initial: float, means: Tensor) -> Distribution:
+    scale = pyro.param(
+        "noise_scale", lambda: means.new_tensor(initial), constraint=constraints.positive
+    )
+    return dist.Normal(means, scale)
 
 
 def gaussian_of_predicted_scale(outputs: Tensor) -> Distribution:

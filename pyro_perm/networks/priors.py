@@ -1,14 +1,17 @@
 """Priors of a network's parameters: functions of the name and the value of each.
 
 What they return is of the parameter's shape, or of one of its entries, which are then independent.
-None leaves the parameter as it is: a constant, or trained like any other parameter.
+None leaves the parameter as it is: a constant, or trained like any other parameter. They are
+functions of the module with their first arguments bound, so that models can be pickled.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -40,14 +43,14 @@ def fan_in(gain: float = 1.0) -> Prior:
 
     :param gain: variance of a unit whose inputs are of variance one.
     """
+    return partial(_fan_in, gain)
 
-    def prior(name: str, parameter: Tensor) -> Distribution:
-        if parameter.dim() < 2:
-            return standard_normal(name, parameter)
-        variance = gain / math.prod(parameter.shape[1:])
-        return dist.Normal(parameter.new_zeros(()), math.sqrt(variance))
 
-    return prior
+def _fan_in(gain: float, name: str, parameter: Tensor) -> Distribution:
+    if parameter.dim() < 2:
+        return standard_normal(name, parameter)
+    variance = gain / math.prod(parameter.shape[1:])
+    return dist.Normal(parameter.new_zeros(()), math.sqrt(variance))
 
 
 def learned_scale(initial: float = 1.0) -> Prior:
@@ -57,27 +60,26 @@ def learned_scale(initial: float = 1.0) -> Prior:
 
     :param initial: value that it starts from.
     """
+    return partial(_learned_scale, initial)
 
-    def prior(name: str, parameter: Tensor) -> Distribution:
-        layer = name.rpartition(".")[0]
-        scale = pyro.param(
-            f"{layer}.prior_scale" if layer else "prior_scale",
-            lambda: parameter.new_tensor(initial),
-            constraint=constraints.positive,
-        )
-        return dist.Normal(torch.zeros_like(scale), scale)
 
-    return prior
+def _learned_scale(initial: float, name: str, parameter: Tensor) -> Distribution:
+    layer = name.rpartition(".")[0]
+    scale = pyro.param(
+        f"{layer}.prior_scale" if layer else "prior_scale",
+        lambda: parameter.new_tensor(initial),
+        constraint=constraints.positive,
+    )
+    return dist.Normal(torch.zeros_like(scale), scale)
 
 
 def weights_only(prior: PriorLike) -> Prior:
     """A prior for everything but norms and biases, which are the parameters of one dimension."""
-    inner = as_prior(prior)
+    return partial(_of_weights, as_prior(prior))
 
-    def of_weights(name: str, parameter: Tensor) -> Distribution | None:
-        return inner(name, parameter) if parameter.dim() > 1 else None
 
-    return of_weights
+def _of_weights(prior: Prior, name: str, parameter: Tensor) -> Distribution | None:
+    return prior(name, parameter) if parameter.dim() > 1 else None
 
 
 def as_prior(prior: PriorLike) -> Prior:
@@ -87,21 +89,40 @@ def as_prior(prior: PriorLike) -> Prior:
     """
     if isinstance(prior, Mapping):
         each = {pattern: None if p is None else as_prior(p) for pattern, p in prior.items()}
-
-        def by_name(name: str, parameter: Tensor) -> Distribution | None:
-            matching = (p for pattern, p in each.items() if fnmatch.fnmatchcase(name, pattern))
-            chosen = next(matching, None)
-            return None if chosen is None else chosen(name, parameter)
-
-        return by_name
+        return partial(_by_name, each)
     if isinstance(prior, TorchDistributionMixin):
-        return lambda name, parameter: prior
+        return partial(_always, prior)
     if callable(prior):
+        _require_name_and_value(prior)
         return prior
     raise TypeError(
         "a prior is a distribution, a function of a parameter's name and value, or a dictionary "
         f"from patterns of names to these or None, but is a {type(prior).__name__}"
     )
+
+
+def _by_name(each: Mapping[str, Prior | None], name: str, parameter: Tensor) -> Distribution | None:
+    matching = (p for pattern, p in each.items() if fnmatch.fnmatchcase(name, pattern))
+    chosen = next(matching, None)
+    return None if chosen is None else chosen(name, parameter)
+
+
+def _always(prior: Distribution, name: str, parameter: Tensor) -> Distribution:
+    return prior
+
+
+def _require_name_and_value(prior: Prior) -> None:
+    """Refuse a function that does not take these two, as one does that makes priors."""
+    try:
+        inspect.signature(prior).bind("name", torch.zeros(()))
+    except TypeError:
+        name = getattr(prior, "__name__", type(prior).__name__)
+        raise TypeError(
+            f"the prior '{name}' is a function, but not of a parameter's name and value: if it "
+            f"makes priors, as fan_in does, call it: prior={name}()"
+        ) from None
+    except ValueError:  # It has no signature.
+        return
 
 
 def require_matches(prior: PriorLike, names: list[str]) -> None:

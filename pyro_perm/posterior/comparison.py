@@ -7,11 +7,13 @@ observation by observation, is free of it, and its standard error is that of wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
@@ -24,9 +26,12 @@ from pyro_perm.posterior.bounds.draws import standard_error
 from pyro_perm.posterior.bounds.intervals import certified_elbo
 from pyro_perm.posterior.executors import evaluate_each
 from pyro_perm.posterior.prediction import Prediction, observed_values, predict
-from pyro_perm.program._pyro_internals import stored_parameters
+from pyro_perm.program._pyro_internals import named_owners
 from pyro_perm.program.batches import Data
 from pyro_perm.program.call import refuse_shared_keywords
+from pyro_perm.program.modules import pyro_modules_among
+from pyro_perm.program.restoration import restored
+from pyro_perm.sampling import set_up
 
 Guide = Callable[..., Any]
 
@@ -156,15 +161,23 @@ def compare(
         predictive density an observation, and the error: the root mean squared error, or for a
         categorical site accuracy and Brier score. Errors of held-out scores are over observations.
     :raises ValueError: as :func:`symmetrized_elbo` and :func:`predict`; if there are fewer than two
-        guides, or Pyro's param store has given one the parameters of another;
+        guides; if two of them go by the same parameters of Pyro's param store, or would from their
+        next call on, though they are not made of one guide, as a base and its symmetrization are;
         if held-out observations have no log-likelihood each, as where they lie in no plate;
         if the executor works in this process.
-    :raises TypeError: if a guide cannot be symmetrized, or not sent.
+    :raises TypeError: if a guide cannot be symmetrized, or not sent, or ``held_out`` is no tuple.
     """
     if not isinstance(guides, Mapping) or len(guides) < 2:
         raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
-    for name, guide in guides.items():
-        _require_own_parameters(name, guide)
+    if isinstance(held_out, str) or not isinstance(held_out, Sequence | None):
+        raise TypeError(
+            "held_out is a tuple of arguments of the model, observations included, such as "
+            f"held_out=(x, y), but is a {type(held_out).__name__}"
+        )
+    data = Data.of(model, args, kwargs)
+    for guide in guides.values():
+        _set_up(model, guide, data)
+    _require_own_parameters(guides)
     symmetrized = [g for g in guides.values() if isinstance(g, AutoSymmetrized)]
     options = {
         "args": args,
@@ -200,6 +213,8 @@ def _integrands(
     progress: bool,
 ) -> dict[str, Tensor]:
     """Score -> what it is the average of, for one guide."""
+    # First, so that what is missing is missed before the bounds take their time.
+    y = None if held_out is None else observed_values(model, *held_out, site=site)
     of_itself = isinstance(guide, AutoSymmetrized)
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
     elbo = certified_elbo(
@@ -218,7 +233,7 @@ def _integrands(
         "ELBO(q^G), lower bound": elbo.lower,
         "ELBO(q^G), upper bound": elbo.upper,
     }
-    if held_out is not None:
+    if held_out is not None and y is not None:
         prediction = predict(
             model,
             base,
@@ -227,22 +242,41 @@ def _integrands(
             site=site,
             progress=progress,
         )
-        integrands |= _held_out_scores(prediction, observed_values(model, *held_out, site=site))
+        integrands |= _held_out_scores(prediction, y)
     return integrands
 
 
-def _require_own_parameters(name: str, guide: Any) -> None:
-    """Refuse guides whose next call would take over what another one has left in the store."""
-    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
-    if not isinstance(base, AutoGuide):
+def _set_up(model: Callable[..., Any], guide: Guide, data: Data) -> None:
+    """Let a guide that was never called find its parameters, and what it is symmetrized over."""
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        arguments = data.loader, data.inputs.args, data.inputs.kwargs
+        with restored(model, guide, *arguments) as writes, writes:
+            set_up(data.call(guide))
+
+
+def _require_own_parameters(guides: Mapping[str, Guide]) -> None:
+    """Refuse guides that have taken over the parameters of another one, or will at the next call.
+
+    Guides that have a module in common, as a base and its symmetrization do, share what is its.
+    """
+    if pyro.settings.get("module_local_params"):
         return
-    own = dict(base.named_parameters())
-    for parameter, value in stored_parameters(base).items():
-        if value is not own[parameter]:
+    stored = dict(pyro.get_param_store().named_parameters())
+    owners: dict[str, tuple[str, Any]] = {}
+    for guide, program in guides.items():
+        modules = pyro_modules_among(program)
+        for name, value, part in itertools.chain.from_iterable(map(named_owners, modules)):
+            other, owner = owners.setdefault(name, (guide, part))
+            if stored.get(name, value) is not value:
+                what = f"has other values for the parameters of guide '{guide}'"
+            elif owner is not part:
+                what = f"has one '{name}' for the guides '{other}' and '{guide}'"
+            else:
+                continue
             raise ValueError(
-                f"Pyro's param store has other values for the parameters of guide '{name}', as "
-                "another guide of its class leaves them, so that the two would be compared as one: "
-                "train and compare them under pyro.settings.set(module_local_params=True)"
+                f"Pyro's param store {what}, as guides of one class have the same names there, so "
+                "that the two would be compared as one: train and compare them under "
+                "pyro.settings.set(module_local_params=True)"
             )
 
 

@@ -102,7 +102,8 @@ def evaluate_each(
             found = _result(future)
             if found is None:
                 warnings.warn(
-                    "a worker of the executor was lost: what it was to evaluate is evaluated here",
+                    "a worker of the executor was lost: what it was to evaluate is evaluated here "
+                    "(a script starts processes under `if __name__ == '__main__':` only)",
                     stacklevel=2,
                 )
                 found = [_from_here(function, case, options)]

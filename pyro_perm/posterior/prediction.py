@@ -165,13 +165,16 @@ def observed_values(
 
     :param model: the model; ``args`` and ``kwargs`` are its arguments, with observations.
     :param site: the observed site, where the model has several.
-    :raises ValueError: if ``site`` is needed or unknown.
+    :raises ValueError: if ``site`` is needed or unknown, or nothing is observed.
     """
     with restored(model, args, kwargs) as writes, writes, fixed_seed():
         seen = survey(Call(model, args, kwargs))
     observed = seen.names(SiteKind.OBSERVATION)
     if not observed:
-        raise ValueError("the model is called without observations: pass them to it")
+        raise ValueError(
+            "the model observes nothing with these arguments: pass the observations too, such as "
+            "held_out=(x, y)"
+        )
     candidates = observed if site is None else [site]
     if len(candidates) != 1 or candidates[0] not in observed:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed)}")
@@ -307,6 +310,11 @@ def _observed_site(values: Values, model: FullData, site: str | None) -> str:
             "sites; make it anew, and call guide(x, y) with observations first"
         )
     candidates = {site} if site is not None else observed or needed or undrawn
+    if not observed and len(candidates) > 1:
+        raise ValueError(
+            f"the samples or the guide have no draws of {sorted(candidates)}: say by site= which "
+            "of them is the observed site, and add draws of those that are latent"
+        )
     if len(candidates) != 1 or not candidates <= observed | undrawn:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed | undrawn)}")
     missing = sorted(needed - candidates)

@@ -28,15 +28,15 @@ from pyro_perm.saving.sites import describe_sites, model_of_sites
 from pyro_perm.saving.supports import describe_support, support_of
 
 _KIND = "guide"
-_PARAMETER = "parameter."
+_PARAMETER, _BUFFER = "parameter.", "buffer."
 
 
 def save(guide: AutoGuide, path: str | PathLike[str]) -> None:
     """Write a guide into a file, whole or not at all, that :func:`load` reads.
 
-    The file holds the parameters, the symmetry, the estimator, and what the guide knows of its
-    model. Of the model itself it holds nothing: save what is learned in there, as a
-    ``torch.nn.Module``'s ``state_dict()``, beside it.
+    The file holds the parameters and buffers, such as those of :func:`laplace_approximation`, the
+    symmetry, the estimator, and what the guide knows of its model. Of the model itself it holds
+    nothing: save what is learned in there, as a ``torch.nn.Module``'s ``state_dict()``, beside it.
 
     >>> import pyro, tempfile, torch
     >>> from pathlib import Path
@@ -78,6 +78,7 @@ def save(guide: AutoGuide, path: str | PathLike[str]) -> None:
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
     }
     tensors |= {_PARAMETER + name: value for name, value in current_parameters(base).items()}
+    tensors |= {_BUFFER + name: value for name, value in _buffers_of(base).items()}
     write(path, _KIND, tensors, document)
 
 
@@ -120,12 +121,8 @@ def _guide(
             "the guide was given create_plates=, a function, which no file holds: pass it to "
             "pp.load"
         )
-    parameters = {
-        name.removeprefix(_PARAMETER): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(_PARAMETER)
-    }
-    base = _base(model, document, tensors, parameters, create_plates)
+    parameters, buffers = _taken(tensors, _PARAMETER), _taken(tensors, _BUFFER)
+    base = _base(model, document, tensors, parameters, buffers, create_plates)
     _require_own_parameters(base, parameters)
     symmetrized = document["symmetrized"]
     if symmetrized is None:
@@ -136,6 +133,18 @@ def _guide(
         estimator=estimator_of(symmetrized["estimator"]),
         permute=symmetrized["permute"],
     )
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names start with a prefix, taken out, by the rest of their names."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _buffers_of(base: AutoGuide) -> dict[str, Tensor]:
+    """The buffers that belong to its state."""
+    state = base.state_dict()
+    return {name: buffer for name, buffer in base.named_buffers() if name in state}
 
 
 def _construction_of(guide: Any, base: Any) -> Construction:
@@ -186,6 +195,7 @@ def _base(
     document: Mapping[str, Any],
     tensors: dict[str, Tensor],
     parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
     create_plates: Callable[..., Any] | None,
 ) -> AutoGuide:
     make, construction = _kind_named(document["guide"])
@@ -196,6 +206,8 @@ def _base(
     for name in construction.constraints:
         setattr(base, name, support_of(document["constraints"][name], tensors))
     make_prototype_from(base, model_of_sites(document["sites"], tensors))
+    for name, buffer in buffers.items():
+        _set_buffer(base, name, buffer)
     own = dict(base.named_parameters())
     if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in parameters.items()}:
         raise ValueError(
@@ -205,6 +217,26 @@ def _base(
     for name, parameter in own.items():
         parameter.data = parameters[name]
     return base
+
+
+def _set_buffer(base: AutoGuide, name: str, value: Tensor) -> None:
+    """Give a guide a buffer, in place of the parameter of its name if it was made with one.
+
+    :raises ValueError: if it has neither, or of another shape.
+    """
+    known = {
+        *_buffers_of(base),
+        *(n.removesuffix(UNCONSTRAINED) for n, _ in base.named_parameters()),
+    }
+    *path, attribute = name.split(".")
+    owner = base.get_submodule(".".join(path))
+    if name not in known or getattr(owner, attribute).shape != value.shape:
+        raise ValueError(
+            f"the buffer '{name}' of shape {tuple(value.shape)} is none of a "
+            f"{type(base).__name__} for the sites that the file describes"
+        )
+    delattr(owner, attribute)
+    owner.register_buffer(attribute, value)
 
 
 def _require_own_parameters(base: AutoGuide, parameters: Mapping[str, Tensor]) -> None:

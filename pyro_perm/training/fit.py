@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
@@ -90,9 +91,11 @@ def fit(
     :param scheduler: makes a schedule of an optimizer of PyTorch, such as
         ``functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=5000)``; it steps
         after each step.
-    :param validate: the score of the guide as it is, larger being better. What it draws leaves the
-        random numbers of training as they are.
-    :param validate_every: steps from one validation to the next; None validates after each epoch.
+    :param validate: the score of the guide as it is, larger being better; NaN is never the best,
+        and a run without any other score ends with a warning. What it draws leaves the random
+        numbers of training as they are.
+    :param validate_every: steps from one validation to the next; None validates after each epoch,
+        which a run of ``steps`` that ends within an epoch has one less of.
     :param patience: validations in a row without a better score that end the run.
     :param callbacks: are called with the :class:`History` after each step; the run ends where one
         returns True.
@@ -107,9 +110,11 @@ def fit(
     :returns: losses, learning rates and scores, and why the run ended; see
         ``pyro_perm.figures.plot_history``.
     :raises ValueError: if arguments contradict each other, or the checkpoint is of another run.
+    :raises TypeError: if one of them is of another kind, or model and guide change places.
     :raises FloatingPointError: if the loss is not finite.
     """
     _require_consistent(epochs, steps, validate, validate_every, patience, checkpoint_every)
+    _require_kinds(model, guide, elbo)
     batches = as_batches(data, batch_size)
     processes = Processes() if parallel is None else Processes.of(batches)
     first = _first_call(batches)
@@ -184,6 +189,27 @@ def _adam(learning_rate: float, parameters: Iterable[Tensor]) -> Adam:
     parameters = list(parameters)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     return Adam(parameters, lr=learning_rate, fused=fused)
+
+
+def _require_kinds(model: Any, guide: Any, elbo: Any) -> None:
+    if isinstance(model, AutoGuide):
+        raise TypeError(
+            f"the model is a guide, an {type(model).__name__}: give the model first, "
+            "fit(model, guide, data)"
+        )
+    if isinstance(guide, type):
+        raise TypeError(
+            f"the guide is the class {guide.__name__}: give an instance, {guide.__name__}(model)"
+        )
+    if isinstance(elbo, type):
+        raise TypeError(
+            f"elbo is the class {elbo.__name__}: give an instance, elbo={elbo.__name__}()"
+        )
+    if not isinstance(elbo, ELBO | None):
+        raise TypeError(
+            "elbo must be an ELBO such as TraceSymmetrized_ELBO(), or None, but is a "
+            f"{type(elbo).__name__}"
+        )
 
 
 def _require_consistent(

@@ -6,9 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """How a training run went.
+    """How a training run went; prints what came of it, and not the losses of all steps.
+
+    >>> import pyro_perm as pp
+    >>> pp.History(losses=[9.0, 5.0, 3.0], scores={3: 0.5}, best_step=3, stopped="finished")
+    History(step=3, loss=3.0, best_step=3, best_score=0.5, stopped='finished')
 
     Attributes:
         losses: the loss at each step: minus an estimate of the ELBO of all data, in nats.
@@ -36,6 +40,13 @@ class History:
     def best_score(self) -> float | None:
         """The validation score of the parameters that were kept."""
         return None if self.best_step is None else self.scores[self.best_step]
+
+    def __repr__(self) -> str:
+        loss = self.losses[-1] if self.losses else None
+        return (
+            f"History(step={self.step}, loss={loss}, best_step={self.best_step}, "
+            f"best_score={self.best_score}, stopped={self.stopped!r})"
+        )
 
     def smoothed_elbo(self, memory: float = 100.0) -> list[float]:
         """Minus the losses, averaged with weights that fall by ``1/e`` in so many steps, in nats.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,48 +112,71 @@ class Run:
         ) as bar:
             try:
                 while not history.stopped:
-                    history.stopped = "finished" if plan.is_over(history) else self._epoch(bar)
+                    history.stopped = self._epoch(bar)
             except KeyboardInterrupt:
                 history.stopped = "interrupted"
         self._save()
         if self._best is not None:
             self._tensors.restore(self._best)
+        elif plan.validate is not None and plan.processes.leads:
+            self._warn_of_no_score()
         return history
 
     def _epoch(self, bar: Any) -> str:
         """Train until the batches end; returns why the run ends, if it does."""
-        for call in self._calls_left():
-            self._step(call)
+        left, reason = self._batches_left(), self._reason_to_stop()
+        while not reason:
+            number, batch = next(left, (0, None))
+            if not number:
+                break
+            self._step(arguments_of_batch(batch, number))
             self._show(bar)
             if self._plan.validate_every and self.history.step % self._plan.validate_every == 0:
                 self._validate()
             reason = "callback" if self._call_back() else self._reason_to_stop()
-            if reason:
-                return reason
-            if self.history.step % self._plan.checkpoint_every == 0:
+            if not reason and self.history.step % self._plan.checkpoint_every == 0:
                 self._save()
+        if reason and self._is_within_an_epoch(left):
+            return reason
         self.history.epoch_ends.append(self.history.step)
         self._at_epoch_start = self._random.get()
         if self._plan.validate_every is None:
             self._validate()
-        return self._reason_to_stop()
+        return reason or self._reason_to_stop()
 
-    def _calls_left(self) -> Iterator[Any]:
-        """What the rest of this epoch calls the model with.
+    def _is_within_an_epoch(self, left: Iterator[Any]) -> bool:
+        """Whether there are batches left, or none has been seen; keeps the random state if so.
+
+        A loader need not know how many batches it gives: only the end of them tells.
+        """
+        if self._seen_in_epoch == 0:
+            return True
+        now = self._random.get()
+        if next(left, None) is None:
+            return False
+        self._random.set(now)
+        return True
+
+    @property
+    def _seen_in_epoch(self) -> int:
+        """Number of batches that steps were taken on since the last epoch ended."""
+        ends = self.history.epoch_ends
+        return self.history.step - (ends[-1] if ends else 0)
+
+    def _batches_left(self) -> Iterator[tuple[int, Any]]:
+        """The rest of this epoch's batches, with their numbers in it, from one.
 
         A resumed epoch is iterated over from its start, by the random numbers that it had there.
         """
-        history = self.history
-        before = history.epoch_ends[-1] if history.epoch_ends else 0
-        done, now = history.step - before, self._random.get()
+        done, now = self._seen_in_epoch, self._random.get()
         self._random.set(self._at_epoch_start)
-        start_epoch(self._batches, len(history.epoch_ends))
+        start_epoch(self._batches, len(self.history.epoch_ends))
         number = 0
         for number, batch in enumerate(self._batches, start=1):
             if number == done:
                 self._random.set(now)
             elif number > done:
-                yield arguments_of_batch(batch, number)
+                yield number, batch
         if number == 0 or number < done:
             raise ValueError(
                 f"the loader gave {number} batches in an epoch, of which {done} had been seen: an "
@@ -182,8 +206,21 @@ class Run:
         self._random.set(now)  # Training goes on as if nobody had looked.
         history.scores[history.step] = score
         best = history.best_score
-        if best is None or score > best:
+        if not math.isnan(score) and (best is None or score > best):
             history.best_step, self._best = history.step, self._tensors.copy()
+
+    def _warn_of_no_score(self) -> None:
+        history = self.history
+        why = (
+            f"all scores of validate= are NaN, the first one after step {min(history.scores)}"
+            if history.scores
+            else f"validate= was not called in the {history.step} steps of the run, which ended "
+            "before a first validation was due: give a smaller validate_every="
+        )
+        warnings.warn(
+            f"{why}; no step is known to be the best, and the parameters are those of the last one",
+            stacklevel=4,
+        )
 
     def _call_back(self) -> bool:
         """Whether a callback ends the run; all are called."""
@@ -192,8 +229,8 @@ class Run:
 
     def _reason_to_stop(self) -> str:
         history, patience = self.history, self._plan.patience
-        if patience is not None and history.best_step is not None:
-            since = sum(step > history.best_step for step in history.scores)
+        if patience is not None:
+            since = sum(step > (history.best_step or 0) for step in history.scores)
             if since >= patience:
                 return "patience"
         return "finished" if self._plan.is_over(history) else ""

@@ -65,7 +65,7 @@ class TorchSteps:
         with torch.no_grad(), poutine.trace(param_only=True) as tracer:
             loss(*args, **kwargs)
         nodes: Any = tracer.trace.nodes
-        met = ((name, node["value"].unconstrained()) for name, node in nodes.items())
+        met = ((name, _unconstrained(node["value"])) for name, node in nodes.items())
         by_identity = {id(p): (name, p) for name, p in (*loss.named_parameters(), *met)}
         parameters = list(by_identity.values())
         self._loss = loss
@@ -146,3 +146,12 @@ class PyroSteps:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self._optimizer.set_state(state)
+
+
+def _unconstrained(value: Any) -> Tensor:
+    """What an optimizer moves of a param statement's value.
+
+    A plain parameter of a module is no value of the param store under ``module_local_params``.
+    """
+    found: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+    return found

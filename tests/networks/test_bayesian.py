@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import pyro
@@ -215,6 +216,38 @@ def test_networks_of_several_inputs() -> None:
     torch.testing.assert_close(by_position, prior + fit)
 
 
+def double(value: Tensor) -> Tensor:
+    return 2 * value
+
+
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\)"),
+    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\)"),
+    ({"prior": double}, "'double' is a function, but not of a parameter's name and value"),
+    ({"likelihood": dist.Normal(0.0, 1.0)}, "function of the network's outputs .* is a Normal"),
+    ({"likelihood": None}, "function of the network's outputs .* is a NoneType"),
+    ({"likelihood": pp.likelihoods.gaussian}, r"call it, such as .*gaussian\(0\.1\)"),
+    ({"likelihood": pp.likelihoods.gaussian_of_learned_scale}, r"gaussian_of_learned_scale\(\)"),
+    ({"likelihood": double}, "returned a Tensor in place of a distribution"),
+    ({"dataset_size": 40.0}, "dataset_size is a number of rows, an int, but is 40.0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_ARGUMENTS)
+def test_arguments_of_another_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        pp.bayesian(network(), **{"likelihood": pp.likelihoods.gaussian(1.0), **options})(X, REALS)
+
+
+def test_priors_of_more_than_name_and_value_are_taken() -> None:
+    def prior(name: str, value: Tensor, *more: Any, scale: float = 2.0) -> dist.Normal:
+        return dist.Normal(0.0, scale)
+
+    for each in (prior, print):  # None of a prior that prints.
+        model = pp.bayesian(network(), prior=each, likelihood=pp.likelihoods.gaussian(1.0))
+        poutine.trace(model).get_trace(X, REALS)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     net, likelihood = network(), pp.likelihoods.gaussian(NOISE)
     with pytest.raises(ValueError, match=r"no parameter .* matches the prior's pattern 'fc\.\*'"):
@@ -232,3 +265,26 @@ def test_what_does_not_fit_is_refused() -> None:
         pp.bayesian(net, likelihood=lambda f: dist.Normal(f.sum(), 1.0))(X, REALS)
     with pytest.raises(ValueError, match="the last dimension must be even"):
         pp.bayesian(net, likelihood=pp.likelihoods.gaussian_of_predicted_scale)(X, REALS)
+
+
+PRIORS: list[Any] = [
+    pp.priors.standard_normal,
+    pp.priors.fan_in(2.0),
+    pp.priors.learned_scale(),
+    pp.priors.weights_only(pp.priors.fan_in()),
+    dist.Normal(0.0, 0.5),
+    {"0.*": dist.Laplace(0.0, 1.0), "2.bias": None, "*": pp.priors.standard_normal},
+]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(("likelihood", "outputs", "y"), [each[:3] for each in LIKELIHOODS])
+def test_a_model_can_be_pickled(prior: Any, likelihood: Any, outputs: int, y: Tensor) -> None:
+    """As other processes get it."""
+    pyro.settings.set(module_local_params=True)  # Model and copy have parameters of one name.
+    net = network(outputs)
+    model = pp.bayesian(net, prior=prior, likelihood=likelihood)
+    copy = pickle.loads(pickle.dumps(model))
+    values = drawn(net)
+    found, expected = (log_joint(each, values, X, y) for each in (copy, model))
+    assert found.isfinite() and torch.equal(found, expected)

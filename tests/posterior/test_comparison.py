@@ -176,16 +176,84 @@ def test_loaders_are_compared_too(problem):
         torch.testing.assert_close(found.integrands[name], expected.integrands[name])
 
 
-def test_guides_that_share_their_parameters_are_refused(problem):
+TAKEN = r"one 'AutoNormal\.locs\.w1' for the guides 'one' and 'two'"
+
+
+@pytest.fixture
+def global_parameters():
     pyro.settings.set(module_local_params=False)
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_a_guide_whose_parameters_the_store_will_replace_is_refused(problem):
     first = problem.base()
     first(*problem.args)
     pyro.clear_param_store()
     second = problem.base()
     second(*problem.args)
-    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as another"):
+    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as guides"):
         compare(problem, {"first": first, "second": second}, symmetry=problem.symmetry())
-    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+@pytest.mark.parametrize("clears", ["never", "between", "at the end"])
+@pytest.mark.parametrize("symmetrized", [False, True])
+@pytest.mark.parametrize("as_function", [False, True])
+def test_guides_that_hold_the_same_parameters_are_refused(
+    problem, clears, symmetrized, as_function
+):
+    """Whether they hold them already, or the second will find those of the first."""
+    first = problem.base()
+    first(*problem.args)
+    if clears != "never":
+        pyro.clear_param_store()
+    second = problem.guide(ESTIMATOR) if symmetrized else problem.base()
+    second(*problem.args)
+    if clears == "between":
+        first(*problem.args)
+    if clears == "at the end":
+        pyro.clear_param_store()
+    guides = {"one": first, "two": second}
+    if as_function:
+        guides["one"] = lambda x, y: first(x, y)
+    options = {} if symmetrized else {"symmetry": problem.symmetry()}
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides, **options)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_guides_that_were_never_called_are_refused_too(problem):
+    guides = {"one": problem.base(), "two": problem.guide(ESTIMATOR)}
+    guides["one"](*problem.args)
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_one_guide_may_be_compared_under_several_groups(problem):
+    base = problem.base()
+    finer = pp.AutoSymmetrized(base, problem.symmetry(), estimator=ESTIMATOR)
+    guides = {"plain": base, "one": finer, "two": pp.AutoSymmetrized(base, problem.symmetry())}
+    for guide in guides.values():
+        guide(*problem.args)
+    found = compare(problem, guides, num_samples=4)
+    assert found.difference("ELBO(q)", "two") == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "error", "message"),
+    [
+        (lambda x, y: (x, None), ValueError, r"observes nothing .* such as held_out=\(x, y\)"),
+        (lambda x, y: x, TypeError, r"held_out is a tuple .*, but is a Tensor"),
+    ],
+)
+def test_held_out_data_without_observations_are_refused(problem, held_out, error, message):
+    guide = guide_of(problem)
+    with pytest.raises(error, match=message):
+        compare(problem, {"one": guide, "two": guide}, held_out=held_out(*problem.args))
 
 
 def test_what_cannot_be_compared_is_refused(problem):
@@ -211,5 +279,5 @@ def test_held_out_observations_need_a_log_likelihood_each():
         pytest.raises(ValueError, match=r"no log-likelihood each: .* pyro.plate\('data', N\)"),
     ):
         pp.compare(line, guides, x, x, held_out=(x, x), **options)
-    with pytest.raises(ValueError, match="the model is called without observations: pass them"):
+    with pytest.raises(ValueError, match="the model observes nothing with these arguments"):
         pp.compare(line, guides, x, x, held_out=(x,), **options)

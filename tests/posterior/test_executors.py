@@ -14,7 +14,7 @@ import pytest
 import torch
 from problems import TwoWeightNets
 from processes import context
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoNormal
 
 import pyro_perm as pp
 
@@ -172,6 +172,23 @@ def test_what_numbers_depend_on_goes_along(executor):
         torch.set_num_threads(here)
     assert found == [expected]
     assert pp.evaluate_each(settings_of_numbers, [()], executor=executor) != found
+
+
+@pytest.mark.slow
+def test_models_of_networks_and_their_laplace_approximations_go_along(executor):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    likelihood = pp.likelihoods.gaussian(0.5)
+    model = pp.bayesian(net, prior=dist.Normal(0.0, 0.2), likelihood=likelihood)
+    x = torch.linspace(-1, 1, 5).unsqueeze(-1)
+    mode = AutoLaplaceApproximation(model, init_loc_fn=pp.init_to_fan_in)
+    pp.fit(model, mode, (x, x), steps=100, learning_rate=0.05, progress=False)
+    guide = pp.laplace_approximation(mode, x, x)
+    guide(x, x)
+    cases, options = [(model, guide, x, x)] * 2, {"num_samples": 4, "progress": False}
+    expected = pp.evaluate_each(pp.predict, cases, **options)
+    found = pp.evaluate_each(pp.predict, cases, executor=executor, **options)
+    for here, there in zip(expected, found, strict=True):
+        torch.testing.assert_close(there.mean, here.mean)
 
 
 @pytest.mark.slow

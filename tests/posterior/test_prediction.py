@@ -161,6 +161,8 @@ def test_what_cannot_be_predicted_is_refused():
     for posterior, options, message in cases:
         with pytest.raises(ValueError, match=message):
             pp.predict(problem.model, posterior, x, y, progress=False, **options)
+    with pytest.raises(ValueError, match=r"no draws of \['b2', 'y'\]: say by site= which"):
+        pp.predict(problem.model, short, x, None, progress=False)
     with pytest.raises(ValueError, match=r"the lengths are \[12, 2\]|the lengths are \[2, 12\]"):
         pp.predict(problem.model, guide, x, y[:2], batch_size=3, progress=False)
 

@@ -12,6 +12,7 @@ from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
     AutoGuideList,
+    AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
@@ -72,6 +73,41 @@ def test_each_kind_draws_the_same(kind, symmetrized, tmp_path):
     require_equal(draws(loaded, problem.args), expected)
     medians = guide.median(*problem.args), loaded.median(*problem.args)
     assert all(torch.equal(medians[0][name], medians[1][name]) for name in medians[0])
+
+
+def laplace():
+    problem = one_hidden_layer(3)
+    mode = AutoLaplaceApproximation(problem.model, init_loc_fn=pp.init_to_fan_in)
+    svi = SVI(problem.model, mode, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(100):
+        svi.step(*problem.args)
+    guide = pp.laplace_approximation(mode, *problem.args)
+    guide(*problem.args)
+    return problem, guide
+
+
+@pytest.mark.parametrize("symmetrized", [True, False])
+def test_gaussians_that_have_nothing_to_train_come_back(symmetrized, tmp_path):
+    problem, guide = laplace()
+    guide = guide if symmetrized else guide.base
+    expected = draws(guide, problem.args)
+    pp.save(guide, tmp_path / "guide")
+    of_another = pyro.param("AutoMultivariateNormal.loc", torch.zeros(2))
+    loaded = pp.load(problem.model, tmp_path / "guide")
+    assert pyro.param("AutoMultivariateNormal.loc") is of_another
+    torch.testing.assert_close(draws(loaded, problem.args), expected)  # Other strides round else.
+    state, own = loaded.state_dict(), guide.state_dict()
+    assert state.keys() == own.keys() and not list(loaded.parameters())
+    assert all(torch.equal(state[name], own[name]) for name in own)
+
+
+@pytest.mark.parametrize(("name", "size"), [("mean", 3), ("loc", 2)])
+def test_buffers_of_other_guides_are_refused(name, size, tmp_path):
+    problem, guide = laplace()
+    guide.base._buffers[name] = torch.zeros(size)
+    pp.save(guide, tmp_path / "guide")
+    with pytest.raises(ValueError, match=rf"the buffer '{name}' of shape \({size},\) is none of"):
+        pp.load(problem.model, tmp_path / "guide")
 
 
 @on_each(PROBLEMS + SIGNED_PROBLEMS)

@@ -6,45 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from fit_runs import Interruption, X, Y, assert_equal, model, new_guide, run, values
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_perm as pp
-
-X = torch.linspace(-1, 1, 24, dtype=torch.float64)
-Y = torch.sin(2 * X)
-
-
-def model(x, y=None):
-    w1 = pyro.sample("w1", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    w2 = pyro.sample("w2", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    f = (torch.tanh(x[..., None] * w1) * w2).sum(-1)
-    with pyro.plate("data", len(X), subsample=x):
-        pyro.sample("y", dist.Normal(f, 0.3), obs=y)
-
-
-def new_guide(kind=AutoNormal, symmetrize=False):
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    base = kind(model, init_loc_fn=pp.init_to_fan_in)
-    symmetry = pp.PermutationSymmetry({"hidden": {"w1": 0, "w2": 0}})
-    return pp.AutoSymmetrized(base, symmetry) if symmetrize else base
-
-
-def run(guide, data=(X, Y), **kwargs):
-    pyro.set_rng_seed(1)
-    return pp.fit(model, guide, data, progress=False, **kwargs)
-
-
-def values(guide):
-    return [parameter.detach().clone() for parameter in guide.parameters()]
-
-
-def assert_equal(one, other):
-    assert len(one) == len(other) > 0
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_it_takes_the_steps_of_a_loop_written_out():
@@ -97,6 +65,17 @@ def test_parameters_of_functions_are_trained_too():
     before = pyro.param("w1_loc").detach().clone()
     run(guide, steps=5)
     assert (pyro.param("w1_loc") != before).all()
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal])
+def test_parameters_of_modules_and_of_the_store_are_trained_alike(kind):
+    fitted = []
+    for local in (False, True):
+        pyro.settings.set(module_local_params=local)
+        guide = new_guide(kind)
+        losses = run(guide, steps=3, elbo=Trace_ELBO()).losses
+        fitted.append([torch.tensor(losses), *values(guide)])
+    assert_equal(*fitted)
 
 
 def test_training_raises_the_bound():
@@ -156,6 +135,31 @@ def test_the_best_parameters_are_kept_and_patience_ends_the_run():
     assert history.losses == run(new_guide(), steps=20).losses
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([NAN, -2, -1, -3], 3), ([-3, NAN, -4, -1], 4), ([-1, NAN, NAN, NAN], 1)]
+)
+def test_a_score_that_is_no_number_is_never_the_best(scores, best):
+    guide, kept, left = new_guide(), [], iter(scores)
+
+    def validate():
+        kept.append(values(guide))
+        return next(left)
+
+    assert run(guide, epochs=4, validate=validate).best_step == best
+    assert_equal(values(guide), kept[best - 1])
+
+
+def test_a_run_without_scores_says_so():
+    with pytest.warns(UserWarning, match="all scores of validate= are NaN, the first one after"):
+        history = run(new_guide(), epochs=9, validate=lambda: NAN, patience=2)
+    assert (history.step, history.stopped, history.best_step) == (2, "patience", None)
+    with pytest.warns(UserWarning, match="validate= was not called in the 2 steps of the run"):
+        run(new_guide(), steps=2, batch_size=8, validate=lambda: 1.0)
+
+
 def test_a_callback_ends_the_run():
     seen = []
     history = run(new_guide(), steps=9, callbacks=[lambda h: seen.append(h.step) or h.step == 4])
@@ -166,17 +170,6 @@ def test_a_schedule_sets_the_learning_rate():
     halved = partial(ExponentialLR, gamma=0.5)
     history = run(new_guide(), steps=3, learning_rate=0.4, scheduler=halved)
     assert history.learning_rates == pytest.approx([0.4, 0.2, 0.1])
-
-
-class Interruption:
-    """Presses Ctrl-C after a step."""
-
-    def __init__(self, step, error=KeyboardInterrupt):
-        self.step, self.error = step, error
-
-    def __call__(self, history):
-        if history.step == self.step:
-            raise self.error
 
 
 def test_an_interruption_keeps_the_best_parameters():
@@ -191,84 +184,6 @@ def test_an_interruption_keeps_the_best_parameters():
     )
     assert (history.stopped, history.best_step) == ("interrupted", 4)
     assert_equal(values(guide), kept[1])
-
-
-OPTIMIZERS = [
-    None,
-    partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
-    pyro.optim.ExponentialLR(
-        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9}
-    ),
-]
-
-
-@pytest.mark.parametrize("killed_at", [4, 6, 10, 11])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loader", [False, True])
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, killed_at, optimizer, loader):
-    def settings():
-        data = (X, Y)
-        if loader:
-            generator = torch.Generator().manual_seed(3)
-            dataset = TensorDataset(X, Y)
-            data = DataLoader(dataset, batch_size=5, shuffle=True, generator=generator)
-        return {
-            "data": data,
-            "batch_size": None if loader else 5,
-            "epochs": 4,
-            "optimizer": optimizer,
-            "scheduler": None if optimizer is OPTIMIZERS[-1] else partial(ExponentialLR, gamma=0.9),
-            "validate": lambda: -float(sum(p.square().sum() for p in guide.parameters())),
-            "validate_every": 4,
-            "checkpoint_every": 3,
-        }
-
-    guide = new_guide(symmetrize=True)
-    undisturbed = run(guide, **settings())
-    expected = values(guide)
-
-    path = tmp_path / "runs" / "run.pt"
-    guide = new_guide(symmetrize=True)
-    with pytest.raises(MemoryError):
-        killer = Interruption(killed_at, MemoryError)
-        run(guide, checkpoint=path, callbacks=[killer], **settings())
-    guide = new_guide(symmetrize=True)
-    pyro.set_rng_seed(123)
-    resumed = pp.fit(model, guide, checkpoint=path, progress=False, **settings())
-    assert resumed == undisturbed
-    assert_equal(values(guide), expected)
-
-
-def test_a_finished_run_is_not_repeated(tmp_path):
-    path = tmp_path / "run.pt"
-    guide = new_guide()
-    history = run(guide, steps=3, checkpoint=path)
-    expected = values(guide)
-    guide = new_guide()
-    assert run(guide, steps=3, checkpoint=path) == history
-    assert_equal(values(guide), expected)
-    longer = run(new_guide(), steps=5, checkpoint=path)
-    assert longer.losses == run(new_guide(), steps=5).losses
-
-
-def test_checkpoints_of_others_are_refused(tmp_path):
-    path = tmp_path / "run.pt"
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"run.pt' is no checkpoint of pyro_perm.fit"):
-        run(new_guide(), steps=3, checkpoint=path)
-    torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="or of another version"):
-        run(new_guide(), steps=3, checkpoint=path)
-    path.unlink()
-    run(new_guide(), steps=3, checkpoint=path)
-    whole = path.read_bytes()
-    with pytest.raises(ValueError, match=r"of another model or guide: only the"):
-        run(new_guide(AutoDiagonalNormal), steps=3, checkpoint=path)
-    with pytest.raises(ValueError, match="must both have a schedule"):
-        run(new_guide(), steps=5, checkpoint=path, scheduler=partial(ExponentialLR, gamma=0.9))
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="or damaged"):
-        run(new_guide(), steps=3, checkpoint=path)
 
 
 def test_a_model_that_takes_a_batch_for_all_data_is_warned_of():
@@ -326,23 +241,6 @@ def test_smoothing_is_a_weighted_mean():
     history = pp.History(losses=[-1.0, -2.0, -4.0])
     assert history.smoothed_elbo(1) == [1.0, 2.0, 4.0]
     assert history.smoothed_elbo(2)[-1] == pytest.approx((4 + 2 / 2 + 1 / 4) / (1 + 1 / 2 + 1 / 4))
-
-
-def test_an_interrupted_loader_that_changed_is_refused(tmp_path):
-    path = tmp_path / "run.pt"
-    long, short = [(X, Y)] * 5, [(X, Y)] * 2
-    with pytest.raises(MemoryError):
-        killer = Interruption(4, MemoryError)
-        run(
-            new_guide(),
-            data=long,
-            epochs=2,
-            checkpoint=path,
-            checkpoint_every=1,
-            callbacks=[killer],
-        )
-    with pytest.raises(ValueError, match="gave 2 batches in an epoch, of which 3 had been seen"):
-        run(new_guide(), data=short, epochs=2, checkpoint=path)
 
 
 @pytest.mark.parametrize("data", [[(X, Y), (X[:0], Y[:0])], (X[:0], Y[:0]), [{"x": X[:0]}]])

@@ -150,6 +150,7 @@ def mutual_information(
     :raises ValueError: if the estimator is no bound, or does not serve the guide; if there are too
         few samples, or ``max_seconds`` is not positive.
     :raises TypeError: if the guide cannot be symmetrized.
+    :raises FloatingPointError: if the guide's parameters have diverged.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
@@ -215,6 +216,7 @@ def symmetrized_elbo(
         cannot be summed out, or draws what is none; if a plate has more rows than the arguments, or
         the batches of a loader do not have each of its rows once.
     :raises TypeError: if the guide cannot be symmetrized.
+    :raises FloatingPointError: if the guide's parameters have diverged.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     found = certified_elbo(
