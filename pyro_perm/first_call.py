@@ -55,7 +55,8 @@ def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | N
 def verified_symmetry(symmetry: PermutationSymmetry | None, model: Call) -> PermutationSymmetry:
     """The given symmetry, or the one found in the model, verified on the model and held to it.
 
-    :raises ValueError: if the symmetry does not fit the model, or none is found.
+    :raises ValueError: if the symmetry does not fit the model, or none is found; as ``Trace_ELBO``,
+        if a site is batched along other dimensions than its plates'.
     :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
     """
     shapes = LogProbShapes()  # Validation is off inside of the isolation.

@@ -78,7 +78,8 @@ def log_evidence(
     :param progress: whether to show a progress bar.
     :raises ValueError: if a latent site is discrete, its density is scaled, or a number too small;
         if a plate has more rows than the arguments, or the batches of a loader do not have each of
-        its rows once.
+        its rows once; as ``Trace_ELBO``, if a site is batched along other dimensions than its
+        plates'.
     """
     if num_particles < 2 or num_temperatures < 1 or num_leapfrog_steps < 1:
         raise ValueError(
