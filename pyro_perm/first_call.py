@@ -104,7 +104,9 @@ def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> Non
         warnings.warn(
             f"all units of group {', '.join(map(repr, groups))} have the same variational factor. "
             "This is a saddle of the symmetrized objective, from which training breaks away only "
-            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in)",
+            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in). "
+            "That leaves sites on a constrained support, such as positive ones, at one value: a "
+            "group of these alone starts apart by init_loc_fn=pyro.infer.autoguide.init_to_sample",
             stacklevel=2,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import pyro
 import torch
@@ -215,6 +215,6 @@ def bayesian(
     named = dict(network.named_parameters())
     priors.require_matches(prior, list(named))
     _require_likelihood(likelihood)
-    if not isinstance(dataset_size, int | None):
+    if not isinstance(dataset_size, SupportsIndex | None):
         raise TypeError(f"dataset_size is a number of rows, an int, but is {dataset_size!r}")
     return BayesianNetwork(network, prior, likelihood, dataset_size)

@@ -119,7 +119,7 @@ def _require_name_and_value(prior: Prior) -> None:
         name = getattr(prior, "__name__", type(prior).__name__)
         raise TypeError(
             f"the prior '{name}' is a function, but not of a parameter's name and value: if it "
-            f"makes priors, as fan_in does, call it: prior={name}()"
+            f"makes priors, as fan_in does, call it: prior={name}(...)"
         ) from None
     except ValueError:  # It has no signature.
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -294,7 +294,7 @@ def move(
 
 def _require_options_of_draws(sample_shape: Any, generator: Any) -> None:
     is_shape = isinstance(sample_shape, Sequence) and not isinstance(sample_shape, str)
-    if not is_shape or not all(isinstance(size, int) for size in sample_shape):
+    if not is_shape or not all(isinstance(size, SupportsIndex) for size in sample_shape):
         raise TypeError(
             "sample_shape is the shape of a batch of elements, such as (5,) for five of them or () "
             f"for one, but is {sample_shape!r}"

@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -221,8 +222,8 @@ def double(value: Tensor) -> Tensor:
 
 
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\)"),
-    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\)"),
+    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\.\.\.\)"),
+    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\.\.\.\)"),
     ({"prior": double}, "'double' is a function, but not of a parameter's name and value"),
     ({"likelihood": dist.Normal(0.0, 1.0)}, "function of the network's outputs .* is a Normal"),
     ({"likelihood": None}, "function of the network's outputs .* is a NoneType"),
@@ -237,6 +238,16 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_arguments_of_another_kind_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         pp.bayesian(network(), **{"likelihood": pp.likelihoods.gaussian(1.0), **options})(X, REALS)
+
+
+def test_a_size_may_be_a_number_of_numpy() -> None:
+    net, likelihood = network(), pp.likelihoods.gaussian(1.0)
+    values = drawn(net)
+    one, other = (
+        log_joint(pp.bayesian(net, likelihood=likelihood, dataset_size=size), values, X, REALS)
+        for size in (60, np.int64(60))
+    )
+    assert one == other
 
 
 def test_priors_of_more_than_name_and_value_are_taken() -> None:
