@@ -184,6 +184,7 @@ def compare(
         guides; if two of them go by the same parameters of Pyro's param store, or would from their
         next call on, though they are not made of one guide, as a base and its symmetrization are;
         if several unlike groups are the largest, and a guide is not symmetrized;
+        if held-out observations have no log-likelihood each, as where they lie in no plate;
         if the executor works in this process.
     :raises TypeError: if a guide cannot be symmetrized, or not sent, or ``held_out`` is no tuple.
     """
@@ -312,6 +313,12 @@ def _require_own_parameters(guides: Mapping[str, Guide]) -> None:
 
 def _held_out_scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
     """Score -> what it is the average of, one number an observation."""
+    if prediction.log_likelihood is None or prediction.log_likelihood.dim() < 2:
+        raise ValueError(
+            "held-out scores are averages over observations, and these have no log-likelihood "
+            "each: let the model observe them in a plate, with pyro.plate('data', N): "
+            "pyro.sample(...), in place of to_event"
+        )
     density = prediction.log_predictive_density
     scores = {"held-out log-density": density.reshape(len(density), -1).sum(-1)}
     if prediction.means.dim() == prediction.draws.dim() + 1:

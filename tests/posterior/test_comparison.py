@@ -339,3 +339,20 @@ def test_what_cannot_be_compared_is_refused(problem):
     found = compare(problem, {"one": guide, "two": guide}, num_samples=4)
     with pytest.raises(ValueError, match="there is no 'RMSE' of 'one': the scores are"):
         found.score("RMSE", "one")
+
+
+def test_held_out_observations_need_a_log_likelihood_each():
+    def line(x, y=None):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        pyro.sample("y", dist.Normal(w.sum() * x, 0.5).to_event(1), obs=y)
+
+    x = torch.linspace(-1, 1, 4)
+    guides = {name: AutoNormal(line, init_loc_fn=pp.init_to_fan_in) for name in ("one", "other")}
+    options = {"num_samples": 4, "num_predictive_samples": 2, "progress": False}
+    with (
+        pytest.warns(UserWarning, match="one log-likelihood together"),
+        pytest.raises(ValueError, match=r"no log-likelihood each: .* pyro.plate\('data', N\)"),
+    ):
+        pp.compare(line, guides, x, x, held_out=(x, x), **options)
+    with pytest.raises(ValueError, match="the model observes nothing with these arguments"):
+        pp.compare(line, guides, x, x, held_out=(x,), **options)

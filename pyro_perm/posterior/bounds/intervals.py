@@ -216,7 +216,8 @@ def symmetrized_elbo(
     :returns: the interval, in nats.
     :raises ValueError: as :func:`mutual_information`; if the guide leaves out a latent site that
         cannot be summed out, or draws what is none; if a plate has more rows than the arguments, or
-        the batches of a loader do not have each of its rows once.
+        the batches of a loader do not have each of its rows once; as ``Trace_ELBO``, if a site is
+        batched along other dimensions than its plates'.
     :raises TypeError: if the guide cannot be symmetrized.
     :raises FloatingPointError: if the guide's parameters have diverged.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
