@@ -44,7 +44,8 @@ def laplace_approximation(
     >>> guide = pp.laplace_approximation(mode, y)
     >>> elbo = pp.symmetrized_elbo(model, guide, y, num_samples=20, progress=False)
 
-    :param mode: a guide that has been trained.
+    :param mode: a guide that has been trained; by :func:`fit` under ``module_local_params=True``,
+        where ``SVI.step`` fails at it.
     :param args: arguments of the model; ``kwargs`` likewise.
     :param symmetry: as for :class:`AutoSymmetrized`; discovered by default.
     :param estimator: likewise; by default :class:`ImportanceSampled`, since the Gaussian has

@@ -205,7 +205,8 @@ def bayesian(
     :param prior: a distribution for every entry of all parameters; or a function from a parameter's
         name and value to a distribution, or None for no prior, such as those in
         ``pyro_perm.priors``; or a dictionary from patterns of names to one of them, the first
-        match counting: ``{"fc.*": Normal(0.0, 1.0)}`` is Bayesian in its last layer only.
+        match counting: ``{"fc.*": Normal(0.0, 1.0)}`` is Bayesian in its last layer only. It takes
+        the precision and the device of the parameter.
     :param likelihood: a function of the outputs, such as those in ``pyro_perm.likelihoods``. It
         returns the distribution of the observations, whose batch shape starts with ``(N,)``.
     :param dataset_size: number of observations in all; batches are then scaled up to it.

@@ -7,11 +7,13 @@ functions of the module with their first arguments bound, so that models can be 
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -19,6 +21,7 @@ import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
+from torch.distributions import Transform
 
 Distribution = dist.TorchDistribution
 Prior = Callable[[str, Tensor], "Distribution | None"]
@@ -139,11 +142,11 @@ def require_matches(prior: PriorLike, names: list[str]) -> None:
 
 
 def of_shape(prior: Distribution, name: str, parameter: Tensor) -> Distribution:
-    """A prior for a whole parameter, of the event shape of the parameter.
+    """A prior for a whole parameter, of its event shape, precision and device.
 
     :raises ValueError: if it is of another shape.
     """
-    shape = parameter.shape
+    prior, shape = _cast(prior, parameter), parameter.shape
     if prior.shape() == shape:
         whole: Distribution = prior.to_event(len(prior.batch_shape))
         return whole
@@ -154,3 +157,20 @@ def of_shape(prior: Distribution, name: str, parameter: Tensor) -> Distribution:
         f"the prior of '{name}' is of shape {tuple(prior.shape())}, but the parameter of shape "
         f"{tuple(shape)}: return a distribution of that shape, or of a single entry"
     )
+
+
+def _cast(value: Any, parameter: Tensor) -> Any:
+    """A distribution whose tensors have the precision and the device of a parameter.
+
+    Numbers become tensors of the default precision when a distribution is made, whatever network it
+    is for. Distributions and transforms hold tensors as attributes, and others that do.
+    """
+    if isinstance(value, Tensor):
+        return value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+    if isinstance(value, list):
+        return [_cast(each, parameter) for each in value]
+    if not isinstance(value, torch.distributions.Distribution | Transform):
+        return value
+    copied = copy.copy(value)
+    vars(copied).update((name, _cast(each, parameter)) for name, each in vars(copied).items())
+    return copied

@@ -75,7 +75,9 @@ def fit(
 
     :param model: the model. It counts a minibatch for all data, by
         ``pyro.plate("data", num_data, subsample=x)``.
-    :param guide: any guide; an ``AutoNormal``, by itself or symmetrized, is the fastest.
+    :param guide: any guide; an ``AutoNormal``, by itself or symmetrized, is the fastest. All are
+        trained under ``pyro.settings.set(module_local_params=True)`` too, where ``SVI.step`` fails
+        at some.
     :param data: a tensor or a tuple of tensors, the arguments of the model, with an entry for each
         observation; or a loader whose batches are arguments, such as a
         :class:`~torch.utils.data.DataLoader`. A model that observes nothing of it is warned about.
@@ -137,6 +139,8 @@ def fit(
         processes=processes,
         progress=progress and processes.leads,
     )
+    if checkpoint is not None and isinstance(taken, PyroSteps):
+        taken.require_names()
     extras = {"elbo": elbo} if isinstance(elbo, WrappedELBO) else {}
     run = Run(plan, batches, taken, TrainedTensors(model, guide), extras)
     run.resume()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO
+from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
@@ -109,7 +111,9 @@ class TorchSteps:
 
 
 class PyroSteps:
-    """Steps by :class:`~pyro.infer.SVI` with an optimizer of Pyro's.
+    """Steps of :class:`~pyro.infer.SVI` with an optimizer of Pyro's.
+
+    They take plain parameters of modules under ``module_local_params`` too, where SVI's own fail.
 
     :param elbo: the loss.
     :param model: the model; ``guide`` likewise.
@@ -118,13 +122,30 @@ class PyroSteps:
     """
 
     def __init__(
-        self, elbo: ELBO, model: Program, guide: Program, optimizer: PyroOptim, call: Arguments
+        self, elbo: Any, model: Program, guide: Program, optimizer: PyroOptim, call: Arguments
     ) -> None:
-        self._svi = SVI(model, guide, optimizer, elbo)
-        self._optimizer = optimizer
+        self._elbo, self._model, self._guide, self._optimizer = elbo, model, guide, optimizer
         args, kwargs = call
-        with torch.no_grad():
-            self._svi.evaluate_loss(*args, **kwargs)
+        with torch.no_grad(), poutine.trace(param_only=True) as tracer:
+            elbo.loss(model, guide, *args, **kwargs)
+        self._nodes: Any = tracer.trace.nodes
+        if callable(optimizer.pt_optim_args):
+            self.require_names()
+
+    def require_names(self) -> None:
+        """Refuse parameters that the optimizer cannot tell apart.
+
+        :raises ValueError: naming one.
+        """
+        store = pyro.get_param_store()
+        for name, node in self._nodes.items():
+            if store.param_name(_unconstrained(node["value"])) is None:
+                raise ValueError(
+                    "optimizers of pyro.optim know parameters by names of Pyro's param store, "
+                    f"where parameter '{name}' is not under module_local_params: give one of "
+                    "torch.optim as optimizer=, or leave out checkpoint= and arguments that depend "
+                    "on the name"
+                )
 
     @property
     def learning_rate(self) -> float | None:
@@ -134,7 +155,12 @@ class PyroSteps:
     def step(self, call: Arguments) -> float:
         """Take a step; returns the loss in nats."""
         args, kwargs = call
-        loss = float(self._svi.step(*args, **kwargs))
+        with poutine.trace(param_only=True) as tracer:
+            loss = float(self._elbo.loss_and_grads(self._model, self._guide, *args, **kwargs))
+        nodes: Any = tracer.trace.nodes
+        parameters = list({_unconstrained(node["value"]) for node in nodes.values()})
+        self._optimizer(parameters)
+        zero_grads(parameters)
         if hasattr(self._optimizer, "step"):
             self._optimizer.step()
         return loss

@@ -288,6 +288,41 @@ PRIORS: list[Any] = [
 ]
 
 
+SCALES = torch.linspace(0.5, 2.0, 12).reshape(4, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        *PRIORS,
+        dist.Normal(torch.tensor(0.5, dtype=torch.float64), 1.0),
+        dist.StudentT(3.0).mask(True),
+        dist.LogNormal(0.0, 1.0),
+        dist.TransformedDistribution(
+            dist.Normal(0.0, 1.0), dist.transforms.AffineTransform(torch.tensor(1.0), 2.0)
+        ),
+        dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(2)), dist.Normal(torch.zeros(2), torch.tensor([0.5, 2.0]))
+        ),
+        {"0.weight": dist.Normal(0.0, SCALES).to_event(2), "*": lambda *_: dist.Normal(0.0, 1.0)},
+    ],
+)
+def test_a_prior_takes_the_precision_of_the_parameter(prior: Any, dtype: torch.dtype) -> None:
+    net = network().to(dtype)
+    model = pp.bayesian(net, prior=prior, likelihood=pp.likelihoods.gaussian(NOISE))
+    trace = poutine.trace(model).get_trace(X.to(dtype), REALS.to(dtype))
+    sites = [trace.nodes[name] for name in dict(net.named_parameters()) if name in trace.nodes]
+    assert sites and all(site["value"].dtype == dtype for site in sites)
+    trace.compute_log_prob()
+    assert all(site["log_prob"].dtype == dtype for site in sites)
+    if isinstance(prior, dist.TorchDistribution):
+        for site in sites:
+            torch.testing.assert_close(
+                site["log_prob"], prior.log_prob(site["value"]).sum().to(dtype)
+            )
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize(("likelihood", "outputs", "y"), [each[:3] for each in LIKELIHOODS])
 def test_a_model_can_be_pickled(prior: Any, likelihood: Any, outputs: int, y: Tensor) -> None:

@@ -7,8 +7,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from fit_runs import Interruption, X, Y, assert_equal, model, new_guide, run, values
+from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoLaplaceApproximation,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from pyro.nn import PyroModule
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -67,15 +74,49 @@ def test_parameters_of_functions_are_trained_too():
     assert (pyro.param("w1_loc") != before).all()
 
 
-@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal])
-def test_parameters_of_modules_and_of_the_store_are_trained_alike(kind):
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.Adam, lr=0.1), pyro.optim.Adam])
+@pytest.mark.parametrize(
+    "kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLaplaceApproximation]
+)
+def test_parameters_of_modules_and_of_the_store_are_trained_alike(kind, optimizer):
     fitted = []
     for local in (False, True):
         pyro.settings.set(module_local_params=local)
         guide = new_guide(kind)
-        losses = run(guide, steps=3, elbo=Trace_ELBO()).losses
+        made = optimizer({"lr": 0.1}) if optimizer is pyro.optim.Adam else optimizer
+        losses = run(guide, steps=3, elbo=Trace_ELBO(), optimizer=made).losses
         fitted.append([torch.tensor(losses), *values(guide)])
     assert_equal(*fitted)
+
+
+@pytest.mark.parametrize("optimizer", [None, pyro.optim.Adam])
+def test_functions_train_beside_modules_with_parameters_of_their_own(optimizer):
+    """Values of the store lose what SVI reads them by, while a module calls."""
+
+    class Module(PyroModule):
+        forward = staticmethod(model)
+
+    def guide(x, y=None):
+        for site in ("w1", "w2"):
+            loc = pyro.param(f"{site}_loc", lambda: torch.randn(3))
+            scale = pyro.param(f"{site}_scale", torch.ones(3), constraint=constraints.positive)
+            pyro.sample(site, dist.Normal(loc, scale).to_event(1))
+
+    pyro.settings.set(module_local_params=True)
+    made = optimizer and optimizer({"lr": 0.1})
+    losses = pp.fit(Module(), guide, (X, Y), steps=60, optimizer=made, progress=False).losses
+    assert sum(losses[-20:]) < sum(losses[:20])
+    start = {"scale": torch.ones(3), "loc": torch.zeros(3)}
+    for name, value in pyro.get_param_store().items():
+        assert (value != start[name[3:]]).all()
+
+
+@pytest.mark.parametrize("arguments", [{"lr": 0.1}, lambda name: {"lr": 0.1}])
+def test_optimizers_of_pyro_that_need_names_of_parameters_are_refused(arguments, tmp_path):
+    pyro.settings.set(module_local_params=True)
+    path = None if callable(arguments) else tmp_path / "run.pt"
+    with pytest.raises(ValueError, match=r"where parameter '.*' is not under module_local_params"):
+        run(new_guide(), steps=2, optimizer=pyro.optim.Adam(arguments), checkpoint=path)
 
 
 def test_training_raises_the_bound():
