@@ -21,8 +21,10 @@ LOWEST_PYTHON ?= $(shell for v in 3.10 3.11; do PYENV_VERSION=$$v \
 	python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 LOWEST_VENV := .venv-lowest
 # What touches torch, Pyro, NumPy, SciPy and ArviZ, but not the documentation and the demo.
-LOWEST_TESTS := $(addprefix tests/,permanent symmetry density estimators program discovery posterior \
-	test_guide.py test_elbo.py test_initialization.py test_serialization.py test_verification.py)
+LOWEST_TESTS := $(addprefix tests/,permanent symmetry density estimators rescaling program discovery \
+	functional compiled networks training posterior saving test_guide.py test_elbo.py test_closed_form.py \
+	test_initialization.py test_rescaled_draws.py test_rescaled_guides.py test_serialization.py \
+	test_verification.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -104,8 +104,9 @@ def main() -> None:
             panel.fill_between(grid, center - spread, center + spread, color="C0", alpha=0.08, lw=0)
             panel.plot(grid, center, color="C0", lw=1)
         panel.plot(*tables[0][:NUM_ROWS].T, ".", color="black", markersize=3)
-        panel.set_title(f"{title}\n{bound} nats", fontsize=13)
-        panel.set_xticks([-1, 0, 1])
+        panel.set_title(f"{title}\nbound {bound} nats", fontsize=13)
+        panel.set(xlabel="x", xticks=[-1, 0, 1])
+    panels[0].set_ylabel("y")
     figure.savefig(FIGURE, dpi=160)
 
 

@@ -18,6 +18,7 @@ from pyro_perm.estimators import Bethe, Estimator
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import Call
 from pyro_perm.program.isolation import isolation
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 from pyro_perm.program.trace import prior_trace
 from pyro_perm.symmetry import SymmetryGroup
 from pyro_perm.symmetry.formats import explanations
@@ -54,9 +55,13 @@ def as_symmetry(symmetry: PermutationSymmetry | None) -> PermutationSymmetry | N
 def verified_symmetry(symmetry: PermutationSymmetry | None, model: Call) -> PermutationSymmetry:
     """The given symmetry, or the one found in the model, verified on the model and held to it.
 
-    :raises ValueError: if the symmetry does not fit the model, or none is found.
+    :raises ValueError: if the symmetry does not fit the model, or none is found; as ``Trace_ELBO``,
+        if a site is batched along other dimensions than its plates'.
     :raises TypeError: if a symmetric site's support is no product of intervals and no simplex.
     """
+    shapes = LogProbShapes()  # Validation is off inside of the isolation.
+    with isolation(model.program) as writes, writes, shapes:
+        trace = prior_trace(model)
     if symmetry is None:
         symmetry = find_symmetry(model.program, *model.args, **model.kwargs)
     else:
@@ -68,8 +73,6 @@ def verified_symmetry(symmetry: PermutationSymmetry | None, model: Call) -> Perm
             "symmetry=PermutationSymmetry({group: {site: axis}}), or use the base guide as it is."
             + reasons
         )
-    with isolation(model.program) as writes, writes:
-        trace = prior_trace(model)
     summable = symmetry.with_summable_scales()
     for group, why in scales_left_out(symmetry.group).items():
         warnings.warn(
@@ -101,7 +104,9 @@ def warn_if_coinciding(sites: Mapping[str, Any], symmetry: SymmetryGroup) -> Non
         warnings.warn(
             f"all units of group {', '.join(map(repr, groups))} have the same variational factor. "
             "This is a saddle of the symmetrized objective, from which training breaks away only "
-            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in)",
+            "slowly; start the units apart, e.g. AutoNormal(model, init_loc_fn=init_to_fan_in). "
+            "That leaves sites on a constrained support, such as positive ones, at one value: a "
+            "group of these alone starts apart by init_loc_fn=pyro.infer.autoguide.init_to_sample",
             stacklevel=2,
         )
 

@@ -46,6 +46,7 @@ class GuideProbe:
 
     :param guide: the base guide; it has run before, so that its parameters exist.
     :param symmetry: the group.
+    :raises ValueError: if the guide does not draw all sites of the group.
     """
 
     def __init__(self, guide: Call, symmetry: SymmetryGroup) -> None:
@@ -58,6 +59,7 @@ class GuideProbe:
         }
         # Again, since a run on given values leaves other random numbers to the guide's dropout.
         self._nodes = self._run({})
+        self._require_drawn_sites()
         for site in symmetry.sites:
             require_density(site, self._nodes)
         read = read_sites(self._nodes, symmetry)
@@ -67,6 +69,16 @@ class GuideProbe:
             for site, drawn in read.items()
             if drawn.node != site and not self._is_part_of_vector(site, drawn)
         }
+
+    def _require_drawn_sites(self) -> None:
+        for group, sites in self._symmetry.spec.items():
+            missing = [site for site in sites if site not in self._nodes]
+            if missing:
+                raise ValueError(
+                    f"group '{group}' permutes {', '.join(map(repr, missing))}, which the guide "
+                    "does not draw: draw all sites of the group in the guide, or leave the group "
+                    "out, symmetry.subset(exclude=[...])"
+                )
 
     def require_independent_sites(self) -> None:
         """Refuse guides in which a site depends on the value of a site that permutes.

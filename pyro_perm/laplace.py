@@ -11,6 +11,7 @@ from pyro_perm.estimators import Estimator, ImportanceSampled
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.program.call import refuse_shared_keywords
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 
 _NUM_PERMUTATIONS = 32
 
@@ -69,7 +70,8 @@ def laplace_approximation(
 
 def _gaussian_at(mode: AutoLaplaceApproximation, args: Any, kwargs: Any) -> AutoMultivariateNormal:
     try:
-        gaussian: AutoMultivariateNormal = mode.laplace_approximation(*args, **kwargs)
+        with LogProbShapes():  # Pyro does not look at them here.
+            gaussian: AutoMultivariateNormal = mode.laplace_approximation(*args, **kwargs)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # not in its stubs
         raise ValueError(
             "the Hessian of the negative log joint is not positive definite where the "

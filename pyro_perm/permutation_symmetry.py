@@ -50,8 +50,7 @@ class PermutationSymmetry:
     Group sizes are read off the model, at the first call of a guide, a loss or :meth:`verify`
     that uses the symmetry. One symmetry serves models of several widths: it tells the sizes of the
     last one, and the ``symmetry`` of each guide those of its own. Give ``shapes`` to have them
-    without a model; another model is then refused. Two symmetries are equal if their groups have
-    the same axes.
+    without a model; another model is then refused. Symmetries of the same axes are equal.
 
     :param spec: group name -> site name -> axis. An axis is an int in the site's event shape
         (negative counts from the right) or an :class:`Axis`; a group that permutes several axes of
@@ -60,6 +59,7 @@ class PermutationSymmetry:
     :param reasons: for axes of latent sites that no group permutes, such as ``"fc1.weight[-1]"``,
         why that is so; :func:`find_symmetry` knows.
     :raises ValueError: if a group is empty, or the spec does not fit the shapes.
+    :raises TypeError: if the spec is of another form.
     """
 
     def __init__(
@@ -299,9 +299,9 @@ class PermutationSymmetry:
         """Draw uniformly from the group; scales are between 1/4 and 4.
 
         :param sample_shape: shape of the batch of independent elements.
-        :returns: group -> permutation, shape ``(*sample_shape, n)``, or an :class:`Element` where a
-            group does more than permute units and flip their signs.
+        :returns: group -> permutation or :class:`Element`, shape ``(*sample_shape, n)``.
         :raises ValueError: before the symmetry has met a model.
+        :raises TypeError: if ``sample_shape`` is no shape, or ``generator`` none of torch's.
         """
         return self.group.sample(sample_shape, device=device, generator=generator)
 

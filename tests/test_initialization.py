@@ -10,7 +10,7 @@ import torch
 from problems import normal, one_hidden_layer, two_hidden_layers, units_in_plate
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.infer.autoguide.initialization import init_to_feasible
+from pyro.infer.autoguide.initialization import init_to_feasible, init_to_sample
 from pyro.optim import Adam
 
 import pyro_perm as pp
@@ -119,6 +119,21 @@ def test_only_the_groups_that_coincide_are_named():
     base = AutoNormal(problem.model, init_loc_fn=init_but_last)
     with pytest.warns(UserWarning, match="all units of group 'second' have"):
         pp.AutoSymmetrized(base, problem.symmetry())(*problem.args)
+
+
+def test_positive_units_are_started_apart_by_what_the_warning_says():
+    def model():
+        w = pyro.sample("w", dist.LogNormal(0.0, 1.0).expand([3]).to_event(1))
+        pyro.sample("y", dist.Normal(w.sum(), 1.0), obs=torch.tensor(1.0))
+
+    def start(init):
+        pyro.clear_param_store()
+        symmetry = pp.PermutationSymmetry({"units": {"w": 0}})
+        pp.AutoSymmetrized(AutoNormal(model, init_loc_fn=init), symmetry)()
+
+    with pytest.warns(UserWarning, match=r"positive ones, .*init_to_sample"):
+        start(pp.init_to_fan_in)
+    start(init_to_sample)  # Warnings are errors.
 
 
 def test_groups_of_one_unit_are_not_reported():

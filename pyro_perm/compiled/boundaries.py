@@ -12,15 +12,15 @@ from pyro_perm.compiled.recorder import recorder_of
 
 
 def _recorded_loss(
-    number: int, tensors: Mapping[str, Tensor], modes: Sequence[bool], args: Any, kwargs: Any
+    name: str, tensors: Mapping[str, Tensor], modes: Sequence[bool], args: Any, kwargs: Any
 ) -> Tensor:
     """A loss as one node of a graph, which is then recorded by running it.
 
-    :param number: of its recorder.
+    :param name: of its recorder.
     :param tensors: the recorder's parameters and buffers, by name.
     :param modes: whether each of its modules is in training; a graph is recorded for each.
     """
-    return recorder_of(number).record(tensors, args, kwargs)
+    return recorder_of(name).record(tensors, args, kwargs)
 
 
 def first_call_or_handlers(loss: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

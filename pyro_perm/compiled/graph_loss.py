@@ -32,7 +32,7 @@ def graph_loss(
 
     tensors = {**dict(recorder.named_parameters()), **dict(recorder.named_buffers())}
     modes = [module.training for module in recorder.modules()]
-    return recorded_loss(recorder.number, tensors, modes, args, kwargs)
+    return recorded_loss(recorder.name, tensors, modes, args, kwargs)
 
 
 def python_loss(loss: Callable[..., Tensor], programs: Any, args: Any, kwargs: Any) -> Tensor:

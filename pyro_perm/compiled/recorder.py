@@ -32,7 +32,7 @@ class Recorder(torch.nn.Module):
     :param programs: model and guide; those that are modules have tensors.
 
     Attributes:
-        number: what graphs know it by.
+        name: what graphs know it by; a compiler takes one number after another for a variable.
     """
 
     def __init__(self, loss: Loss, *programs: Any) -> None:
@@ -40,7 +40,7 @@ class Recorder(torch.nn.Module):
         self._loss = loss
         self.programs = torch.nn.ModuleList(p for p in programs if isinstance(p, torch.nn.Module))
         self._estimates: list[Estimate] = []
-        self._take_number()
+        self._take_name()
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss."""
@@ -82,11 +82,11 @@ class Recorder(torch.nn.Module):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        self._take_number()
+        self._take_name()
 
-    def _take_number(self) -> None:
-        self.number = next(_numbers)
-        _recorders[self.number] = self
+    def _take_name(self) -> None:
+        self.name = f"loss {next(_numbers)}"
+        _recorders[self.name] = self
 
 
 class _OwnTensors(TorchFunctionMode):
@@ -125,12 +125,12 @@ def _require_constant(tensor: Tensor) -> None:
         )
 
 
-_recorders: WeakValueDictionary[int, Recorder] = WeakValueDictionary()
+_recorders: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
 
 
-def recorder_of(number: int) -> Recorder:
-    """The recorder that graphs know by a number."""
-    return _recorders[number]
+def recorder_of(name: str) -> Recorder:
+    """The recorder that graphs know by a name."""
+    return _recorders[name]
 
 
 def active_recorder() -> Recorder | None:

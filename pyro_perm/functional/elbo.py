@@ -35,6 +35,7 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.log_ratio import LogRatio, log_ratio_of
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.prior_reader import PriorReader
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 from pyro_perm.symmetry import SymmetryGroup
 
 Program = Callable[..., Any]
@@ -101,6 +102,8 @@ class FunctionalMeanField_ELBO(ELBO):
 
         :raises TypeError: if the guide is of another kind, or the model has latent sites that are
             not served; names it.
+        :raises ValueError: at the first call, as of ``Trace_ELBO``, if a site of the model is
+            batched along other dimensions than its plates'.
         """
         is_settled = self._settled_for[0] is model and self._settled_for[1] is guide
         if torch.compiler.is_dynamo_compiling():
@@ -108,8 +111,11 @@ class FunctionalMeanField_ELBO(ELBO):
             return graph_loss(recorder, self.differentiable_loss, (model, guide), args, kwargs)
         if not is_settled:
             self._settle(model, guide, args, kwargs)
-            self._settled_for = model, guide
+            with LogProbShapes():
+                loss = self._estimate(model, *args, **kwargs)
             self._recorder = Recorder(partial(self._estimate, model), model, guide)
+            self._settled_for = model, guide
+            return loss
         return self._estimate(model, *args, **kwargs)
 
     def _estimate(self, model: Program, *args: Any, **kwargs: Any) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import pyro
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_perm.networks import priors
-from pyro_perm.networks.likelihoods import Likelihood
+from pyro_perm.networks.likelihoods import Distribution, Likelihood
 from pyro_perm.networks.local_parameters import LocalParameters
 from pyro_perm.networks.priors import PriorLike
 from pyro_perm.program._torch_internals import tree_map
@@ -51,7 +52,7 @@ class BayesianNetwork(PyroModule):
             weights = self._weights()
             particles = self._particles(weights)
             outputs = self._outputs(weights, inputs, particles)
-            observed = self._likelihood(outputs)
+            observed = _require_distribution(self._likelihood(outputs))
         batch, event = observed.batch_shape, observed.event_shape
         each = batch[len(particles) :]
         if not each:
@@ -146,6 +147,25 @@ def _register(name: str, parameter: nn.Parameter) -> Tensor:
     return known
 
 
+def _require_likelihood(likelihood: Any) -> None:
+    if isinstance(likelihood, TorchDistributionMixin) or not callable(likelihood):
+        raise TypeError(
+            "likelihood must be a function of the network's outputs that returns the distribution "
+            "of the observations, such as pp.likelihoods.categorical or lambda f: Normal(f, 1.0), "
+            f"but is a {type(likelihood).__name__}"
+        )
+
+
+def _require_distribution(observed: Any) -> Distribution:
+    if isinstance(observed, TorchDistributionMixin):
+        return observed
+    raise TypeError(
+        f"the likelihood returned a {type(observed).__name__} in place of a distribution of the "
+        "observations: if it makes likelihoods, as those with a scale do, call it, such as "
+        "likelihood=pp.likelihoods.gaussian(0.1) or pp.likelihoods.gaussian_of_learned_scale()"
+    )
+
+
 def bayesian(
     network: nn.Module,
     *,
@@ -191,8 +211,11 @@ def bayesian(
         returns the distribution of the observations, whose batch shape starts with ``(N,)``.
     :param dataset_size: number of observations in all; batches are then scaled up to it.
     :raises ValueError: if a pattern matches no parameter.
-    :raises TypeError: if the prior is none of these.
+    :raises TypeError: if prior, likelihood or size is none of these.
     """
     named = dict(network.named_parameters())
     priors.require_matches(prior, list(named))
+    _require_likelihood(likelihood)
+    if not isinstance(dataset_size, SupportsIndex | None):
+        raise TypeError(f"dataset_size is a number of rows, an int, but is {dataset_size!r}")
     return BayesianNetwork(network, prior, likelihood, dataset_size)

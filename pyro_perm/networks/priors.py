@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -95,6 +96,7 @@ def as_prior(prior: PriorLike) -> Prior:
     if isinstance(prior, TorchDistributionMixin):
         return partial(_always, prior)
     if callable(prior):
+        _require_name_and_value(prior)
         return prior
     raise TypeError(
         "a prior is a distribution, a function of a parameter's name and value, or a dictionary "
@@ -110,6 +112,20 @@ def _by_name(each: Mapping[str, Prior | None], name: str, parameter: Tensor) -> 
 
 def _always(prior: Distribution, name: str, parameter: Tensor) -> Distribution:
     return prior
+
+
+def _require_name_and_value(prior: Prior) -> None:
+    """Refuse a function that does not take these two, as one does that makes priors."""
+    try:
+        inspect.signature(prior).bind("name", torch.zeros(()))
+    except TypeError:
+        name = getattr(prior, "__name__", type(prior).__name__)
+        raise TypeError(
+            f"the prior '{name}' is a function, but not of a parameter's name and value: if it "
+            f"makes priors, as fan_in does, call it: prior={name}(...)"
+        ) from None
+    except ValueError:  # It has no signature.
+        return
 
 
 def require_matches(prior: PriorLike, names: list[str]) -> None:

@@ -7,11 +7,13 @@ observation by observation, is free of it, and its standard error is that of wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
@@ -21,12 +23,19 @@ from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.bounds._table import columns
 from pyro_perm.posterior.bounds.draws import standard_error
-from pyro_perm.posterior.bounds.intervals import certified_elbo
+from pyro_perm.posterior.bounds.intervals import REMARK_ON_SCALES, certified_elbo
 from pyro_perm.posterior.executors import evaluate_each
 from pyro_perm.posterior.prediction import Prediction, observed_values, predict
-from pyro_perm.program._pyro_internals import stored_parameters
+from pyro_perm.posterior.whose_symmetry import action_of, largest_symmetry
+from pyro_perm.program._pyro_internals import named_owners
 from pyro_perm.program.batches import Data
 from pyro_perm.program.call import refuse_shared_keywords
+from pyro_perm.program.modules import pyro_modules_among
+from pyro_perm.program.restoration import restored
+from pyro_perm.sampling import set_up
+from pyro_perm.symmetry import SymmetryGroup
+
+_BASE = "ELBO(q)"
 
 Guide = Callable[..., Any]
 
@@ -51,10 +60,13 @@ class Comparison:
         guides: names of the guides; differences are from the first one.
         integrands: score -> what it is the average of, for each guide: shape ``(guides, n)``. For
             the bounds ``n`` are the draws, for held-out scores the observations.
+        groups: the group that the bounds of each guide are over. The table has their ``log |G|``,
+            without scales, and says which differences are between bounds over unlike groups.
     """
 
     guides: tuple[str, ...]
     integrands: dict[str, Tensor]
+    groups: tuple[SymmetryGroup, ...]
 
     def score(self, name: str, guide: str) -> Score:
         """The score of a guide.
@@ -75,11 +87,20 @@ class Comparison:
 
     def __repr__(self) -> str:
         others = self.guides[1:]
-        rows = [["", *self.guides, *(f"{other} - {self.guides[0]}" for other in others)]]
+        orders = [
+            f"{group.log_compact_order:.2f}{' and scales' if group.open_groups else ''}"
+            for group in self.groups
+        ]
+        first, *rest = map(action_of, self.groups)
+        orders += ["" if action == first else "unlike groups" for action in rest]
+        differences = [f"{other} - {self.guides[0]}" for other in others]
+        rows = [["", *self.guides, *differences, ""], ["log |G|", *orders, ""]]
         for name in self.integrands:
             scores = [self.score(name, guide) for guide in self.guides]
             scores += [self.difference(name, guide) for guide in others]
-            rows.append([name, *(f"{s.value:.4g} +- {s.standard_error:.2g}" for s in scores)])
+            figures = (f"{s.value:.4g} +- {s.standard_error:.2g}" for s in scores)
+            drifts = name == _BASE and any(group.open_groups for group in self.groups)
+            rows.append([name, *figures, REMARK_ON_SCALES if drifts else ""])
         return "\n".join(columns(rows))
 
     def _of(self, name: str, guide: str) -> Tensor:
@@ -113,6 +134,9 @@ def compare(
     their scores has less noise than either score. A symmetrized guide draws from its base, whose
     predictions and bounds are the same.
 
+    Bounds on ``ELBO(q^G)`` are over the group of the guide, be it only permutations or scales too.
+    The order of the guides changes none of them.
+
     >>> import pyro, torch
     >>> from pyro.infer.autoguide import AutoNormal, init_to_value
     >>> import pyro_perm as pp
@@ -143,8 +167,9 @@ def compare(
     :param num_samples: number of draws for the bounds, at least 4.
     :param num_predictive_samples: number of draws for the predictions.
     :param estimator: one method in place of the portfolio: see :func:`mutual_information`.
-    :param symmetry: the group, for guides that are not symmetrized; by default that of the first
-        symmetrized one, or else the one found in the model.
+    :param symmetry: the group, for guides that are not symmetrized; by default the largest of those
+        of the guides that are, or else the one found in the model. The largest one rescales most
+        units, and among those that rescale as many its ``log |G|`` is the largest.
     :param max_seconds: about how long the bounds of a guide may take.
     :param site: the observed site that is predicted, where the model has several.
     :param executor: evaluates each guide in a process of its own: a ``ProcessPoolExecutor``, Dask's
@@ -156,15 +181,26 @@ def compare(
         predictive density an observation, and the error: the root mean squared error, or for a
         categorical site accuracy and Brier score. Errors of held-out scores are over observations.
     :raises ValueError: as :func:`symmetrized_elbo` and :func:`predict`; if there are fewer than two
-        guides, or Pyro's param store has given one the parameters of another;
+        guides; if two of them go by the same parameters of Pyro's param store, or would from their
+        next call on, though they are not made of one guide, as a base and its symmetrization are;
+        if several unlike groups are the largest, and a guide is not symmetrized;
+        if held-out observations have no log-likelihood each, as where they lie in no plate;
         if the executor works in this process.
-    :raises TypeError: if a guide cannot be symmetrized, or not sent.
+    :raises TypeError: if a guide cannot be symmetrized, or not sent, or ``held_out`` is no tuple.
     """
     if not isinstance(guides, Mapping) or len(guides) < 2:
         raise ValueError("give at least two guides, by name: compare(model, {name: guide, ...})")
-    for name, guide in guides.items():
-        _require_own_parameters(name, guide)
-    symmetrized = [g for g in guides.values() if isinstance(g, AutoSymmetrized)]
+    if isinstance(held_out, str) or not isinstance(held_out, Sequence | None):
+        raise TypeError(
+            "held_out is a tuple of arguments of the model, observations included, such as "
+            f"held_out=(x, y), but is a {type(held_out).__name__}"
+        )
+    data = Data.of(model, args, kwargs)
+    for guide in guides.values():
+        _set_up(model, guide, data)
+    _require_own_parameters(guides)
+    if symmetry is None and not all(isinstance(g, AutoSymmetrized) for g in guides.values()):
+        symmetry = largest_symmetry(guides)
     options = {
         "args": args,
         "kwargs": kwargs,
@@ -172,18 +208,28 @@ def compare(
         "num_samples": num_samples,
         "num_predictive_samples": num_predictive_samples,
         "estimator": estimator,
-        "symmetry": symmetry or (symmetrized[0].symmetry if symmetrized else None),
+        "symmetry": symmetry,
         "max_seconds": max_seconds,
         "site": site,
         "progress": progress,
     }
     cases = [(model, guide) for guide in guides.values()]
-    each = evaluate_each(_integrands, cases, executor=executor, **options)
-    integrands = {name: torch.stack([scores[name] for scores in each]) for name in each[0]}
-    return Comparison(tuple(guides), integrands)
+    each = evaluate_each(_scores, cases, executor=executor, **options)
+    integrands = {
+        name: torch.stack([scores.integrands[name] for scores in each])
+        for name in each[0].integrands
+    }
+    return Comparison(tuple(guides), integrands, tuple(scores.group for scores in each))
 
 
-def _integrands(
+class _Scores(NamedTuple):
+    """Of one guide: the group that its bounds are over, and score -> what it is the average of."""
+
+    group: SymmetryGroup
+    integrands: dict[str, Tensor]
+
+
+def _scores(
     model: Callable[..., Any],
     guide: Guide,
     *,
@@ -197,8 +243,9 @@ def _integrands(
     max_seconds: float | None,
     site: str | None,
     progress: bool,
-) -> dict[str, Tensor]:
-    """Score -> what it is the average of, for one guide."""
+) -> _Scores:
+    # First, so that what is missing is missed before the bounds take their time.
+    y = None if held_out is None else observed_values(model, *held_out, site=site)
     of_itself = isinstance(guide, AutoSymmetrized)
     base = guide.base if isinstance(guide, AutoSymmetrized) else guide
     elbo = certified_elbo(
@@ -213,11 +260,11 @@ def _integrands(
         draws_from=base,
     )
     integrands = {
-        "ELBO(q)": elbo.base,
+        _BASE: elbo.base,
         "ELBO(q^G), lower bound": elbo.lower,
         "ELBO(q^G), upper bound": elbo.upper,
     }
-    if held_out is not None:
+    if held_out is not None and y is not None:
         prediction = predict(
             model,
             base,
@@ -226,27 +273,52 @@ def _integrands(
             site=site,
             progress=progress,
         )
-        integrands |= _held_out_scores(prediction, observed_values(model, *held_out, site=site))
-    return integrands
+        integrands |= _held_out_scores(prediction, y)
+    return _Scores(elbo.group, integrands)
 
 
-def _require_own_parameters(name: str, guide: Any) -> None:
-    """Refuse guides whose next call would take over what another one has left in the store."""
-    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
-    if not isinstance(base, AutoGuide):
+def _set_up(model: Callable[..., Any], guide: Guide, data: Data) -> None:
+    """Let a guide that was never called find its parameters, and what it is symmetrized over."""
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        arguments = data.loader, data.inputs.args, data.inputs.kwargs
+        with restored(model, guide, *arguments) as writes, writes:
+            set_up(data.call(guide))
+
+
+def _require_own_parameters(guides: Mapping[str, Guide]) -> None:
+    """Refuse guides that have taken over the parameters of another one, or will at the next call.
+
+    Guides that have a module in common, as a base and its symmetrization do, share what is its.
+    """
+    if pyro.settings.get("module_local_params"):
         return
-    own = dict(base.named_parameters())
-    for parameter, value in stored_parameters(base).items():
-        if value is not own[parameter]:
+    stored = dict(pyro.get_param_store().named_parameters())
+    owners: dict[str, tuple[str, Any]] = {}
+    for guide, program in guides.items():
+        modules = pyro_modules_among(program)
+        for name, value, part in itertools.chain.from_iterable(map(named_owners, modules)):
+            other, owner = owners.setdefault(name, (guide, part))
+            if stored.get(name, value) is not value:
+                what = f"has other values for the parameters of guide '{guide}'"
+            elif owner is not part:
+                what = f"has one '{name}' for the guides '{other}' and '{guide}'"
+            else:
+                continue
             raise ValueError(
-                f"Pyro's param store has other values for the parameters of guide '{name}', as "
-                "another guide of its class leaves them, so that the two would be compared as one: "
-                "train and compare them under pyro.settings.set(module_local_params=True)"
+                f"Pyro's param store {what}, as guides of one class have the same names there, so "
+                "that the two would be compared as one: train and compare them under "
+                "pyro.settings.set(module_local_params=True)"
             )
 
 
 def _held_out_scores(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
     """Score -> what it is the average of, one number an observation."""
+    if prediction.log_likelihood is None or prediction.log_likelihood.dim() < 2:
+        raise ValueError(
+            "held-out scores are averages over observations, and these have no log-likelihood "
+            "each: let the model observe them in a plate, with pyro.plate('data', N): "
+            "pyro.sample(...), in place of to_event"
+        )
     density = prediction.log_predictive_density
     scores = {"held-out log-density": density.reshape(len(density), -1).sum(-1)}
     if prediction.means.dim() == prediction.draws.dim() + 1:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoGuide
 
+from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.program._pyro_internals import has_run
 from pyro_perm.program.full_data import FullData
+from pyro_perm.program.log_prob_shapes import LogProbShapes, LogProbShapesInPlates
 from pyro_perm.program.sites import SiteKind
+
+
+def log_prob_shapes(posterior: Any) -> LogProbShapes:
+    """What the shapes of a model's log-densities are held to, as where its posterior came from.
+
+    :param posterior: a guide, or an MCMC or its samples.
+    """
+    of_mcmc = isinstance(posterior, MCMC | Mapping)
+    return LogProbShapesInPlates() if of_mcmc else LogProbShapes()
 
 
 def sites_to_sum_out(model: FullData, drawn: Collection[str], source: str) -> tuple[str, ...]:
@@ -47,6 +60,24 @@ def require_no_others(model: FullData, guide: FullData) -> None:
                 "evaluate the model that the guide was trained for; if it is a variable of the "
                 "guide's own, mark it with infer={'is_auxiliary': True}"
             )
+
+
+def require_made_of_observations(guide: Any, model: FullData) -> None:
+    """Refuse a guide that has not run, where the data would be among the sites that it draws.
+
+    :param guide: the guide; it is left as it is.
+    :param model: the model with the arguments that the guide would be called with.
+    :raises ValueError: if the guide has not run, and the model observes nothing.
+    """
+    base = guide.base if isinstance(guide, AutoSymmetrized) else guide
+    if not isinstance(base, AutoGuide) or base.prototype_trace is not None:
+        return
+    if not model.names(SiteKind.OBSERVATION, SiteKind.FACTOR):
+        raise ValueError(
+            "the guide has no parameters yet, and would take the data for latent sites, since the "
+            "model is called without observations: call guide(x, y) with observations, or train "
+            "it, first"
+        )
 
 
 def require_draws(mcmc: MCMC) -> None:

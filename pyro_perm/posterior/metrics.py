@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Of a row's sum, down to half precision.
+_ROUNDING = 1e-2
+
 
 def rmse(mean: Tensor, y: Tensor) -> float:
     """Root mean squared error of predictive means, both of shape ``(N, ...)``."""
@@ -34,6 +37,7 @@ def accuracy(probabilities: Tensor, y: Tensor) -> float:
 
     :param probabilities: predictive probabilities of the classes, shape ``(N, C)``.
     :param y: classes, shape ``(N,)``.
+    :raises ValueError: if these are no probabilities, or no classes.
     """
     _require_classes(probabilities, y)
     return (probabilities.argmax(-1) == y).double().mean().item()
@@ -76,4 +80,16 @@ def _require_classes(probabilities: Tensor, y: Tensor) -> None:
             f"expected probabilities of shape (N, C) and classes of shape (N,), but got "
             f"{tuple(probabilities.shape)} and {tuple(y.shape)}; for two classes with one "
             "probability p stack them as torch.stack([1 - p, p], -1)"
+        )
+    sums = probabilities.double().sum(-1)
+    if not ((sums - 1).abs() < _ROUNDING).all() or not (probabilities >= 0).all():
+        raise ValueError(
+            "the rows of probabilities are none: they must be at least 0, and add up to 1. For "
+            "logits call softmax(-1); for the means of a regression use rmse or interval_coverage"
+        )
+    num_classes = probabilities.shape[-1]
+    if not ((y == y.long()) & (y >= 0) & (y < num_classes)).all():
+        raise ValueError(
+            f"y must be classes from 0 to {num_classes - 1}, one for each column of probabilities, "
+            f"but is between {y.min().item():.4g} and {y.max().item():.4g}"
         )

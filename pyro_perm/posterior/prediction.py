@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +13,24 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_perm.posterior.latents import require_draws, together
+from pyro_perm.posterior.latents import (
+    log_prob_shapes,
+    require_draws,
+    require_made_of_observations,
+    together,
+)
 from pyro_perm.posterior.likelihood import pointwise
-from pyro_perm.program.call import Call, refuse_shared_keywords
+from pyro_perm.program.call import Call, model_of, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
+from pyro_perm.program.isolation import without_autoguide_handlers
 from pyro_perm.program.restoration import restored
 from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.vectorized import Datasets, DrawMapper, Values
+from pyro_perm.rescaled_draws import unrescaled
 from pyro_perm.sampling import looking_on, set_up
 
 _NUM_SAMPLES = 1000
@@ -39,7 +48,7 @@ class Prediction:
         log_likelihood: log-density of the observations given the weights, in nats and without the
             scale of subsampling, those discrete sites summed out, and factors in the same plate
             added, shape ``(draws, N)``; None if the model was called without observations, or
-            they have none each.
+            they have none each, as where they lie in no plate.
     """
 
     draws: Tensor
@@ -110,7 +119,8 @@ def predict(
     :param model: the model. Where :func:`torch.func.vmap` can, it is vectorized over draws; it runs
         draw by draw elsewhere.
     :param posterior: a guide such as ``AutoNormal`` or :class:`AutoSymmetrized`, or Pyro's ``MCMC``
-        after its run, or its samples, site -> shape ``(draws, *site shape)``.
+        after its run, or its samples, site -> shape ``(draws, *site shape)``. A guide that rescales
+        units leaves them as they are for its own model, whose predictions are the same.
     :param args: arguments of the model and the guide, with or without observations.
     :param num_samples: number of draws of a guide, 1000 by default. Samples are all used.
     :param batch_size: number of rows at a time: every tensor among ``args`` is split along its
@@ -122,7 +132,9 @@ def predict(
         above is bound to it beforehand: ``functools.partial(model, site=...)``.
     :raises ValueError: if ``num_samples`` is given with samples or below one, if the tensors among
         ``args`` differ in length, if ``site`` is needed or unknown, if its distribution has no mean
-        in closed form, or if the posterior lacks a latent site of the model.
+        in closed form, or none at all, as ``StudentT(1.0)``; if the posterior lacks a latent site
+        of the model or draws an observed one; if a guide has not run and nothing is observed; or as
+        ``Trace_ELBO``, if a site is batched along other dimensions than its plates'.
     """
     call = Call(model, args, kwargs)
     batches = [replace(call, args=tuple(batch)) for batch in _batches(args, batch_size)]
@@ -130,7 +142,7 @@ def predict(
     draws = _draws(samples, num_samples)
     with restored(model, posterior, args, kwargs) as writes:
         with writes:
-            with fixed_seed():  # What the model is made of only.
+            with fixed_seed(), log_prob_shapes(posterior):  # What the model is made of only.
                 first = survey(batches[0])
             latent = _latent_values(samples, first, call)
             with looking_on():
@@ -145,7 +157,9 @@ def predict(
 
         map_draws = DrawMapper(draws_at_once, progress)
         found = map_draws(predict_draw, draws, description="predictive draws")["prediction"]
-    return Prediction(found["draws"], found["means"], found.get("log_likelihood"))
+    prediction = Prediction(found["draws"], found["means"], found.get("log_likelihood"))
+    _require_means(prediction, target.site)
+    return prediction
 
 
 @torch.no_grad()
@@ -156,11 +170,16 @@ def observed_values(
 
     :param model: the model; ``args`` and ``kwargs`` are its arguments, with observations.
     :param site: the observed site, where the model has several.
-    :raises ValueError: if ``site`` is needed or unknown.
+    :raises ValueError: if ``site`` is needed or unknown, or nothing is observed.
     """
     with restored(model, args, kwargs) as writes, writes, fixed_seed():
         seen = survey(Call(model, args, kwargs))
     observed = seen.names(SiteKind.OBSERVATION)
+    if not observed:
+        raise ValueError(
+            "the model observes nothing with these arguments: pass the observations too, such as "
+            "held_out=(x, y)"
+        )
     candidates = observed if site is None else [site]
     if len(candidates) != 1 or candidates[0] not in observed:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed)}")
@@ -214,16 +233,28 @@ def _latent_values(
     if isinstance(posterior, Mapping):
         return lambda sample: sample
     guide_call = replace(call, program=posterior)
+    require_made_of_observations(posterior, model)
     set_up(guide_call)
     with looking_on():
         guide = together(model, survey(guide_call))
 
+    rescaling = unrescaled if _is_model_of(posterior, call.program) else nullcontext
+
     def draw(_: Values) -> Values:
-        with poutine.mask(mask=False):  # Nobody asks for the density.
+        with poutine.mask(mask=False), rescaling():  # Nobody asks for the density.
             drawn = guide.draw().values
         return {name: drawn[name] for name in guide.names(SiteKind.LATENT)}
 
     return draw
+
+
+def _is_model_of(guide: Callable[..., Any], model: Callable[..., Any]) -> bool:
+    """Whether a guide's symmetry was verified on this model, so that it changes no prediction.
+
+    Then units need not be rescaled, which goes by the numbers of each draw and forbids vmap.
+    """
+    own = model_of(guide) if isinstance(guide, AutoGuide) else None
+    return own is not None and without_autoguide_handlers(own) == model
 
 
 @dataclass(frozen=True)
@@ -258,7 +289,17 @@ def _target(model: FullData, values: Values, site: str | None) -> _Target:
             f"log-likelihood: {why}",
             stacklevel=5,
         )
-    return _Target(name, summed_out, has_log_likelihood=name in found.terms)
+    if name not in found.terms:
+        return _Target(name, summed_out, has_log_likelihood=False)
+    is_joint = not found.terms[name][0].log_prob.dim() and model.sites[name].event_dim > 0
+    if is_joint:
+        warnings.warn(
+            f"the observations at site '{name}' have one log-likelihood together, and none each: "
+            "put them into a plate, with pyro.plate('data', N): pyro.sample(...), in place of "
+            "to_event",
+            stacklevel=5,
+        )
+    return _Target(name, summed_out, has_log_likelihood=not is_joint)
 
 
 def _require_shapes(values: Values, model: FullData) -> None:
@@ -277,7 +318,19 @@ def _observed_site(values: Values, model: FullData, site: str | None) -> str:
     undrawn = set(model.names(SiteKind.LATENT)) - values.keys()
     observed = set(model.names(SiteKind.OBSERVATION))
     needed = {name for name in undrawn if not model.sites[name].can_be_summed_out}
+    drawn = sorted(set(model.names(SiteKind.OBSERVATION)) & values.keys())
+    if drawn or not observed | undrawn:
+        raise ValueError(
+            f"the posterior draws {drawn or sorted(values)}, which leaves no observation to "
+            "predict: a guide whose first call was without observations takes them for latent "
+            "sites; make it anew, and call guide(x, y) with observations first"
+        )
     candidates = {site} if site is not None else observed or needed or undrawn
+    if not observed and len(candidates) > 1:
+        raise ValueError(
+            f"the samples or the guide have no draws of {sorted(candidates)}: say by site= which "
+            "of them is the observed site, and add draws of those that are latent"
+        )
     if len(candidates) != 1 or not candidates <= observed | undrawn:
         raise ValueError(f"choose the observed site: site= one of {sorted(observed | undrawn)}")
     missing = sorted(needed - candidates)
@@ -293,15 +346,23 @@ def _predict_batch(model: FullData, values: Values, target: _Target) -> dict[str
     """A new observation, its mean, and the log-likelihood of the observations if there are any."""
     new = model.without_observations.draw(values)
     if target.site not in new.means:
-        raise ValueError(
-            f"the distribution at site '{target.site}' has no mean in closed form: use to_arviz "
-            "for draws"
-        )
+        raise ValueError(_no_mean(target.site))
     predicted = {"draws": new.values[target.site], "means": new.means[target.site]}
     if target.has_log_likelihood:
         given = model.evaluate(values, target.summed_out)
         predicted["log_likelihood"] = pointwise(model, given.terms).log_probs()[target.site]
     return predicted
+
+
+def _require_means(prediction: Prediction, site: str) -> None:
+    """Refuse distributions that have draws but no mean, which PyTorch gives as NaN."""
+    means, draws = prediction.means, prediction.draws
+    if means.shape == draws.shape and (means.isnan() & ~draws.isnan()).any():
+        raise ValueError(_no_mean(site))
+
+
+def _no_mean(site: str) -> str:
+    return f"the distribution at site '{site}' has no mean in closed form: use to_arviz for draws"
 
 
 def _join(parts: Sequence[dict[str, Tensor]], batches: Sequence[Call]) -> dict[str, Tensor]:

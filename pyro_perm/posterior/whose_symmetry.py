@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,15 +71,42 @@ def symmetry_if_any(
     return None if given is None else given.group
 
 
-def symmetry_among(guides: Sequence[Any]) -> PermutationSymmetry:
-    """The symmetry of the first symmetrized one of some guides, each called before.
+def largest_symmetry(guides: Mapping[str, Any]) -> PermutationSymmetry | None:
+    """The largest symmetry of some guides, for what all of them go by; None if there is none.
 
-    :raises ValueError: if there is none.
+    It rescales most units, and of those that rescale as many its ``log |G|`` is the largest.
+
+    :param guides: name -> guide, each called before.
+    :raises ValueError: if there are several such, which do not do the same.
     """
-    for guide in guides:
-        if isinstance(guide, AutoSymmetrized) and guide.symmetry is not None:
-            return guide.symmetry
-    raise ValueError("neither guide is symmetrized: give the group as symmetry=")
+    own = {name: g.symmetry for name, g in guides.items() if isinstance(g, AutoSymmetrized)}
+    symmetries = {name: symmetry for name, symmetry in own.items() if symmetry is not None}
+    if not symmetries:
+        return None
+
+    def size(guide: str) -> tuple[int, float]:
+        group = symmetries[guide].group
+        rescaled = sum(group.groups[name] for name in group.open_groups)
+        return rescaled, round(group.log_compact_order, 6)
+
+    most = max(map(size, symmetries))
+    # The chain rule minds the order of a group's factors, and so must not be given that of guides.
+    largest, *others = sorted(
+        (name for name in symmetries if size(name) == most),
+        key=lambda name: repr(symmetries[name].group),
+    )
+    for other in others:
+        if action_of(symmetries[other].group) != action_of(symmetries[largest].group):
+            raise ValueError(
+                f"guides '{largest}' and '{other}' are symmetrized over groups of one size that "
+                "are not the same: choose one of them as symmetry="
+            )
+    return symmetries[largest]
+
+
+def action_of(group: SymmetryGroup) -> frozenset[Any]:
+    """What a group does, whatever its factors are called and in whatever order they come."""
+    return frozenset((factor.size, frozenset(factor.axes)) for factor in group.factors)
 
 
 def _require_guide(program: Any) -> None:

@@ -120,6 +120,18 @@ def stored_parameters(module: PyroModule) -> dict[str, Tensor]:
     return {name: stored[full] for name, full in names.items() if full in stored}
 
 
+def named_owners(module: PyroModule) -> Iterator[tuple[str, Tensor, PyroModule]]:
+    """Each parameter's name in Pyro's param store, its value, and the part that it belongs to.
+
+    Parts of a module have names of their own: that of a wrapper need not come before them.
+    """
+    for part in module.modules():
+        if isinstance(part, PyroModule):
+            for name, value in part.named_parameters(recurse=False):
+                full = name.removesuffix(UNCONSTRAINED)
+                yield (f"{part._pyro_name}.{full}" if part._pyro_name else full), value, part
+
+
 def current_parameters(module: PyroModule) -> dict[str, Tensor]:
     """The unconstrained parameters that a module's next call will use."""
     stored = stored_parameters(module)

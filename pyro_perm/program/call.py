@@ -12,6 +12,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyro_perm.program._pyro_internals import outer_handler
+from pyro_perm.symmetry.suggestions import suggestion
 
 Program = Callable[..., Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -70,7 +71,8 @@ def refuse_shared_keywords(function: _Function) -> _Function:
     """Refuse keywords that the function takes for itself, but its program has too.
 
     The function's first argument is the program, or a guide of it, and its ``*args`` and
-    ``**kwargs`` are passed on.
+    ``**kwargs`` are passed on. A guide in the place of a model is refused, and keywords that
+    neither of the two takes are named.
     """
     parameters = inspect.signature(function).parameters.values()
     own = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -79,6 +81,11 @@ def refuse_shared_keywords(function: _Function) -> _Function:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         program = args[0] if args else kwargs.get(positional[0])
+        if positional[0] == "model" and isinstance(program, AutoGuide):
+            raise TypeError(
+                f"{function.__name__} is given an {type(program).__name__}, a guide, as its model: "
+                f"give {', '.join(positional)} in this order"
+            )
         shared = sorted(own & kwargs.keys() & _unbound_names(program, args[len(positional) :]))
         if shared:
             raise ValueError(
@@ -87,9 +94,39 @@ def refuse_shared_keywords(function: _Function) -> _Function:
                 f"program's, functools.partial(program, {shared[0]}=...), in model and guide, and "
                 f"pass {shared[0]}= for {function.__name__}"
             )
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            # Not before the call, for a program may take more than its signature says.
+            taken = own | set(positional)
+            unknown = [n for n in kwargs.keys() - taken if not _takes_keyword(program, n)]
+            if not unknown:
+                raise
+            name = min(unknown)
+            raise TypeError(
+                f"neither {function.__name__} nor the program has a keyword '{name}'"
+                + _advice_on_keyword(name, own | _unbound_names(program, ()))
+            ) from error
 
     return cast(_Function, checked)
+
+
+def _advice_on_keyword(name: str, known: set[str]) -> str:
+    if name == "seed":
+        return ": call pyro.set_rng_seed(seed) before"
+    return suggestion(name, sorted(known)) or f": there are {sorted(known)}"
+
+
+def _takes_keyword(program: Any, name: str) -> bool:
+    if isinstance(program, AutoGuide):
+        program = model_of(program) or program
+    try:
+        parameters = signature_of(program).parameters
+    except (TypeError, ValueError):  # It has no signature.
+        return True
+    return name in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
 def _unbound_names(program: Any, args: tuple[Any, ...]) -> set[str]:

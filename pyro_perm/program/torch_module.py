@@ -23,6 +23,7 @@ from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.binding import SiteShape
 from pyro_perm.symmetry.spec import Spec
+from pyro_perm.symmetry.suggestions import suggestion
 
 NORMALIZATIONS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -121,7 +122,8 @@ class TorchModule:
                 if latent is None:
                     raise ValueError(
                         f"group '{group}' names site '{site}', which is no parameter of the "
-                        f"network; its parameters are {list(self.latents)}"
+                        f"network{suggestion(site, self.latents)}; its parameters are "
+                        f"{list(self.latents)}"
                     )
                 shape = tuple(latent.shape)
                 shapes[site] = SiteShape(shape, len(shape), follows=site not in parameters)

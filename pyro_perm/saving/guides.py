@@ -160,8 +160,20 @@ def _construction_of(guide: Any, base: Any) -> Construction:
     refused = base if construction is None else guide
     raise TypeError(
         f"pp.save writes {', '.join(names)} and {last}, plain or symmetrized, but this is a "
-        f"{type(refused).__name__}: save its state_dict(), and call a new guide of the kind once "
-        "before load_state_dict; or let the kinds of its reader have a Construction for it"
+        f"{type(refused).__name__}: {_other_way(refused)}"
+    )
+
+
+def _other_way(guide: Any) -> str:
+    """How to save a guide that :func:`save` does not write."""
+    if not isinstance(guide, torch.nn.Module):
+        return (
+            "what it learns is in Pyro's param store, pyro.get_param_store().save(path), and back "
+            "by pyro.get_param_store().load(path)"
+        )
+    return (
+        "save its state_dict(), and call a new guide of the kind once before load_state_dict; or "
+        "let the kinds of its reader have a Construction for it"
     )
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch.distributions import biject_to, constraints
 
 from pyro_perm.symmetry.axis import Axis
 from pyro_perm.symmetry.spec import Spec
+from pyro_perm.symmetry.suggestions import suggestion
 
 SiteAxes = tuple[tuple[str, Axis], ...]
 
@@ -80,7 +82,8 @@ def site_shapes(spec: Spec, trace: Any) -> dict[str, SiteShape]:
 
     :raises ValueError: if a site is not latent, or lies in a subsampled plate.
     """
-    latent = [name for name in trace.stochastic_nodes if name in trace.nodes]
+    nodes = trace.nodes
+    latent = [n for n in trace.stochastic_nodes if n in nodes and not site_is_subsample(nodes[n])]
     for group, sites in spec.items():
         for site in sites:
             if site not in latent:
@@ -149,8 +152,10 @@ def _resolve(group: str, site: str, axis: Axis, shape: SiteShape) -> tuple[Axis,
 
 
 def _not_latent(group: str, site: str, trace: Any, latent: list[str]) -> str:
-    what = "is observed by" if site in trace.nodes else "is not a site of"
+    what = "is not a site of"
+    if site in trace.nodes:
+        what = "is a plate of" if site_is_subsample(trace.nodes[site]) else "is observed by"
     return (
-        f"group '{group}' names site '{site}', which {what} the model; "
+        f"group '{group}' names site '{site}', which {what} the model{suggestion(site, latent)}; "
         f"the model's latent sites are {latent}"
     )

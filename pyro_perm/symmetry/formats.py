@@ -23,14 +23,27 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 def spec_from_axes_to_perm(
     axes_to_perm: Mapping[str, Sequence[str | None]],
 ) -> dict[str, dict[str, tuple[Axis, ...]]]:
-    """Group -> site -> axes, from git-re-basin's site -> group along each dimension."""
+    """Group -> site -> axes, from git-re-basin's site -> group along each dimension.
+
+    :raises TypeError: if a site has no sequence of names of groups, or None.
+    """
     spec: dict[str, dict[str, tuple[Axis, ...]]] = {}
     for site, groups in axes_to_perm.items():
+        _require_names(site, groups)
         for position, group in enumerate(groups):
             if group is not None:
                 axes = spec.setdefault(group, {}).get(site, ())
                 spec[group][site] = (*axes, Axis(position - len(groups)))
     return spec
+
+
+def _require_names(site: str, groups: Any) -> None:
+    is_sequence = isinstance(groups, Sequence) and not isinstance(groups, str)
+    if not is_sequence or not all(isinstance(group, str | None) for group in groups):
+        raise TypeError(
+            f"site '{site}': give a tuple with a group or None for each dimension, such as "
+            f"('P0', None) or ('P0',), in place of {groups!r}"
+        )
 
 
 def axes_to_perm(symmetry: SymmetryGroup) -> dict[str, tuple[str | None, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -187,7 +187,9 @@ class SymmetryGroup:
 
         :param sample_shape: shape of the batch of independent elements.
         :returns: group -> permutation or :class:`Element`, shape ``(*sample_shape, n)``.
+        :raises TypeError: if the shape is no sequence of numbers, or the generator none of torch's.
         """
+        _require_options_of_draws(sample_shape, generator)
         return {
             factor.name: factor.sample(sample_shape, device=device, generator=generator)
             for factor in self.factors
@@ -288,6 +290,20 @@ def move(
         if group in motions:
             value = motions[group].apply(value, axis, rank)
     return value
+
+
+def _require_options_of_draws(sample_shape: Any, generator: Any) -> None:
+    is_shape = isinstance(sample_shape, Sequence) and not isinstance(sample_shape, str)
+    if not is_shape or not all(isinstance(size, SupportsIndex) for size in sample_shape):
+        raise TypeError(
+            "sample_shape is the shape of a batch of elements, such as (5,) for five of them or () "
+            f"for one, but is {sample_shape!r}"
+        )
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            "generator must be one of torch's, such as torch.Generator().manual_seed(0), or None, "
+            f"but is {generator!r}"
+        )
 
 
 def require_sizes(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pyro_perm.symmetry.actions import actions_of
 from pyro_perm.symmetry.axis import Axis
 
 AxisLike = int | Axis | Sequence["int | Axis"]
 Spec = Mapping[str, Mapping[str, tuple[Axis, ...]]]
+
+_FORM = "a spec is {group: {site: axis}}, such as {'hidden': {'fc1.weight': 0, 'fc2.weight': 1}}"
 
 
 def read_spec(
@@ -18,8 +21,9 @@ def read_spec(
     """The spec, with a tuple of axes for each site.
 
     :raises ValueError: if a group is empty, does nothing, or permutes along some axes only.
-    :raises TypeError: if something is no axis.
+    :raises TypeError: if something is no axis, or the spec no mapping of mappings.
     """
+    _require_mappings(written)
     spec = {
         group: {site: _as_axes(group, site, axes) for site, axes in sites.items()}
         for group, sites in written.items()
@@ -45,6 +49,14 @@ def without_scales(sites: Mapping[str, tuple[Axis, ...]]) -> dict[str, tuple[Axi
     plain = {site: tuple(replace(axis, scale=0) for axis in axes) for site, axes in sites.items()}
     each = [axis for axes in plain.values() for axis in axes]
     return plain if each[0].permute or actions_of(each) else {}
+
+
+def _require_mappings(written: Any) -> None:
+    if not isinstance(written, Mapping):
+        raise TypeError(f"{_FORM}, but is a {type(written).__name__}")
+    for group, sites in written.items():
+        if not isinstance(sites, Mapping):
+            raise TypeError(f"{_FORM}, but group '{group}' is given {sites!r}: name its sites")
 
 
 def _as_axes(group: str, site: str, axes: AxisLike) -> tuple[Axis, ...]:

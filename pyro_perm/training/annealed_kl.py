@@ -29,7 +29,7 @@ class AnnealedKL(WrappedELBO):
     :param elbo: any ELBO of Pyro's kind that is not compiled.
     :param schedule: from the number of steps taken to the weight, such as :func:`linear_warm_up` or
         :func:`cyclical_warm_up`.
-    :raises TypeError: if it wraps a compiled ELBO.
+    :raises TypeError: if it wraps a compiled ELBO, or the schedule is no function.
 
     Attributes:
         step: number of steps taken.
@@ -37,6 +37,11 @@ class AnnealedKL(WrappedELBO):
 
     def __init__(self, elbo: Any, schedule: Schedule) -> None:
         super().__init__(elbo)
+        if not callable(schedule):
+            raise TypeError(
+                "the weight of the KL divergence is a schedule, a function of the step such as "
+                f"linear_warm_up(1000), but is {schedule!r}: lambda step: {schedule!r} holds it"
+            )
         self.schedule, self.step = schedule, 0
 
     @property

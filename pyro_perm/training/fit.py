@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
@@ -19,6 +20,7 @@ from pyro_perm.training.batches import arguments_of_batch, as_batches, num_data_
 from pyro_perm.training.choice import choose_elbo
 from pyro_perm.training.history import History
 from pyro_perm.training.minibatch_scale import warn_if_unscaled
+from pyro_perm.training.observations import watch_for_observations
 from pyro_perm.training.parameters import TrainedTensors
 from pyro_perm.training.processes import Parallel, Processes
 from pyro_perm.training.run import Callback, Plan, Run
@@ -78,7 +80,7 @@ def fit(
         at some.
     :param data: a tensor or a tuple of tensors, the arguments of the model, with an entry for each
         observation; or a loader whose batches are arguments, such as a
-        :class:`~torch.utils.data.DataLoader`.
+        :class:`~torch.utils.data.DataLoader`. A model that observes nothing of it is warned about.
     :param epochs: how often all data are seen; give either this or ``steps``.
     :param steps: how many gradient steps are taken.
     :param batch_size: of minibatches of tensors, shuffled each epoch; None takes all at once.
@@ -115,9 +117,11 @@ def fit(
         ``pyro_perm.figures.plot_history``.
     :raises ValueError: if arguments contradict each other, or the checkpoint is of another run, or
         beyond the end of this one; says what differs.
+    :raises TypeError: if one of them is of another kind, or model and guide change places.
     :raises FloatingPointError: if the loss is not finite.
     """
     _require_consistent(epochs, steps, validate, validate_every, patience, checkpoint_every)
+    _require_kinds(model, guide, elbo)
     batches = as_batches(data, batch_size)
     processes = Processes() if parallel is None else Processes.of(batches)
     first = _first_call(batches)
@@ -125,7 +129,8 @@ def fit(
     elbo = elbo or choose_elbo(model, guide, first)
     if kl_weight is not None:
         elbo = AnnealedKL(elbo, kl_weight)
-    taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, parallel, first)
+    with watch_for_observations():
+        taken = _steps(elbo, model, guide, optimizer, learning_rate, scheduler, parallel, first)
     plan = Plan(
         epochs=epochs,
         steps=steps,
@@ -195,6 +200,27 @@ def _adam(learning_rate: float, parameters: Iterable[Tensor]) -> Adam:
     parameters = list(parameters)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     return Adam(parameters, lr=learning_rate, fused=fused)
+
+
+def _require_kinds(model: Any, guide: Any, elbo: Any) -> None:
+    if isinstance(model, AutoGuide):
+        raise TypeError(
+            f"the model is a guide, an {type(model).__name__}: give the model first, "
+            "fit(model, guide, data)"
+        )
+    if isinstance(guide, type):
+        raise TypeError(
+            f"the guide is the class {guide.__name__}: give an instance, {guide.__name__}(model)"
+        )
+    if isinstance(elbo, type):
+        raise TypeError(
+            f"elbo is the class {elbo.__name__}: give an instance, elbo={elbo.__name__}()"
+        )
+    if not isinstance(elbo, ELBO | None):
+        raise TypeError(
+            "elbo must be an ELBO such as TraceSymmetrized_ELBO(), or None, but is a "
+            f"{type(elbo).__name__}"
+        )
 
 
 def _require_consistent(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_perm.networks.bayesian import BayesianNetwork
 from pyro_perm.program.batches import Arguments
 from pyro_perm.program.call import Call
 from pyro_perm.program.isolation import isolation
@@ -31,10 +32,16 @@ def warn_if_unscaled(model: Callable[..., Any], call: Arguments, num_data: int |
     if observed and all(_is_one(node["scale"]) for node in observed):
         warnings.warn(
             f"the model gives the {sizes[0]} observations of a batch the weight 1, where an epoch "
-            f"has {num_data}: the ELBO is that of a batch, and its prior counts too much. Observe "
-            f'in pyro.plate("data", {num_data}, subsample=x), or under poutine.scale',
+            f"has {num_data}: the ELBO is that of a batch, and its prior counts too much. "
+            + _remedy(model, num_data),
             stacklevel=3,
         )
+
+
+def _remedy(model: Callable[..., Any], num_data: int) -> str:
+    if isinstance(model, BayesianNetwork):
+        return f"Tell it how many there are: pp.bayesian(..., dataset_size={num_data})"
+    return f'Observe in pyro.plate("data", {num_data}, subsample=x), or under poutine.scale'
 
 
 def _has_length(value: Any) -> bool:

@@ -17,7 +17,7 @@ from pyro_perm.verification.explanations import doubt, explanation
 from pyro_perm.verification.group_check import GroupCheck
 from pyro_perm.verification.log_density import LogDensity, Point
 from pyro_perm.verification.moves import RESCALE, Move, generators, random_element, rescalings
-from pyro_perm.verification.repairs import repair_of_scales
+from pyro_perm.verification.repairs import repair
 
 _NUM_POINTS, _NUM_ELEMENTS = 2, 4
 
@@ -131,27 +131,35 @@ def _change(group: SymmetryGroup, density: LogDensity, point: Point) -> float:
 
 
 def _check_generators(group: SymmetryGroup, density: LogDensity, point: Point) -> list[GroupCheck]:
-    """One result for each action of each group: the largest change that any generator made."""
+    """One result for each action of each group: the largest change that any generator made.
+
+    For the first that fails, what may have been meant.
+    """
     worst: dict[tuple[str, str], GroupCheck] = {}
+    moves: dict[tuple[str, str], Move] = {}
     for move in generators(group):
-        check = _check(group, density, point, move)
-        known = worst.setdefault((move.group, move.action), check)
+        key = move.group, move.action
+        check = _check(density, point, move)
+        known = worst.get(key, check)
         controls = [c.control for c in (known, check) if c.control is not None]
         found = max(known, check, key=lambda c: c.change)
-        worst[move.group, move.action] = replace(found, control=max(controls, default=None))
+        worst[key] = replace(found, control=max(controls, default=None))
+        moves[key] = move if found is check else moves[key]
+    failed = next((key for key, check in worst.items() if not check.passed), None)
+    if failed is not None:
+        meant = repair(group, density, point, moves[failed])
+        worst[failed] = replace(worst[failed], repair=meant)
     return list(worst.values())
 
 
-def _check(group: SymmetryGroup, density: LogDensity, point: Point, move: Move) -> GroupCheck:
+def _check(density: LogDensity, point: Point, move: Move) -> GroupCheck:
     by_site = density.changes(point, [move])
     if move.action == RESCALE:
         by_site |= _changes_of_priors(density, point, move)
-    change, control, repair = _largest(by_site), None, None
+    control = None
     if len(move.axes) > 1:
         control = _largest(density.changes(point, [move.without_last_axis()]))
-    if move.action == RESCALE and change > point.rounding:
-        repair = repair_of_scales(group, density, point, move)
-    return GroupCheck(move.group, move.action, change, control, point.rounding, by_site, repair)
+    return GroupCheck(move.group, move.action, _largest(by_site), control, point.rounding, by_site)
 
 
 def _changes_of_priors(density: LogDensity, point: Point, move: Move) -> dict[str, float]:

@@ -45,6 +45,8 @@ def _advice(symmetry: GroupSpec, check: GroupCheck, changed: list[str]) -> str:
     advice = f"an axis is wrong or missing in {axes}"
     if check.action == RESCALE:
         return _advice_on_scales(check, prior, axes)
+    if check.repair is not None:
+        advice = f"{advice}: {check.repair}"
     if prior is not None and check.action == FLIP:
         return (
             f"the prior of site '{prior}' is not symmetric about zero (or its mean is a latent "

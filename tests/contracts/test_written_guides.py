@@ -210,3 +210,28 @@ def test_groups_that_depend_on_each_other_are_refused():
 def test_a_written_guide_is_for_the_loss():
     with pytest.raises(TypeError, match=r"of your own use TraceSymmetrized_ELBO"):
         pp.AutoSymmetrized(InGroups("independent"))
+
+
+def without_a2(x, y):
+    """A site of the symmetry was forgotten."""
+    for name in LOCS.keys() - {"a2"}:
+        pyro.sample(name, dist.Normal(LOCS[name], SCALE).to_event(2))
+
+
+ROUTES = {
+    "loss": lambda symmetry: pp.TraceSymmetrized_ELBO(symmetry=symmetry).loss(
+        model, without_a2, X, Y
+    ),
+    "bounds": lambda symmetry: pp.symmetrized_elbo(
+        model, without_a2, X, Y, symmetry=symmetry, num_samples=4, progress=False
+    ),
+    "overlap": lambda symmetry: pp.unit_overlap(without_a2, X, Y, symmetry=symmetry),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_guide_that_lacks_a_site_of_the_symmetry_is_refused(route):
+    symmetry = symmetry_of(*NETWORKS)
+    symmetry.verify(model, X, Y)
+    with pytest.raises(ValueError, match="group 'a' permutes 'a2', which the guide does not draw"):
+        ROUTES[route](symmetry)

@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -214,6 +215,48 @@ def test_networks_of_several_inputs() -> None:
     fit = dist.Normal(alone, NOISE).log_prob(REALS).sum()
     prior = sum(dist.Normal(0.0, 1.0).log_prob(value).sum() for value in values.values())
     torch.testing.assert_close(by_position, prior + fit)
+
+
+def double(value: Tensor) -> Tensor:
+    return 2 * value
+
+
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"prior": pp.priors.fan_in}, r"'fan_in' is a function, but not of .* prior=fan_in\(\.\.\.\)"),
+    ({"prior": {"0.*": pp.priors.learned_scale}}, r"call it: prior=learned_scale\(\.\.\.\)"),
+    ({"prior": double}, "'double' is a function, but not of a parameter's name and value"),
+    ({"likelihood": dist.Normal(0.0, 1.0)}, "function of the network's outputs .* is a Normal"),
+    ({"likelihood": None}, "function of the network's outputs .* is a NoneType"),
+    ({"likelihood": pp.likelihoods.gaussian}, r"call it, such as .*gaussian\(0\.1\)"),
+    ({"likelihood": pp.likelihoods.gaussian_of_learned_scale}, r"gaussian_of_learned_scale\(\)"),
+    ({"likelihood": double}, "returned a Tensor in place of a distribution"),
+    ({"dataset_size": 40.0}, "dataset_size is a number of rows, an int, but is 40.0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_ARGUMENTS)
+def test_arguments_of_another_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        pp.bayesian(network(), **{"likelihood": pp.likelihoods.gaussian(1.0), **options})(X, REALS)
+
+
+def test_a_size_may_be_a_number_of_numpy() -> None:
+    net, likelihood = network(), pp.likelihoods.gaussian(1.0)
+    values = drawn(net)
+    one, other = (
+        log_joint(pp.bayesian(net, likelihood=likelihood, dataset_size=size), values, X, REALS)
+        for size in (60, np.int64(60))
+    )
+    assert one == other
+
+
+def test_priors_of_more_than_name_and_value_are_taken() -> None:
+    def prior(name: str, value: Tensor, *more: Any, scale: float = 2.0) -> dist.Normal:
+        return dist.Normal(0.0, scale)
+
+    for each in (prior, print):  # None of a prior that prints.
+        model = pp.bayesian(network(), prior=each, likelihood=pp.likelihoods.gaussian(1.0))
+        poutine.trace(model).get_trace(X, REALS)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -1,6 +1,8 @@
 """Differences of scores are those of the scores, without the noise that they share."""
 
+import itertools
 import math
+import re
 
 import matplotlib
 import pyro
@@ -8,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib import pyplot
-from problems import one_hidden_layer
+from problems import normal, observe, one_hidden_layer
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_perm as pp
@@ -23,6 +25,78 @@ def _parameters_of_their_own():
     pyro.settings.set(module_local_params=True)
     yield
     pyplot.close("all")
+
+
+def rectifier(x, y):
+    w1, w2 = normal("w1", 3, 2), normal("w2", 3)
+    observe(torch.relu(x @ w1.T) @ w2, y)
+
+
+def of_rectifier(symmetries):
+    """A plain guide, and others symmetrized, apart from each other."""
+    pyro.set_rng_seed(2)
+    x = torch.randn(6, 2)
+    args = (x, x[:, 0].relu())
+    guides = {}
+    for name, symmetry in {"plain": None, **symmetries}.items():
+        guides[name] = AutoNormal(rectifier, init_loc_fn=pp.init_to_fan_in, init_scale=0.3)
+        if symmetry is not None:
+            guides[name] = pp.AutoSymmetrized(guides[name], symmetry)
+        guides[name](*args)
+    return guides, args
+
+
+PERMUTATIONS = pp.PermutationSymmetry({"hidden": {"w1": 0, "w2": 0}})
+SCALES = pp.PermutationSymmetry({"P": {"w1": pp.Axis(0, scale=1), "w2": pp.Axis(0, scale=-1)}})
+
+
+def test_the_order_of_the_guides_changes_no_score():
+    guides, args = of_rectifier({"permuted": PERMUTATIONS, "rescaled": SCALES})
+    pyro.set_rng_seed(0)
+    options = {"num_samples": 8, "progress": False}
+    first, *others = [
+        pp.compare(rectifier, {name: guides[name] for name in names}, *args, **options)
+        for names in itertools.permutations(guides)
+    ]
+    for found in others:
+        for guide, name in itertools.product(guides, BOUNDS):
+            assert found.score(name, guide) == first.score(name, guide)
+    plain = pp.symmetrized_elbo(rectifier, guides["plain"], *args, symmetry=SCALES, **options)
+    assert first.score(BOUNDS[1], "plain").value == pytest.approx(plain.lower)
+
+
+def test_bounds_over_unlike_groups_are_told_apart():
+    guides, args = of_rectifier({"permuted": PERMUTATIONS, "rescaled": SCALES})
+    options = {"num_samples": 4, "progress": False}
+    lines = repr(pp.compare(rectifier, guides, *args, **options)).splitlines()
+    cells = [re.split(" {3,}", line) for line in lines]
+    assert cells[1] == ["log |G|", "1.79 and scales", "1.79", "1.79 and scales", "unlike groups"]
+    drifting = [line for line in lines if line.endswith("moves along orbits")]
+    assert drifting == lines[2:3]
+    del guides["rescaled"]
+    assert "orbits" not in repr(pp.compare(rectifier, guides, *args, **options))
+
+
+def test_groups_that_no_size_tells_apart_are_refused_for_a_plain_guide():
+    x = torch.randn(5, 2)
+
+    def model(x):
+        w, v = normal("w", 3), normal("v", 3)
+        observe(x[:, 0] * w.tanh().sum() + x[:, 1] * v.tanh().sum(), x[:, 1])
+
+    bases = {name: AutoNormal(model, init_loc_fn=pp.init_to_fan_in) for name in "abc"}
+    halves = [pp.PermutationSymmetry({"units": {site: 0}}) for site in "wv"]
+    guides = {
+        "a": bases["a"],
+        "b": pp.AutoSymmetrized(bases["b"], halves[0]),
+        "c": pp.AutoSymmetrized(bases["c"], halves[1]),
+    }
+    options = {"num_samples": 4, "progress": False}
+    with pytest.raises(ValueError, match=r"and '[bc]' are .* choose one of them as symmetry="):
+        pp.compare(model, guides, x, **options)
+    found = pp.compare(model, guides, x, symmetry=halves[0], **options)
+    _, orders, *_ = repr(found).splitlines()
+    assert re.split(" {3,}", orders)[1:] == ["1.79", "1.79", "1.79", "unlike groups"]
 
 
 @pytest.fixture
@@ -142,8 +216,9 @@ def test_classes_are_scored_as_the_metrics_have_it():
 def test_comparisons_print_and_draw_their_differences(problem):
     guides = {f"guide {k}": guide_of(problem, shift=0.1 * k) for k in range(3)}
     found = compare(problem, guides, held_out=problem.args)
-    header, *lines = repr(found).splitlines()
+    header, groups, *lines = repr(found).splitlines()
     assert header.split("   ")[-1] == "guide 2 - guide 0"
+    assert groups.split() == ["log", "|G|", *["1.79"] * 3]
     assert [line.split("   ")[0].strip() for line in lines] == list(found.integrands)
     difference = found.difference("ELBO(q)", "guide 2")
     assert lines[0].endswith(f"{difference.value:.4g} +- {difference.standard_error:.2g}")
@@ -176,16 +251,84 @@ def test_loaders_are_compared_too(problem):
         torch.testing.assert_close(found.integrands[name], expected.integrands[name])
 
 
-def test_guides_that_share_their_parameters_are_refused(problem):
+TAKEN = r"one 'AutoNormal\.locs\.w1' for the guides 'one' and 'two'"
+
+
+@pytest.fixture
+def global_parameters():
     pyro.settings.set(module_local_params=False)
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_a_guide_whose_parameters_the_store_will_replace_is_refused(problem):
     first = problem.base()
     first(*problem.args)
     pyro.clear_param_store()
     second = problem.base()
     second(*problem.args)
-    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as another"):
+    with pytest.raises(ValueError, match=r"values for the parameters of guide 'first', as guides"):
         compare(problem, {"first": first, "second": second}, symmetry=problem.symmetry())
-    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("global_parameters")
+@pytest.mark.parametrize("clears", ["never", "between", "at the end"])
+@pytest.mark.parametrize("symmetrized", [False, True])
+@pytest.mark.parametrize("as_function", [False, True])
+def test_guides_that_hold_the_same_parameters_are_refused(
+    problem, clears, symmetrized, as_function
+):
+    """Whether they hold them already, or the second will find those of the first."""
+    first = problem.base()
+    first(*problem.args)
+    if clears != "never":
+        pyro.clear_param_store()
+    second = problem.guide(ESTIMATOR) if symmetrized else problem.base()
+    second(*problem.args)
+    if clears == "between":
+        first(*problem.args)
+    if clears == "at the end":
+        pyro.clear_param_store()
+    guides = {"one": first, "two": second}
+    if as_function:
+        guides["one"] = lambda x, y: first(x, y)
+    options = {} if symmetrized else {"symmetry": problem.symmetry()}
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides, **options)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_guides_that_were_never_called_are_refused_too(problem):
+    guides = {"one": problem.base(), "two": problem.guide(ESTIMATOR)}
+    guides["one"](*problem.args)
+    with pytest.raises(ValueError, match=TAKEN):
+        compare(problem, guides)
+
+
+@pytest.mark.usefixtures("global_parameters")
+def test_one_guide_may_be_compared_under_several_groups(problem):
+    base = problem.base()
+    finer = pp.AutoSymmetrized(base, problem.symmetry(), estimator=ESTIMATOR)
+    guides = {"plain": base, "one": finer, "two": pp.AutoSymmetrized(base, problem.symmetry())}
+    for guide in guides.values():
+        guide(*problem.args)
+    found = compare(problem, guides, num_samples=4)
+    assert found.difference("ELBO(q)", "two") == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "error", "message"),
+    [
+        (lambda x, y: (x, None), ValueError, r"observes nothing .* such as held_out=\(x, y\)"),
+        (lambda x, y: x, TypeError, r"held_out is a tuple .*, but is a Tensor"),
+    ],
+)
+def test_held_out_data_without_observations_are_refused(problem, held_out, error, message):
+    guide = guide_of(problem)
+    with pytest.raises(error, match=message):
+        compare(problem, {"one": guide, "two": guide}, held_out=held_out(*problem.args))
 
 
 def test_what_cannot_be_compared_is_refused(problem):
@@ -196,3 +339,20 @@ def test_what_cannot_be_compared_is_refused(problem):
     found = compare(problem, {"one": guide, "two": guide}, num_samples=4)
     with pytest.raises(ValueError, match="there is no 'RMSE' of 'one': the scores are"):
         found.score("RMSE", "one")
+
+
+def test_held_out_observations_need_a_log_likelihood_each():
+    def line(x, y=None):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        pyro.sample("y", dist.Normal(w.sum() * x, 0.5).to_event(1), obs=y)
+
+    x = torch.linspace(-1, 1, 4)
+    guides = {name: AutoNormal(line, init_loc_fn=pp.init_to_fan_in) for name in ("one", "other")}
+    options = {"num_samples": 4, "num_predictive_samples": 2, "progress": False}
+    with (
+        pytest.warns(UserWarning, match="one log-likelihood together"),
+        pytest.raises(ValueError, match=r"no log-likelihood each: .* pyro.plate\('data', N\)"),
+    ):
+        pp.compare(line, guides, x, x, held_out=(x, x), **options)
+    with pytest.raises(ValueError, match="the model observes nothing with these arguments"):
+        pp.compare(line, guides, x, x, held_out=(x,), **options)

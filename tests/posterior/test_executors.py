@@ -297,6 +297,7 @@ def test_batches_and_models_that_draw_give_the_same_bounds(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the observations at site 'y0' have one log-likelihood")
 def test_each_case_is_evaluated_from_the_same_random_state(guides, executor):
     cases = [(NETS.model, guide) for guide in guides.values()]
     options = {**OPTIONS, "num_samples": 4, "site": "y0"}

@@ -58,6 +58,33 @@ def test_calibrated_intervals_cover_their_level(level):
     assert metrics.interval_coverage(draws, y + 100.0, level) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "y", "message"),
+    [
+        (torch.randn(3, 1), torch.randn(3), "for the means of a regression use rmse"),
+        (torch.randn(3, 4), torch.tensor([0, 1, 2]), r"For logits call softmax\(-1\)"),
+        (torch.tensor([[1.5, -0.5]]), torch.tensor([0]), "at least 0, and add up to 1"),
+        (torch.full((1, 2), math.nan), torch.tensor([0]), "at least 0, and add up to 1"),
+        (torch.ones(2, 1), torch.tensor([0.5, -2.0]), "classes from 0 to 0, .* -2 and 0.5"),
+        (torch.eye(2), torch.tensor([0, 2]), "classes from 0 to 1, .* between 0 and 2"),
+        (torch.eye(2), torch.tensor([0, -1]), "classes from 0 to 1, .* between -1 and 0"),
+    ],
+)
+@pytest.mark.parametrize(
+    "metric", [metrics.accuracy, metrics.brier_score, metrics.expected_calibration_error]
+)
+def test_what_is_no_classification_is_refused(metric, probabilities, y, message):
+    with pytest.raises(ValueError, match=message):
+        metric(probabilities, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_probabilities_of_low_precision_and_classes_of_any_type_are_taken(dtype):
+    probabilities, y = classes(num_classes=300)
+    for labels in (y, y.double(), y.int()):
+        assert 0 <= metrics.accuracy(probabilities.to(dtype), labels) <= 1
+
+
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"mean has shape \(3, 1\), but y has \(3,\)"):
         metrics.rmse(torch.zeros(3, 1), torch.zeros(3))

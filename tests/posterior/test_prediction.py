@@ -1,10 +1,12 @@
 """Predictions: one set of draws for all batches, every kind of posterior, and known moments."""
 
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from problems import local_latents, observe, one_hidden_layer
+from problems import local_latents, observe, one_hidden_layer, with_scales
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
@@ -127,7 +129,8 @@ def test_subsampled_plates_predict_all_of_their_data():
 def test_one_of_several_observed_sites_is_chosen():
     def model(x, y=None):
         line(x, y)
-        pyro.sample("z", dist.Normal(x, 1.0).to_event(1), obs=y)
+        with pyro.plate("again", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0), obs=y)
         pyro.deterministic("twice", 2 * x)
         pyro.factor("penalty", -x.sum())
 
@@ -135,12 +138,55 @@ def test_one_of_several_observed_sites_is_chosen():
     samples = {"slope": torch.ones(2)}
     with pytest.warns(UserWarning, match="'penalty' is part .* in no plate"):
         prediction = pp.predict(model, samples, x, x, site="z", progress=False)
-    assert prediction.log_likelihood.shape == (2,)
+    assert prediction.log_likelihood.shape == (2, 4)
     for wrong in (None, "slope", "w"):
         with pytest.raises(
             ValueError, match=r"choose the observed site: site= one of \['y', 'z'\]"
         ):
             pp.predict(model, samples, x, x, site=wrong, progress=False)
+
+
+def rescaled_guide():
+    problem = with_scales(one_hidden_layer(3, torch.relu))
+    runs = []
+
+    def model(x, y=None):
+        runs.append(1)
+        problem.model(x, y)
+
+    guide = replace(problem, model=model).guide(init_scale=0.05)
+    guide(*problem.args)
+    return guide, model, problem.args, runs
+
+
+def test_units_are_not_rescaled_for_predictions_which_are_the_same():
+    """The scales go by the numbers, draw by draw: it took 75 times as long."""
+    guide, model, args, runs = rescaled_guide()
+    options = {"num_samples": 200, "progress": False}
+    expected = pp.predict(model, guide.base, *args, **options)
+    runs.clear()
+    found = pp.predict(model, guide, *args, **options)
+    assert len(runs) < 100
+    for name in ("draws", "means", "log_likelihood"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
+    rescaled = pp.predict(lambda x, y: model(x, y), guide, *args, **options)
+    spread = (found.means.var(0) + rescaled.means.var(0)) / 200
+    assert ((rescaled.mean - found.mean).abs() < 4.5 * spread.sqrt()).all()
+
+
+def test_units_are_rescaled_for_models_that_might_see_it():
+    guide, _, (x, _), _ = rescaled_guide()
+
+    def first_unit(x, y=None):
+        w = pyro.sample("w1", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(w[0, 0].expand(len(x)), 1.0), obs=y)
+
+    options = {"num_samples": 50, "progress": False}
+    of_base, of_guide = (
+        pp.predict(first_unit, each, x, **options).means[:, 0].std() for each in (guide.base, guide)
+    )
+    assert of_base < 0.1 < of_guide
 
 
 def test_what_cannot_be_predicted_is_refused():
@@ -160,6 +206,8 @@ def test_what_cannot_be_predicted_is_refused():
     for posterior, options, message in cases:
         with pytest.raises(ValueError, match=message):
             pp.predict(problem.model, posterior, x, y, progress=False, **options)
+    with pytest.raises(ValueError, match=r"no draws of \['b2', 'y'\]: say by site= which"):
+        pp.predict(problem.model, short, x, None, progress=False)
     with pytest.raises(ValueError, match=r"the lengths are \[12, 2\]|the lengths are \[2, 12\]"):
         pp.predict(problem.model, guide, x, y[:2], batch_size=3, progress=False)
 
@@ -184,3 +232,73 @@ def test_observations_through_a_particle_dimension():
 
     prediction = pp.predict(model, {"w": torch.ones(2)}, x, y, progress=False)
     torch.testing.assert_close(prediction.mean, x[:, 0])
+
+
+@pytest.mark.parametrize("symmetrize", [False, True])
+def test_a_guide_that_has_not_run_is_left_as_it_is_without_observations(symmetrize):
+    problem = one_hidden_layer()
+    x, y = problem.args
+    guide = problem.guide() if symmetrize else problem.base()
+    for evaluate in (pp.predict, pp.to_arviz):
+        with pytest.raises(ValueError, match=r"call guide\(x, y\) with observations, or train it"):
+            evaluate(problem.model, guide, x, None, num_samples=2, progress=False)
+    assert guide.prototype_trace is None
+    assert not list(guide.parameters())
+    guide(x, y)
+    assert pp.predict(problem.model, guide, x, None, num_samples=2, progress=False).draws.shape == (
+        2,
+        len(x),
+    )
+
+
+def test_guides_that_draw_the_observations_are_refused():
+    x = torch.linspace(-1, 1, 3)
+    guide = AutoNormal(line)
+    guide(x)
+    for y in (x, None):
+        with pytest.raises(ValueError, match="leaves no observation to predict: a guide whose"):
+            pp.predict(line, guide, x, y, num_samples=2, progress=False)
+
+
+def line_without_plate(x, y=None):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(slope * x, 0.5).to_event(1), obs=y)
+
+
+def test_observations_without_a_plate_have_no_log_likelihood_each():
+    x, y = torch.linspace(-2, 2, 5), torch.zeros(5)
+    samples = {"slope": torch.tensor([0.1, 2.0])}
+    with pytest.warns(UserWarning, match="have one log-likelihood together, and none each: put"):
+        prediction = pp.predict(line_without_plate, samples, x, y, progress=False)
+    assert prediction.log_likelihood is None
+    assert torch.equal(prediction.means, samples["slope"][:, None] * x)
+    with pytest.raises(ValueError, match="none has a log-likelihood of its own"):
+        _ = prediction.log_predictive_density
+
+
+def test_a_single_observation_has_its_log_likelihood():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    mu, y = torch.tensor([0.1, 2.0]), torch.tensor(0.5)
+    prediction = pp.predict(model, {"mu": mu}, y, progress=False)
+    torch.testing.assert_close(prediction.log_likelihood, dist.Normal(mu, 1.0).log_prob(y))
+
+
+@pytest.mark.parametrize("draws_at_once", [1, 64])
+def test_a_site_without_a_mean_is_refused(draws_at_once):
+    def model(x, y=None, degrees=1.0):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.StudentT(degrees, slope * x, 1.0), obs=y)
+
+    x, samples = torch.linspace(-2, 2, 5), {"slope": torch.tensor([0.1, 2.0, 1.0])}
+    options = {"draws_at_once": draws_at_once, "progress": False}
+    with pytest.raises(ValueError, match="site 'y' has no mean in closed form: use to_arviz"):
+        pp.predict(model, samples, x, **options)
+    some = torch.tensor([3.0, 3.0, 3.0, 3.0, 0.5])
+    with pytest.raises(ValueError, match="site 'y' has no mean in closed form: use to_arviz"):
+        pp.predict(model, samples, x, degrees=some, **options)
+    prediction = pp.predict(model, samples, x, degrees=1.5, **options)
+    assert torch.equal(prediction.means, samples["slope"][:, None] * x)

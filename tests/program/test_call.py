@@ -1,6 +1,7 @@
 """What a program is called with, and which keywords are whose."""
 
 import functools
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -79,6 +80,54 @@ def test_a_keyword_of_both_is_refused_with_the_form_that_passes_both(name):
     message = rf"{name} and the program both have .* '{keyword}'.*partial\(program, {keyword}="
     with pytest.raises(ValueError, match=message):
         call(model, Y, **{keyword: value})
+
+
+BOUNDS, ARVIZ = ("symmetrized_elbo", "mutual_information", "unit_overlap"), "to_arviz"
+
+
+def plain(y):
+    model(y)
+
+
+MISSPELLED = [
+    *(
+        (name, "seed", ": call pyro.set_rng_seed(seed) before")
+        for name in sorted(CALLS.keys() - {ARVIZ})
+    ),
+    *((name, "num_sample", " (did you mean 'num_samples'?)") for name in (*BOUNDS, "predict")),
+    (ARVIZ, "sead", " (did you mean 'seed'?)"),
+    ("find_symmetry", "scale", " (did you mean 'scales'?)"),
+    ("find_symmetry", "rotations", ": there are ['scales', 'signs', 'y']"),
+]
+
+
+@pytest.mark.parametrize(("name", "keyword", "advice"), MISSPELLED)
+def test_a_keyword_of_neither_is_named_with_what_was_meant(name, keyword, advice):
+    message = f"neither {name} nor the program has a keyword '{keyword}'{advice}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        CALLS[name][0](plain, Y, **{keyword: 8})
+
+
+def test_keywords_that_only_a_decorator_takes_are_passed_on():
+    @functools.wraps(plain)
+    def decorated(y, shift=0.0):
+        plain(y + shift)
+
+    assert pp.predict(decorated, guide_of(model), Y, shift=1.0, **QUIET).draws.shape == (1000, 4)
+
+
+def test_other_errors_of_the_type_are_left_alone():
+    def wrong(y, *, shift):
+        raise TypeError("of the model's own")
+
+    with pytest.raises(TypeError, match="of the model's own"):
+        pp.find_symmetry(wrong, Y, shift=1.0)
+
+
+def test_a_guide_in_the_place_of_the_model_is_refused():
+    message = "predict is given an AutoNormal, a guide, as its model: give model, posterior in this"
+    with pytest.raises(TypeError, match=message):
+        pp.predict(guide_of(model), model, Y)
 
 
 @pytest.mark.parametrize("program", HANDLED)

@@ -257,6 +257,14 @@ def test_other_kinds_are_refused_by_name(kind, tmp_path):
         pp.save(guide, tmp_path / "guide")
 
 
+def test_a_function_is_told_where_its_parameters_are(tmp_path):
+    def guide():
+        pyro.sample("w", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+
+    with pytest.raises(TypeError, match=r"this is a function: .*get_param_store\(\)\.save\(path"):
+        pp.save(guide, tmp_path / "guide")
+
+
 def test_guides_that_have_not_run_are_refused(tmp_path):
     problem = one_hidden_layer(3)
     for guide in (problem.base(), problem.guide()):

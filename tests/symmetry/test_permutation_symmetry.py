@@ -168,6 +168,9 @@ def model(x: Tensor) -> None:
     [
         ({"g": {}}, "group 'g' permutes no site"),
         ({"g": {"v": 0}}, "group 'g' names site 'v', which is not a site of the model"),
+        ({"g": {"bb": 0}}, r"is not a site of the model \(did you mean 'b'\?\)"),
+        ({"g": {"data": 0}}, "group 'g' names site 'data', which is a plate of the model"),
+        ({"g": {"v": 0}}, r"latent sites are \['w', 'b', 'z'\]$"),
         ({"g": {"y": 0}}, "group 'g' names site 'y', which is observed by the model"),
         ({"g": {"z": -1}}, "site 'z' lies in the subsampled plate 'data'"),
         ({"g": {"w": 2}}, r"group 'g', site 'w': axis 2 is out of range for event shape \(3, 4\)"),
@@ -304,6 +307,37 @@ def test_summary_wraps_long_lines() -> None:
 def test_an_empty_symmetry_is_falsy() -> None:
     assert not PermutationSymmetry({})
     assert PermutationSymmetry({"g": {"w": 0}})
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [({"w1": 0}, "group 'w1' is given 0"), ({"g": ["w1"]}, "group 'g' is given"), (["w1"], "list")],
+)
+def test_what_is_no_spec_is_refused_with_its_form(spec: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=rf"a spec is {{group: {{site: axis}}}}.*{found}"):
+        PermutationSymmetry(spec)
+
+
+@pytest.mark.parametrize("groups", ["P0", 0, None, ("P0", 1)])
+def test_what_is_no_tuple_of_groups_is_refused(groups: Any) -> None:
+    with pytest.raises(TypeError, match=r"site 'w': give a tuple .* such as \('P0', None\)"):
+        PermutationSymmetry.from_axes_to_perm({"w": groups})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_shape": 5}, r"such as \(5,\) for five of them"),
+        ({"sample_shape": "ab"}, r"such as \(5,\) for five of them"),
+        ({"sample_shape": (2.0,)}, r"such as \(5,\) for five of them"),
+        ({"generator": 0}, r"torch.Generator\(\).manual_seed\(0\)"),
+    ],
+)
+def test_options_of_draws_are_explained(
+    symmetry: PermutationSymmetry, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        symmetry.sample(**options)
 
 
 @pytest.mark.parametrize("axis", ["0", 1.0, None, (0, "1")])

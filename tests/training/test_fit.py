@@ -8,7 +8,7 @@ import pytest
 import torch
 from fit_runs import Interruption, X, Y, assert_equal, model, new_guide, run, values
 from pyro.distributions import constraints
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
     AutoDiagonalNormal,
     AutoLaplaceApproximation,
@@ -225,6 +225,41 @@ def test_an_interruption_keeps_the_best_parameters():
     )
     assert (history.stopped, history.best_step) == ("interrupted", 4)
     assert_equal(values(guide), kept[1])
+
+
+def of_functions(x, y=None):
+    for site in ("w1", "w2"):
+        pyro.sample(site, dist.Normal(pyro.param(f"{site}_loc", torch.zeros(3)), 0.1).to_event(1))
+
+
+@pytest.mark.parametrize("optimizer", [None, "pyro"])
+@pytest.mark.parametrize("elbo", [None, Trace_ELBO(), TraceMeanField_ELBO()])
+@pytest.mark.parametrize("symmetrize", [False, True])
+def test_forgotten_observations_are_noticed_once(optimizer, elbo, symmetrize):
+    options = {"steps": 2, "elbo": elbo, "progress": False}
+    if optimizer is not None:
+        options["optimizer"] = pyro.optim.Adam({"lr": 0.01})
+    guide = new_guide(symmetrize=symmetrize)
+    with pytest.warns(
+        UserWarning, match=r"observes nothing: its sites \['w1', 'w2', 'y'\]"
+    ) as seen:
+        pp.fit(model, guide, X, **options)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    pp.fit(model, new_guide(symmetrize=symmetrize), (X, Y), **options)
+
+
+def test_forgotten_observations_of_a_function_are_noticed():
+    def silent(x, y=None):
+        for site in ("w1", "w2"):
+            value = pyro.sample(site, dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.deterministic(f"{site}_twice", 2 * value)
+        if y is not None:
+            pyro.factor("likelihood", -y.sum())
+
+    with pytest.warns(UserWarning, match=r"observes nothing: its sites \['w1', 'w2'\] are all"):
+        pp.fit(silent, of_functions, X, steps=1, progress=False)
+    pp.fit(silent, of_functions, (X, Y), steps=1, progress=False)
 
 
 def test_a_model_that_takes_a_batch_for_all_data_is_warned_of():

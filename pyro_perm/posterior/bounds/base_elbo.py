@@ -26,6 +26,7 @@ from pyro_perm.prior_reader import PriorReader
 from pyro_perm.program.batches import Data
 from pyro_perm.program.full_data import FullData, Joint, glance
 from pyro_perm.program.inputs import Inputs
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 from pyro_perm.program.sites import SiteKind
 from pyro_perm.program.subsampling import Sweep
 from pyro_perm.program.summed_out import enumerate_sites, traced_terms
@@ -72,8 +73,10 @@ class BaseELBO:
         :raises ValueError: if one of the sites cannot be summed out, or the guide draws others; if
             a plate has more rows than the data are, or a loader does not tell its plate.
         """
+        with looking_on(), LogProbShapes():
+            seen = glance(data.call(model))
         with looking_on():
-            seen, drawn = glance(data.call(model)), glance(data.call(guide))
+            drawn = glance(data.call(guide))
         drawn = together(seen, drawn)
         left_out = sites_to_sum_out(seen, drawn.names(SiteKind.LATENT), "the guide draws")
         require_no_others(seen, drawn)

@@ -145,6 +145,7 @@ def certify(
         goes to the methods.
     :param progress: whether to show a progress bar.
     :raises ValueError: if there are too few draws, or an estimator does not serve them.
+    :raises FloatingPointError: if the bounds are no numbers.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     if not isinstance(num_samples, int) or num_samples < _FEWEST_SAMPLES:
@@ -165,6 +166,8 @@ def certify(
     )
     lower_values, lower_method = _best_of_halves(lower, torch.argmax)
     upper_values, upper_method = _best_of_halves(upper, torch.argmin)
+    _require_numbers(lower_values, lower_method)
+    _require_numbers(upper_values, upper_method)
     _require_uncrossed(lower_values, upper_values, lower_method, upper_method)
     return Certificate(
         lower=lower_values,
@@ -208,6 +211,15 @@ def _best_of_halves(
     chosen = [int(best(part.mean(1))) for part in (second, first)]
     methods = dict.fromkeys(candidates[index][0] for index in chosen)
     return torch.cat([first[chosen[0]], second[chosen[1]]]), " and ".join(methods)
+
+
+def _require_numbers(bounds: Tensor, method: str) -> None:
+    if bounds.isnan().any():
+        raise FloatingPointError(
+            f"the bounds by {method} are not numbers: the base guide's parameters have diverged, "
+            "or its scales underflowed, so train it anew, at a lower learning rate; if they are "
+            "finite, it is a bug of the method"
+        )
 
 
 def _require_uncrossed(lower: Tensor, upper: Tensor, lower_method: str, upper_method: str) -> None:

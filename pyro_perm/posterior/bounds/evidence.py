@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from pyro_perm.posterior.bounds.packed_model import PackedModel
 from pyro_perm.program.batches import Data
 from pyro_perm.program.call import refuse_shared_keywords
+from pyro_perm.program.log_prob_shapes import LogProbShapes
 from pyro_perm.program.restoration import restored
 
 _POWER = 4
@@ -77,7 +78,8 @@ def log_evidence(
     :param progress: whether to show a progress bar.
     :raises ValueError: if a latent site is discrete, its density is scaled, or a number too small;
         if a plate has more rows than the arguments, or the batches of a loader do not have each of
-        its rows once.
+        its rows once; as ``Trace_ELBO``, if a site is batched along other dimensions than its
+        plates'.
     """
     if num_particles < 2 or num_temperatures < 1 or num_leapfrog_steps < 1:
         raise ValueError(
@@ -85,13 +87,14 @@ def log_evidence(
             f"{num_temperatures} and num_leapfrog_steps={num_leapfrog_steps} at least 1"
         )
     powers = [(t / num_temperatures) ** _POWER for t in range(num_temperatures + 1)]
+    shapes = LogProbShapes()  # Validation is off below.
     with (
         restored(model, args, kwargs) as writes,
         torch.no_grad(),
         pyro.validation_enabled(False),
         tqdm(total=2 * num_temperatures, desc="annealing", disable=not progress) as bar,
     ):
-        with writes:
+        with writes, shapes:
             packed = PackedModel(model, Data.of(model, args, kwargs))
         annealed = _annealed(packed)
         transitions = []

@@ -30,6 +30,9 @@ from pyro_perm.program.restoration import restored
 from pyro_perm.sampling import draw_density
 from pyro_perm.symmetry import SymmetryGroup
 
+# A guide that is trained with scales drifts along its orbits, which changes ``ELBO(q)`` alone.
+REMARK_ON_SCALES = "moves along orbits"
+
 
 @dataclass(frozen=True, repr=False)
 class SymmetrizedELBO:
@@ -83,8 +86,7 @@ class SymmetrizedELBO:
 
     @property
     def _remark_on_base(self) -> str:
-        """A guide that is trained with scales drifts along its orbits, which changes this alone."""
-        return "moves along orbits" if self.mutual_information.scales else ""
+        return REMARK_ON_SCALES if self.mutual_information.scales else ""
 
     def __repr__(self) -> str:
         information = self.mutual_information
@@ -150,6 +152,7 @@ def mutual_information(
     :raises ValueError: if the estimator is no bound, or does not serve the guide; if there are too
         few samples, or ``max_seconds`` is not positive.
     :raises TypeError: if the guide cannot be symmetrized.
+    :raises FloatingPointError: if the guide's parameters have diverged.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     estimators, budget = _bounding(estimator), Budget(max_seconds)
@@ -213,8 +216,10 @@ def symmetrized_elbo(
     :returns: the interval, in nats.
     :raises ValueError: as :func:`mutual_information`; if the guide leaves out a latent site that
         cannot be summed out, or draws what is none; if a plate has more rows than the arguments, or
-        the batches of a loader do not have each of its rows once.
+        the batches of a loader do not have each of its rows once; as ``Trace_ELBO``, if a site is
+        batched along other dimensions than its plates'.
     :raises TypeError: if the guide cannot be symmetrized.
+    :raises FloatingPointError: if the guide's parameters have diverged.
     :raises RuntimeError: if the sides cross by more than their error, which is a bug.
     """
     found = certified_elbo(
@@ -248,10 +253,12 @@ class CertifiedELBO(NamedTuple):
     Attributes:
         certificate: for ``I(g; w)``, and the gain of scales.
         weight: of these in the ELBO.
+        group: that the bounds are over.
     """
 
     certificate: Certificate
     weight: float
+    group: SymmetryGroup
 
     @property
     def base(self) -> Tensor:
@@ -300,7 +307,7 @@ def certified_elbo(
             known = elbos_by_shares(model, draws_from or guide, data, group, num_samples, executor)
         draw = source.draws(num_samples, known=known, progress=progress).__next__
         certificate = certify(draw, num_samples, estimators, budget=budget, progress=progress)
-    return CertifiedELBO(certificate, source.weight)
+    return CertifiedELBO(certificate, source.weight, group)
 
 
 def _priors_of(guide: Call, group: SymmetryGroup) -> PriorReader | None:

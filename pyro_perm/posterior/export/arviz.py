@@ -28,6 +28,7 @@ from pyro_perm.posterior.export.datasets import (
     prior,
 )
 from pyro_perm.posterior.export.dims import Coords, Dims, constant_dims, default_dims, plate_dims
+from pyro_perm.posterior.latents import log_prob_shapes, require_made_of_observations
 from pyro_perm.posterior.whose_symmetry import symmetry_if_any
 from pyro_perm.program.call import Call, refuse_shared_keywords
 from pyro_perm.program.full_data import FullData, survey
@@ -131,8 +132,9 @@ def to_arviz(
     :param draws_at_once: how many draws to vectorize over at once; 1 needs the least memory.
     :param progress: whether to show progress bars.
     :returns: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in ArviZ 1.x.
-    :raises ValueError: if the guide or the MCMC leaves out a latent site of the model, if a number
-        of draws is out of range, or if ``dims`` or ``coords`` do not fit the sites.
+    :raises ValueError: if the guide or the MCMC leaves out a latent site of the model, if the guide
+        has not run and nothing is observed, if a number of draws is out of range, or if ``dims`` or
+        ``coords`` do not fit the sites.
     :raises TypeError: if an argument is of the wrong kind.
     """
     _require_count("num_prior_samples", num_prior_samples, 0)
@@ -146,7 +148,8 @@ def to_arviz(
         seed = _seed(seed)
         pyro.set_rng_seed(seed)
         with writes:
-            program = survey(call)
+            with log_prob_shapes(guide):
+                program = survey(call)
             draw = _draws_of(guide, program, call, num_samples)
         drawn = draw(map_draws)
         with writes:
@@ -184,6 +187,7 @@ def _draws_of(
     num_samples = 1000 if num_samples is None else num_samples
     _require_count("num_samples", num_samples, 1)
     guide_call = replace(call, program=guide)
+    require_made_of_observations(guide, model)
     set_up(guide_call)
     with looking_on():
         program = survey(guide_call)

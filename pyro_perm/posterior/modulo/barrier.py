@@ -16,6 +16,7 @@ from pyro_perm.posterior.likelihood import likelihood_terms
 from pyro_perm.posterior.modulo.alignment import align
 from pyro_perm.program.call import Call
 from pyro_perm.program.full_data import FullData, Term, survey
+from pyro_perm.program.log_prob_shapes import LogProbShapesInPlates
 from pyro_perm.program.restoration import restored
 from pyro_perm.program.seeds import fixed_seed
 from pyro_perm.symmetry.values import require_tensors, with_values
@@ -138,7 +139,7 @@ def _evaluator(call: Call) -> Callable[[Values], tuple[FullData, Sequence[Term]]
 
     @functools.cache
     def cached_survey() -> FullData:
-        with fixed_seed():
+        with fixed_seed(), LogProbShapesInPlates():  # The solutions may be of MCMC.
             return survey(call)
 
     @torch.no_grad()

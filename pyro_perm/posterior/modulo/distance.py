@@ -10,7 +10,8 @@ from pyro_perm.density.base_guides import normals_of
 from pyro_perm.guide import AutoSymmetrized
 from pyro_perm.permutation_symmetry import PermutationSymmetry
 from pyro_perm.posterior.modulo.alignment import align
-from pyro_perm.posterior.whose_symmetry import symmetry_among
+from pyro_perm.posterior.whose_symmetry import largest_symmetry
+from pyro_perm.program._pyro_internals import named_owners
 from pyro_perm.symmetry import Axis, SymmetryGroup
 
 _SCALE = " (scale)"
@@ -39,13 +40,20 @@ def wasserstein_distance(
     :param first: an ``AutoNormal``, or another guide that draws each site by itself from a Normal
         which its reader knows, or :class:`AutoSymmetrized` of one, that has been trained.
     :param second: another, for the same model.
-    :param symmetry: the group, bound to the model; needed if no guide is symmetrized.
+    :param symmetry: the group, bound to the model; needed if no guide is symmetrized. By default
+        the larger one of the guides, as of those in :func:`compare`.
     :param num_restarts: as in :func:`align`.
-    :raises ValueError: if the symmetry is missing, or the guides have different sites.
+    :raises ValueError: if the symmetry is missing, or one of unlike groups of one size must be
+        chosen; if the guides have different sites, or Pyro's param store has given one the
+        parameters of the other.
     :raises TypeError: if a guide is of another kind.
     """
     one, other = _gaussians(first), _gaussians(second)
-    group = _on_locs_and_scales((symmetry or symmetry_among((first, second))).group)
+    _require_own_parameters(first, second)
+    symmetry = symmetry or largest_symmetry({"first": first, "second": second})
+    if symmetry is None:
+        raise ValueError("neither guide is symmetrized: give the group as symmetry=")
+    group = _on_locs_and_scales(symmetry.group)
     if one.keys() != other.keys():
         raise ValueError(f"the guides differ in their sites: {sorted(one)} and {sorted(other)}")
     # Coordinate descent may find different minima in the two directions.
@@ -53,6 +61,18 @@ def wasserstein_distance(
         _distance_after_alignment(fixed, moving, group, num_restarts)
         for fixed, moving in ((one, other), (other, one))
     )
+
+
+def _require_own_parameters(first: AutoGuide, second: AutoGuide) -> None:
+    """Refuse two guides of which one has taken over parameters of the other."""
+    owners = {id(value): part for _, value, part in named_owners(first)}
+    for name, value, part in named_owners(second):
+        if owners.get(id(value), part) is not part:
+            raise ValueError(
+                f"the guides go by one '{name}' of Pyro's param store, as guides of one class do, "
+                "so that nothing is between them: train them under "
+                "pyro.settings.set(module_local_params=True)"
+            )
 
 
 def _distance_after_alignment(

@@ -242,13 +242,24 @@ class Broken(pp.Estimator):
         return pp.Bounds(exact + self.excess, exact)
 
 
-@pytest.mark.parametrize("excess", [50.0, math.nan])
-def test_crossed_sides_are_reported_as_a_bug(excess):
+def test_crossed_sides_are_reported_as_a_bug():
     problem = one_hidden_layer(4)
     guide = ready_guide(problem)
     with pytest.raises(RuntimeError, match=r"lower bound .* exceeds .* bug in pyro_perm"):
-        evaluate(problem, guide, num_samples=8, estimator=Broken(excess))
+        evaluate(problem, guide, num_samples=8, estimator=Broken(50.0))
+    with pytest.raises(FloatingPointError, match=r"by Broken are not numbers: .* of the method"):
+        evaluate(problem, guide, num_samples=8, estimator=Broken(math.nan))
     assert evaluate(problem, guide, num_samples=8, estimator=Broken(0.0)).lower > 0
+
+
+def test_a_guide_that_has_diverged_is_no_bug_of_the_bounds():
+    problem = one_hidden_layer()
+    guide = ready_guide(problem)
+    with torch.no_grad():
+        next(guide.parameters()).fill_(torch.nan)
+    refused = pytest.raises(FloatingPointError, match=r"bounds by .* are not numbers: the base")
+    with pyro.validation_enabled(False), refused:
+        evaluate(problem, guide, num_samples=8)
 
 
 @pytest.mark.parametrize("number", [0, 3, 8.0])

@@ -320,6 +320,7 @@ def test_latent_sites_without_a_posterior_are_refused():
         normal("v", 1)
 
     guide = AutoNormal(poutine.block(model, hide=["v"]))
+    guide()
     with pytest.raises(ValueError, match="guide draws no 'v'"):
         export(model, guide, ())
 

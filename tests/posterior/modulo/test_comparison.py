@@ -16,6 +16,7 @@ from problems import (
     one_hidden_layer,
     two_hidden_layers,
     units_in_plate,
+    with_scales,
 )
 from pyro import poutine
 from pyro.distributions import Dirichlet, Normal
@@ -139,6 +140,30 @@ def test_symmetrized_guides_bring_their_group(module_local):
     assert pp.wasserstein_distance(guide, guide.base) == 0.0
     with pytest.raises(ValueError, match="neither guide is symmetrized: give the group"):
         pp.wasserstein_distance(guide.base, guide.base)
+
+
+@pytest.mark.parametrize("swaps", [False, True])
+def test_distance_is_modulo_the_larger_group_of_the_two(swaps, module_local):
+    plain = one_hidden_layer(3, torch.relu)
+    larger = with_scales(plain)
+    guides = []
+    for seed, problem in enumerate((plain, larger)):
+        guides.append(pp.AutoSymmetrized(trained(plain, seed), problem.symmetry()))
+        guides[-1](*problem.args)
+    expected = pp.wasserstein_distance(*guides, bound(larger))
+    assert expected != pytest.approx(pp.wasserstein_distance(*guides, bound(plain)))
+    found = pp.wasserstein_distance(*(guides[::-1] if swaps else guides))
+    assert found == pytest.approx(expected)
+
+
+def test_guides_of_the_same_parameters_have_no_distance():
+    problem = one_hidden_layer()
+    symmetry, first = bound(problem), trained(problem)
+    second = problem.base()
+    second(*problem.args)
+    with pytest.raises(ValueError, match=r"go by one 'AutoNormal\.locs\.w1' of Pyro's param store"):
+        pp.wasserstein_distance(first, second, symmetry)
+    assert pp.wasserstein_distance(first, first, symmetry) == 0.0
 
 
 def test_guides_without_a_distance_are_refused(module_local):
