@@ -117,7 +117,7 @@ def _always(prior: Distribution, name: str, parameter: Tensor) -> Distribution:
 def _require_name_and_value(prior: Prior) -> None:
     """Refuse a function that does not take these two, as one does that makes priors."""
     try:
-        inspect.signature(prior).bind("name", torch.zeros(()))
+        inspect.signature(prior).bind("name", "value")
     except TypeError:
         name = getattr(prior, "__name__", type(prior).__name__)
         raise TypeError(

@@ -105,7 +105,7 @@ def test_recipes_go_on_where_they_were_cut_off(tmp_path):
 def test_a_recipes_cache_that_is_further_is_refused(tmp_path):
     common = ["--recipe", "mean field", "--samples", "8", "--cache", str(tmp_path / "cache")]
     recipes.main([*common, "--steps", "4", "--results", str(tmp_path / "some")])
-    with pytest.raises(ValueError, match="has 4 steps, more than 2: remove it"):
+    with pytest.raises(ValueError, match="has taken 4 steps, more than steps=2"):
         recipes.main([*common, "--steps", "2", "--results", str(tmp_path / "others")])
 
 
