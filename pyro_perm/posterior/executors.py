@@ -270,8 +270,8 @@ class _Task:
         stored = {id(value) for _, value in store.named_parameters()}
         return cls(
             function=function,
-            args=tree_map(_packed, args),
-            kwargs=tree_map(_packed, kwargs),
+            args=tree_map(_pack, args),
+            kwargs=tree_map(_pack, kwargs),
             contents={
                 place: checksum(tensor)
                 for place, (tensor, _) in enumerate(_contents(function, args, kwargs))
@@ -326,11 +326,11 @@ def _require_the_same(task: _Task, args: Any, kwargs: Any) -> None:
             )
 
 
-def _packed(value: Any) -> Any:
+def _pack(value: Any) -> Any:
     return _SentGuide.of(value) if isinstance(value, AutoGuide) else value
 
 
-def _unpacked(value: Any) -> Any:
+def _unpack(value: Any) -> Any:
     return value.here() if isinstance(value, _SentGuide) else value
 
 
@@ -345,7 +345,7 @@ def _in_worker(sent: ByValue[_Task]) -> ByValue[Any]:
         store = pyro.get_param_store()
         for name, value in task.store.items():
             store[name] = value
-        args, kwargs = tree_map(_unpacked, task.args), tree_map(_unpacked, task.kwargs)
+        args, kwargs = tree_map(_unpack, task.args), tree_map(_unpack, task.kwargs)
         _require_the_same(task, args, kwargs)
         pyro.util.set_rng_state(task.random_state)
         return ByValue(task.function(*args, **kwargs))

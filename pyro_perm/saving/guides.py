@@ -121,7 +121,7 @@ def _guide(
             "the guide was given create_plates=, a function, which no file holds: pass it to "
             "pp.load"
         )
-    parameters, buffers = _taken(tensors, _PARAMETER), _taken(tensors, _BUFFER)
+    parameters, buffers = _take(tensors, _PARAMETER), _take(tensors, _BUFFER)
     base = _base(model, document, tensors, parameters, buffers, create_plates)
     _require_own_parameters(base, parameters)
     symmetrized = document["symmetrized"]
@@ -135,7 +135,7 @@ def _guide(
     )
 
 
-def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose names start with a prefix, taken out, by the rest of their names."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
